@@ -1,0 +1,53 @@
+# `make` lists the targets. Set-up needs Python 3.11 or newer and nothing else; it happens by itself.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# A CPU build: an unpinned torch may pull gigabytes of GPU packages. With a GPU, install the torch you want and `pip install -e .`.
+TORCH ?= torch==2.13.0
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+export OMP_NUM_THREADS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo full seeds test test-slow lint format checkpoint clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+$(VENV)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev]"
+	@touch $@
+
+setup: $(VENV)/.ready  ## make the virtual environment and install everything
+
+demo: setup  ## the whole method on the Shapes world, minutes on a CPU: runs/demo/report.html
+	$(BIN)/pairuni demo
+
+full: setup  ## the longer training run of configs/shapes/full.yaml (under an hour)
+	$(BIN)/pairuni demo --config configs/shapes/full.yaml --output runs/full --samples 3000
+
+seeds: setup  ## the demo over three seeds, for the table in docs/results.md
+	for seed in 0 1 2; do $(BIN)/pairuni demo --seed $$seed --output runs/seed_$$seed; done
+
+test: setup lint  ## lint, types, and all tests but the long ones (minutes)
+	$(BIN)/pytest -m "not slow"
+
+test-slow: setup  ## kills, soaks and whole runs
+	$(BIN)/pytest -m slow
+
+lint: setup  ## ruff and pyright
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: setup  ## ruff's fixes and formatting
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+checkpoint: setup  ## make the shipped Shapes Janus again from nothing (under an hour)
+	$(BIN)/pairuni pretrain --output runs/shapes-janus
+
+clean:  ## remove the virtual environment and caches
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache src/*.egg-info

@@ -1,0 +1,135 @@
+"""J: the Pair-GRPO objective (paper section 3), put together from advantages, pair weights and the surrogate.
+
+    J = E_p[ sum over understanding decisions of L_clip(rho, w A_u) + sum over image decisions of L_clip(rho, w A_g) ]
+        - beta * KL
+
+The paper names no denominator. Here each side has its own (576 image codes must not drown 5 answer tokens), chosen by
+`loss_norm`. It is spread over the rows as one scale per rollout that depends on global totals alone, so chunk losses
+are simply added: over chunks, micro-batches and ranks (undo a wrapper's averaging over ranks). Side weights and the
+optimiser step are the trainer's.
+Shapes: B pairs, R rollouts, k rows of a chunk, N decisions of a chunk.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pairuni.algo.advantages import group_advantages
+from pairuni.algo.surrogate import clipped_surrogate, k3_kl
+
+LossNorm = Literal["sequence_mean", "token_sum", "token_mean", "constant"]
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What one side's denominator needs, over all micro-batches and ranks."""
+
+    rollouts: int
+    """Sampled rollouts; those with a missing reward count."""
+    decisions: int
+    """True positions of their masks."""
+
+    def __add__(self, other: "Totals") -> "Totals":
+        return Totals(self.rollouts + other.rollouts, self.decisions + other.decisions)
+
+
+def side_totals(mask_BRT: Tensor) -> Totals:
+    """The totals of one rank's rollouts of one side, from their decision mask [B, R, T]. Add them over ranks."""
+    return Totals(mask_BRT.shape[0] * mask_BRT.shape[1], int(mask_BRT.sum()))
+
+
+def pair_credit(rewards_BR: Tensor | np.ndarray, weights_B: Tensor, std_eps: float = 1e-6) -> Tensor:
+    """w_p * A [B, R] of one side: `group_advantages` times the pair's weight, which both sides share."""
+    advantages_BR = group_advantages(rewards_BR, std_eps)
+    return advantages_BR * weights_B.to(advantages_BR)[:, None]
+
+
+def row_scales(lengths_k: Tensor, loss_norm: LossNorm, totals: Totals, norm_length: int = 1) -> Tensor:
+    """The factor of each rollout's sum in its side's loss.
+
+    sequence_mean: 1 / (rollouts * own length), the mean over rollouts of each one's mean; token_sum: 1 / rollouts, the
+    paper's formula as printed, its expectation taken as the mean over sampled rollouts (long outputs weigh more);
+    token_mean: 1 / decisions; constant: 1 / (rollouts * norm_length).
+
+    Args:
+        lengths_k: [k] decisions of the whole rollout each row belongs to (a chunk may hold only some of them).
+        totals: of the side, global.
+        norm_length: of `constant`.
+
+    Returns:
+        scale_k [k] float32, finite; 0 for a rollout without decisions.
+
+    Raises:
+        ValueError: an unknown loss_norm, a norm_length that is not positive, or rows that the totals do not count.
+    """
+    if loss_norm not in get_args(LossNorm):
+        raise ValueError(f"loss_norm must be one of {', '.join(get_args(LossNorm))}, not {loss_norm!r}")
+    if norm_length < 1:
+        raise ValueError(f"norm_length must be positive, not {norm_length}")
+    if totals.rollouts < len(lengths_k):
+        raise ValueError(f"{len(lengths_k)} rows, but the totals count {totals.rollouts} rollouts")
+    empty_k = lengths_k == 0
+    rollouts = float(max(totals.rollouts, 1))
+    if loss_norm == "sequence_mean":
+        scale_k = 1.0 / (rollouts * lengths_k.clamp(min=1).float())
+    else:
+        sizes = {"token_sum": rollouts, "token_mean": totals.decisions, "constant": rollouts * norm_length}
+        scale_k = torch.full_like(lengths_k, 1.0 / max(sizes[loss_norm], 1), dtype=torch.float32)
+    return scale_k.masked_fill(empty_k, 0.0)
+
+
+def side_loss(
+    logp_kN: Tensor,
+    old_kN: Tensor,
+    advantage_k: Tensor,
+    mask_kN: Tensor,
+    scale_k: Tensor,
+    clip_eps: float,
+    ref_kN: Tensor | None = None,
+    kl_beta: float = 0.0,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """One chunk's share of one side's loss: sum of scale * (-L_clip + beta * KL). Chunks add up to the side's loss.
+
+    Args:
+        logp_kN, old_kN, mask_kN: [k, N] as in `clipped_surrogate`.
+        advantage_k: [k] pair weight times group advantage.
+        scale_k: [k] from `row_scales`.
+        ref_kN: [k, N] log-probs of the reference model, None when kl_beta is 0.
+        kl_beta: weight of the KL term (paper: 0).
+
+    Returns:
+        The loss (scalar, to be minimised) and detached scalars: ratio_mean, ratio_max, clip_fraction, decisions, and
+        kl (mean over decisions) when kl_beta > 0. `merge_stats` puts chunks together.
+
+    Raises:
+        ValueError: kl_beta is negative, or kl_beta > 0 and the reference do not come together.
+    """
+    if kl_beta < 0 or (kl_beta > 0) != (ref_kN is not None):
+        raise ValueError(f"kl_beta = {kl_beta} {'with' if ref_kN is not None else 'without'} reference log-probs")
+    # One surrogate for every denominator: the scale is positive, so it may go through min into the advantage.
+    loss, stats = clipped_surrogate(logp_kN, old_kN, advantage_k * scale_k.to(advantage_k), mask_kN, clip_eps)
+    stats["decisions"] = mask_kN.sum()
+    if ref_kN is not None:
+        loss = loss + kl_beta * k3_kl(logp_kN, ref_kN, mask_kN, scale_k)
+        with torch.no_grad():
+            stats["kl"] = k3_kl(logp_kN, ref_kN, mask_kN) / stats["decisions"].clamp(min=1)
+    return loss, stats
+
+
+def merge_stats(parts: Sequence[Mapping[str, Tensor | float]]) -> dict[str, float]:
+    """The statistics of several chunks as one: means weighted by decisions, the largest ratio_max.
+
+    What it returns may be merged again (over ranks). Without any decision: ratios 1, fractions 0.
+    """
+    rows = [{name: float(value) for name, value in part.items()} for part in parts]
+    rows = [row for row in rows if row["decisions"] > 0]
+    if not rows:
+        return {"ratio_mean": 1.0, "ratio_max": 1.0, "clip_fraction": 0.0, "decisions": 0.0}
+    total = sum(row["decisions"] for row in rows)
+    merged = {"ratio_max": max(row["ratio_max"] for row in rows), "decisions": total}
+    means = {name: sum(row[name] * row["decisions"] for row in rows) / total for name in rows[0] if name not in merged}
+    return means | merged

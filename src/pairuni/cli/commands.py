@@ -1,0 +1,154 @@
+"""The commands that are one stage each: parse, run, say what was written. What takes time is imported when it runs."""
+
+import argparse
+import os
+from pathlib import Path
+
+from tqdm import tqdm
+
+from pairuni.cli.options import parse_config
+from pairuni.config import (
+    CompleteConfig,
+    EvaluateConfig,
+    PairConfig,
+    PretrainConfig,
+    SampleConfig,
+    ShapesConfig,
+    TinyConfig,
+    TrainConfig,
+)
+from pairuni.errors import InputError
+
+
+def shapes(arguments: list[str]) -> int:
+    config = parse_config(ShapesConfig, arguments, "shapes")
+    from pairuni.shapes.world import write_world
+
+    for name in ("understanding", "generation"):
+        if vars(config)[name] < 1:
+            raise InputError(f"must be positive, not {vars(config)[name]}", field=name)
+    write_world(Path(config.output), config.understanding, config.generation, config.seed)
+    print(f"{config.understanding} understanding and {config.generation} generation samples in {config.output}")
+    return 0
+
+
+def complete(arguments: list[str]) -> int:
+    run_complete(parse_config(CompleteConfig, arguments, "complete"))
+    return 0
+
+
+def run_complete(config: CompleteConfig) -> None:
+    from pairuni.data import complete as stage
+
+    counts = stage.run_complete(config)["counts"]
+    completed, rejected = (", ".join(f"{n} {side}" for side, n in counts[k].items()) for k in ("completed", "rejected"))
+    print(f"{counts['inputs']} samples: completed {completed} ({counts['retried']} after a retry); rejected {rejected}")
+    for reason, number in counts["reasons"].items():
+        print(f"  {number} x {reason}")
+    print(Path(config.output) / "quadruples.jsonl")
+
+
+def pair(arguments: list[str]) -> int:
+    run_pair(parse_config(PairConfig, arguments, "pair"))
+    return 0
+
+
+def run_pair(config: PairConfig) -> None:
+    from pairuni.data import pairing as stage
+
+    summary = stage.run_pair(config)
+    counts, similarity = summary["counts"], summary["similarity"]
+    aligned = f"{counts['aligned_understanding']} understanding + {counts['aligned_generation']} generation"
+    median = f", median similarity {similarity['0.5']:.2f}" if similarity else ""
+    print(f"{counts['inputs']} quadruples -> aligned: {aligned}; retrieved: {counts['retrieved']}{median}")
+    unmatched = f"{counts['unmatched_understanding']} understanding + {counts['unmatched_generation']} generation"
+    print(f"unmatched: {unmatched}; duplicates left out: {counts['duplicates']}")
+    for notice in summary["notices"]:
+        print(f"note: {notice}")
+    print(Path(config.output) / "pairs.jsonl")
+
+
+def train(arguments: list[str]) -> int:
+    config = parse_config(TrainConfig, arguments, "train")
+    run_training(config)
+    return 0
+
+
+def run_training(config: TrainConfig) -> None:
+    """Trains with evaluation before, in between and after (log.eval_every), then writes report.html."""
+    from pairuni.eval import runner
+    from pairuni.policies.base import Policy
+    from pairuni.report.html import write_report
+    from pairuni.runs import RunDir
+    from pairuni.train.loop import train as run
+
+    run_dir = RunDir(Path(config.output))
+
+    def score(policy: Policy, step: int) -> dict[str, float]:
+        # The first and the last evaluation keep every answer, for the paired difference in the report.
+        folder = {0: run_dir.path / "eval_before", config.steps: run_dir.path / "eval_after"}.get(step)
+        results = runner.evaluate(policy, config.eval, folder)
+        model = config.model.path if step == 0 else str(run_dir.checkpoint(step) / "model")
+        for each in [run_dir.path, *([folder] if folder else [])]:
+            runner.write_eval(each, model, config.eval, results)
+        tqdm.write(f"step {step}\n{runner.table(results)}")
+        return {name: entry["score"] for name, entry in results.items()}
+
+    run(config, evaluate=score)
+    if os.environ.get("RANK", "0") == "0":  # torchrun's: the process group is closed by now
+        print(write_report([run_dir.path], run_dir.report))
+
+
+def evaluate(arguments: list[str]) -> int:
+    config = parse_config(EvaluateConfig, arguments, "eval")
+    from pairuni.eval import runner
+    from pairuni.policies import load_policy
+
+    policy = load_policy(config.model, device=config.device, precision=config.precision)
+    results = runner.evaluate(policy, config, Path(config.output))
+    path = runner.write_eval(Path(config.output), config.model, config, results)
+    print(f"{runner.table(results)}\n{path}")
+    return 0
+
+
+def sample(arguments: list[str]) -> int:
+    config = parse_config(SampleConfig, arguments, "sample")
+    from pairuni.cli.sample import run_sample
+
+    run_sample(config)
+    return 0
+
+
+def report(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="pairuni report", exit_on_error=False)
+    parser.add_argument("inputs", nargs="+", type=Path, help="run directories or eval.json files")
+    parser.add_argument("--out", type=Path, default=None, help="the page (default: report.html in the first run)")
+    parser.add_argument("--title", default=None)
+    try:
+        options = parser.parse_args(arguments)
+    except argparse.ArgumentError as err:
+        raise InputError(str(err)) from None
+    from pairuni.report.html import write_report
+
+    first = options.inputs[0]
+    out = options.out or (first if first.is_dir() else first.parent) / "report.html"
+    print(write_report(options.inputs, out, title=options.title))
+    return 0
+
+
+def pretrain(arguments: list[str]) -> int:
+    config = parse_config(PretrainConfig, arguments, "pretrain")
+    from pairuni.pretrain.script import run_pretrain
+
+    summary = run_pretrain(config)
+    print("\n".join(f"{name}: {value}" for name, value in summary.items()))
+    return 0
+
+
+def tiny(arguments: list[str]) -> int:
+    config = parse_config(TinyConfig, arguments, "tiny")
+    from pairuni.pretrain.script import write_tiny
+
+    write_tiny(config)
+    print(f"a random Janus of {config.image} px in {config.output}")
+    return 0

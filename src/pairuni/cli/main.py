@@ -1,0 +1,71 @@
+"""`pairuni COMMAND [--config FILE] [--option value ...]`.
+
+Exit codes: 0 done, 2 the user's mistake (one message, no traceback), 130 interrupted and saved. Imports without torch.
+"""
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+
+import pairuni
+from pairuni.errors import InputError
+from pairuni.train.stop import Interrupted
+
+# name -> (module:function, what it does). A command is one function that takes the remaining arguments.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "demo": ("pairuni.cli.demo:demo", "the whole method on the Shapes world: CPU, offline, minutes"),
+    "shapes": ("pairuni.cli.commands:shapes", "write Shapes images with understanding.jsonl and generation.jsonl"),
+    "complete": ("pairuni.cli.commands:complete", "understanding and generation samples -> quadruples.jsonl"),
+    "pair": ("pairuni.cli.commands:pair", "quadruples.jsonl -> pairs.jsonl (features, medoids, retrieval)"),
+    "train": ("pairuni.cli.commands:train", "pairs.jsonl -> run directory (Pair-GRPO)"),
+    "sample": ("pairuni.cli.commands:sample", "try a model: images for a prompt, or answers about an image"),
+    "eval": ("pairuni.cli.commands:evaluate", "model -> eval.json, both abilities"),
+    "report": ("pairuni.cli.commands:report", "runs and eval.json files -> one self-contained HTML page"),
+    "check": ("pairuni.cli.check:check", "validate a config, a JSON Lines file, or a run directory"),
+    "tiny": ("pairuni.cli.commands:tiny", "a small Janus with random weights, to try a pipeline"),
+    "pretrain": ("pairuni.cli.commands:pretrain", "make the small Shapes Janus from nothing"),
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return 0 if arguments else 2
+    if arguments[0] in ("-V", "--version"):
+        print(f"pairuni {pairuni.__version__}")
+        return 0
+    if arguments[0] not in COMMANDS:
+        print(f"pairuni: unknown command {arguments[0]!r}\n\n{_usage()}", file=sys.stderr)
+        return 2
+    module, function = COMMANDS[arguments[0]][0].split(":")
+    try:
+        command: Callable[[list[str]], int] = vars(import_module(module))[function]
+        return command(arguments[1:])
+    except InputError as err:
+        print(f"pairuni {arguments[0]}: {err}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"pairuni {arguments[0]}: interrupted", file=sys.stderr)
+        return 130
+    except Interrupted as err:
+        print(f"pairuni {arguments[0]}: {err}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 1
+
+
+def _usage() -> str:
+    lines = [f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: pairuni COMMAND [--config FILE] [--option value ...]",
+            "",
+            "Pair-GRPO for unified vision-language models.",
+            "",
+            *lines,
+            "",
+            "`pairuni COMMAND --help` lists a command's options.",
+        ]
+    )

@@ -1,0 +1,38 @@
+"""`pairuni sample`: images for a prompt as one PNG, or answers to a question about an image."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pairuni.config import SampleConfig
+from pairuni.data.dataset import load_image
+from pairuni.files import atomic_path
+from pairuni.policies import load_policy
+from pairuni.policies.base import SamplingSpec
+from pairuni.policies.sampling import seeds_for
+from pairuni.records import Prompt, Side
+
+
+def run_sample(config: SampleConfig) -> None:
+    """Samples `config.number` times, prints the answers or writes the images."""
+    side = Side.GENERATION if config.prompt is not None else Side.UNDERSTANDING
+    # Read before the model is loaded, so that a wrong path costs no minutes.
+    image = None if config.image is None else load_image(config.image)
+    spec = SamplingSpec(
+        temperature=config.temperature,
+        guidance=config.guidance,
+        max_new_tokens=config.max_new_tokens,
+        top_k=config.top_k,
+        top_p=config.top_p,
+    )
+    policy = load_policy(config.model, device=config.device, precision=config.precision)
+    prompt = Prompt(side, config.prompt or config.question or "", image)
+    seeds = seeds_for(config.seed, 0, ["sample"], side, config.number)
+    rollouts = policy.sample(side, [prompt], config.number, spec, seeds)
+    if rollouts.images_BRHWC is not None:
+        with atomic_path(config.output) as temporary:
+            Image.fromarray(np.concatenate(list(rollouts.images_BRHWC[0]), axis=1)).save(temporary, format="PNG")
+        print(f"{config.number} images of {config.prompt!r} in {Path(config.output)}")
+    if rollouts.texts is not None:
+        print("\n".join(rollouts.texts[0]))

@@ -1,0 +1,425 @@
+"""Every knob of every stage, once, with its documentation under the field. Frozen, validated, torch-free.
+
+A stage's config is one dataclass; YAML files and `--group.field value` overrides fill it (cli/options.py). Where the
+paper names no value the default is our choice and the text says so.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+PairingMode = Literal[
+    "pairs",
+    "aligned_only",
+    "retrieved_only",
+    "from_understanding",
+    "from_generation",
+    "random_pairs",
+    "unpaired",
+    "vanilla",
+]
+Extractor = Literal["resnet50", "colour_hog"]
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+def _check(condition: bool, field_name: str, message: str) -> None:
+    if not condition:
+        raise ValueError(f"{field_name}: {message}")
+
+
+@dataclass(frozen=True)
+class CompleteConfig:
+    """`pairuni complete`: understanding and generation samples -> quadruples.jsonl (paper 2.1)."""
+
+    understanding: str
+    """JSON Lines of {"id", "image_path", "question", "answer"}."""
+    generation: str
+    """JSON Lines of {"id", "image_path", "prompt"}."""
+    output: str
+    """Folder for quadruples.jsonl and rejected.jsonl; image paths are written relative to `image_root`."""
+    image_root: str | None = None
+    """Folder that image paths are relative to (default: each file's own folder, which must then be the same)."""
+    completer: Literal["shapes"] = "shapes"
+    """shapes: the offline completer of the Shapes world, which reads images with its detector."""
+    attempts: int = 3
+    """Tries per sample before it is rejected: each is generated, then verified."""
+    seed: int = 0
+    """Of the completer's wording and choice of question."""
+
+    def __post_init__(self) -> None:
+        _check(self.attempts > 0, "attempts", f"must be positive, not {self.attempts}")
+
+
+@dataclass(frozen=True)
+class PairConfig:
+    """`pairuni pair`: quadruples.jsonl -> pairs.jsonl and pairing.json (Algorithm 1, paper 2.2).
+
+    Medoids of clusters over all images become aligned pairs, the rest is matched by image retrieval.
+    """
+
+    quadruples: str
+    """quadruples.jsonl."""
+    output: str
+    """Folder for pairs.jsonl, pairing.json and features/."""
+    image_root: str | None = None
+    """Folder that image paths are relative to (default: the folder of `quadruples`)."""
+    extractor: Extractor = "resnet50"
+    """resnet50: 2048-d, the paper's choice, loaded from `weights`; colour_hog: colour and gradient histograms."""
+    weights: str = "microsoft/resnet-50"
+    """Hub id or local folder of the extractor's weights (resnet50)."""
+    feature_batch: int = 64
+    """Images per batch of the extractor."""
+    clusters: int = 5000
+    """K of k-means; capped at half the images, with a notice. The paper's 4,971 aligned pairs suggest about 5,000."""
+    kmeans: Literal["lloyd", "minibatch"] = "lloyd"
+    """lloyd: spherical, full passes; minibatch: scikit-learn's, the paper's name for it, leaves singleton clusters."""
+    seed: int = 0
+    """Of the clustering, the order in which generation samples are visited, and random selection."""
+    neighbours: int = 0
+    """Candidates per generation image, the n most similar (0: all above the floor). Not stated in the paper."""
+    similarity_floor: float = 0.6
+    """Least cosine similarity of a retrieved pair (paper: 0.6). What it means depends on the extractor."""
+    matching: Literal["paper_order", "greedy", "optimal"] = "paper_order"
+    """paper_order: generation images in shuffled file order take their best free partner; greedy: edges by falling
+    similarity; optimal: maximum total similarity, one-to-one."""
+    select: Literal["medoid", "random"] = "medoid"
+    """Which member of a cluster becomes its aligned pair (random is the paper's ablation)."""
+    max_pairs: int = 0
+    """Keep at most this many pairs, aligned ones first, retrieved ones by falling similarity (0: all)."""
+
+    def __post_init__(self) -> None:
+        _check(self.clusters > 0, "clusters", f"must be positive, not {self.clusters}")
+        _check(self.neighbours >= 0, "neighbours", f"must not be negative, not {self.neighbours}")
+        _check(self.max_pairs >= 0, "max_pairs", f"must not be negative, not {self.max_pairs}")
+        floor = self.similarity_floor
+        _check(0 <= floor <= 1, "similarity_floor", f"must be in [0, 1], not {floor}")
+        _check(self.feature_batch > 0, "feature_batch", f"must be positive, not {self.feature_batch}")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    path: str = "shapes-janus"
+    """Local folder or hub id of the model to train; `shapes-janus` is the small one that ships with the package."""
+    device: str = "auto"
+    """auto (CUDA where there is one), cpu, cuda, cuda:1, ..."""
+    precision: Precision = "auto"
+    """Of the forward passes: auto is bf16 on GPU and fp32 on CPU. Master weights and optimiser stay fp32."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    pairs: str = ""
+    """pairs.jsonl."""
+    image_root: str | None = None
+    """Folder that image paths are relative to (default: the folder of `pairs`)."""
+    batch: int = 8
+    """Pairs per step over all devices (paper: 16)."""
+
+    def __post_init__(self) -> None:
+        _check(self.batch > 0, "data.batch", f"must be positive, not {self.batch}")
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """How answers and images are sampled for training. Never truncated: there is no top_k or top_p here."""
+
+    rollouts: int = 8
+    """Samples per half of a pair (the paper's K: 8 for 1B, 4 for 7B)."""
+    temperature: float = 1.0
+    """Divides the logits, in sampling and scoring alike (paper: 1.0)."""
+    guidance: float = 5.0
+    """Classifier-free guidance of image rollouts (paper: 5)."""
+    score: Literal["cond", "cfg"] = "cond"
+    """Which image log-probs are trained: conditional (what the published Janus trainers do) or guided, as sampled."""
+    max_new_tokens: int = 32
+    """Longest text answer."""
+    prompts_per_call: int = 0
+    """Prompts that are sampled together (0: all of the batch)."""
+
+    def __post_init__(self) -> None:
+        _check(self.rollouts >= 2, "rollout.rollouts", f"a group needs at least 2, not {self.rollouts}")
+        _check(self.temperature > 0, "rollout.temperature", f"must be positive, not {self.temperature}")
+        _check(self.guidance >= 1, "rollout.guidance", f"must be at least 1 (off), not {self.guidance}")
+        _check(self.max_new_tokens > 0, "rollout.max_new_tokens", f"must be positive, not {self.max_new_tokens}")
+        _check(self.prompts_per_call >= 0, "rollout.prompts_per_call", "must not be negative")
+
+
+@dataclass(frozen=True)
+class MixingConfig:
+    """How the pairs of the file are used: as they are, or as one of the paper's baselines (paper 5)."""
+
+    mode: PairingMode = "pairs"
+    """pairs; aligned_only, retrieved_only; from_understanding, from_generation: quadruples of one source as aligned
+    pairs; random_pairs: halves shuffled; unpaired: least similar halves; vanilla: mixed batches without pairs. Modes
+    without a meaningful similarity (random_pairs, unpaired, vanilla) train with weight 1."""
+    extractor: Extractor = "colour_hog"
+    """Features for mode = unpaired."""
+    weights: str = "microsoft/resnet-50"
+    """Hub id or local folder of the extractor's weights (mode = unpaired with resnet50)."""
+
+
+@dataclass(frozen=True)
+class AdvantageConfig:
+    std_eps: float = 1e-6
+    """Added to a group's population standard deviation. Not stated in the paper."""
+
+    def __post_init__(self) -> None:
+        _check(self.std_eps > 0, "advantage.std_eps", f"must be positive, not {self.std_eps}")
+
+
+@dataclass(frozen=True)
+class SideWeights:
+    understanding: float = 1.0
+    """Weight of the understanding loss."""
+    generation: float = 1.0
+    """Weight of the generation loss."""
+
+    def __post_init__(self) -> None:
+        for name in ("understanding", "generation"):
+            _check(vars(self)[name] >= 0, f"side_weights.{name}", f"must not be negative, not {vars(self)[name]}")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW on fp32 master weights."""
+
+    lr: float = 1e-6
+    """Learning rate (paper: 1e-6)."""
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    """Not stated in the paper."""
+    warmup: int = 0
+    """Steps of linear warm-up; constant afterwards. Not stated in the paper."""
+    max_grad_norm: float = 1.0
+    """Clips the global gradient norm (0: off)."""
+
+    def __post_init__(self) -> None:
+        _check(self.lr > 0, "optim.lr", f"must be positive, not {self.lr}")
+        for name in ("beta1", "beta2"):
+            _check(0 <= vars(self)[name] < 1, f"optim.{name}", f"must be in [0, 1), not {vars(self)[name]}")
+        for name in ("weight_decay", "warmup", "max_grad_norm", "eps"):
+            _check(vars(self)[name] >= 0, f"optim.{name}", f"must not be negative, not {vars(self)[name]}")
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """One reward per side: a name of pairuni.rewards.REWARDS or a dotted path `module:function` of the user's own."""
+
+    understanding: str = "choice"
+    """choice: 1 for the right option letter or word, else 0."""
+    generation: str = "shapes"
+    """shapes: how much of the caption the Shapes detector finds in the image; colourfulness; brightness; ..."""
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Evaluation on held-out items of both sides; also what `train` runs between steps."""
+
+    benchmarks: str = "shapes_understanding,shapes_generation"
+    """Comma-separated names of pairuni.eval.BENCHMARKS."""
+    questions: int = 2000
+    """Items of an understanding benchmark (0: all)."""
+    prompts: int = 1000
+    """Items of a generation benchmark (0: all)."""
+    guidance: float = 5.0
+    """Of sampled images."""
+    batch: int = 128
+    """Items per call of the sampler."""
+    seed: int = 0
+    """Of the sampled benchmarks."""
+
+    def __post_init__(self) -> None:
+        for name in ("questions", "prompts"):
+            _check(vars(self)[name] >= 0, f"eval.{name}", f"must not be negative, not {vars(self)[name]}")
+        _check(self.guidance >= 1, "eval.guidance", f"must be at least 1 (off), not {self.guidance}")
+        _check(self.batch > 0, "eval.batch", f"must be positive, not {self.batch}")
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    samples_every: int = 10
+    """Steps between sample grids at fixed prompts (0: never)."""
+    sample_prompts: int = 4
+    """Pairs in a sample grid."""
+    checkpoint_every: int = 50
+    """Steps between checkpoints; the last step is always saved."""
+    keep_checkpoints: int = 2
+    """Older checkpoints are deleted (0: keep all)."""
+    eval_every: int = 0
+    """Steps between evaluations inside training (0: none)."""
+
+    def __post_init__(self) -> None:
+        for name in ("samples_every", "sample_prompts", "checkpoint_every", "keep_checkpoints", "eval_every"):
+            _check(vars(self)[name] >= 0, f"log.{name}", f"must not be negative, not {vars(self)[name]}")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """`pairuni train`: pairs.jsonl -> run directory (paper 3)."""
+
+    output: str
+    """The run directory. An existing run with the same config is continued."""
+    steps: int = 1200
+    """Rollout steps (paper: at most 1,200)."""
+    seed: int = 0
+    """Of everything random: data order, rollouts."""
+    sides: Literal["both", "understanding", "generation"] = "both"
+    """Which losses are trained."""
+    weighting: Literal["none", "linear", "sqrt"] = "sqrt"
+    """Weight of a retrieved pair: 1, its similarity, or its square root (paper: sqrt). Aligned pairs have 1."""
+    clip_eps: float = 0.2
+    """Clips the probability ratio to [1 - eps, 1 + eps]. Not stated in the paper."""
+    kl_beta: float = 0.0
+    """Weight of the KL to the initial model (paper: 0); the reference model is loaded only when positive."""
+    loss_norm: Literal["sequence_mean", "token_sum", "token_mean", "constant"] = "sequence_mean"
+    """Denominator of a side's sum: per sequence then mean; mean over sequences of the token sum (the paper's formula as
+    printed); all the side's tokens; sequences times `norm_length`."""
+    norm_length: int = 576
+    """Length for loss_norm = constant."""
+    updates_per_rollout: int = 1
+    """Optimiser steps on one set of rollouts. Not stated in the paper."""
+    micro_batch: int = 64
+    """Rollout rows per forward and backward. Does not change the result."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    pairing: MixingConfig = field(default_factory=MixingConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
+    side_weights: SideWeights = field(default_factory=SideWeights)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    rewards: RewardConfig = field(default_factory=RewardConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "clip_eps", "updates_per_rollout", "micro_batch", "norm_length"):
+            _check(vars(self)[name] > 0, name, f"must be positive, not {vars(self)[name]}")
+        _check(self.kl_beta >= 0, "kl_beta", f"must not be negative, not {self.kl_beta}")
+        _check(bool(self.data.pairs), "data.pairs", "is needed: the path of a pairs.jsonl")
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(EvalConfig):
+    """`pairuni eval`: model -> eval.json."""
+
+    model: str = "shapes-janus"
+    """Local folder or hub id; `shapes-janus` is the small model that ships with the package."""
+    output: str = "."
+    """Folder for eval.json and answers_<benchmark>.jsonl."""
+    device: str = "auto"
+    """auto (CUDA where there is one), cpu, cuda, cuda:1, ..."""
+    precision: Precision = "auto"
+    """Of the forward passes: auto is bf16 on GPU and fp32 on CPU."""
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """`pairuni sample`: try a model. Either a prompt (draws images) or an image and a question (answers)."""
+
+    model: str = "shapes-janus"
+    """Local folder or hub id; `shapes-janus` is the small model that ships with the package."""
+    prompt: str | None = None
+    """Draw images of this."""
+    image: str | None = None
+    """Image file to ask about."""
+    question: str | None = None
+    """What to ask about it."""
+    number: int = 4
+    """Images or answers."""
+    output: str = "sample.png"
+    """Where the images go, side by side in one PNG."""
+    temperature: float = 1.0
+    """0 is greedy."""
+    guidance: float = 5.0
+    """Of images; 1 is off."""
+    top_k: int = 0
+    """Keep only the k most likely tokens (0: all)."""
+    top_p: float = 1.0
+    """Keep the smallest set of tokens with this probability (1: all)."""
+    max_new_tokens: int = 128
+    """Longest answer."""
+    seed: int = 0
+    device: str = "auto"
+    """auto (CUDA where there is one), cpu, cuda, cuda:1, ..."""
+    precision: Precision = "auto"
+    """Of the forward passes: auto is bf16 on GPU and fp32 on CPU."""
+
+    def __post_init__(self) -> None:
+        _check(self.number > 0, "number", f"must be positive, not {self.number}")
+        asked = self.image is not None or self.question is not None
+        _check((self.prompt is not None) != asked, "prompt", "give either --prompt or --image with --question")
+        _check(not asked or (self.image is not None and self.question is not None), "question", "needs an image too")
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """`pairuni pretrain`: makes the small Janus of the Shapes world from nothing."""
+
+    output: str
+    """Folder for the model; .state in it lets a stopped run continue."""
+    seed: int = 0
+    auto_steps: int = 500
+    """Steps of the plain autoencoder."""
+    vq_steps: int = 1400
+    """Steps of the quantised autoencoder."""
+    decoder_steps: int = 600
+    """Steps of the decoder alone, on codes that no longer move."""
+    vq_batch: int = 16
+    """Images per step of these three."""
+    vq_lr: float = 2e-3
+    """Peak learning rate of these three."""
+    sight_steps: int = 500
+    """Steps of the vision tower with a throw-away head that names what is in each cell."""
+    sight_batch: int = 64
+    """Images per step of it."""
+    language_steps: int = 1600
+    """Steps of the language model; fewer leave more for RL to improve."""
+    refine_steps: int = 500
+    """Steps of a second cycle at a third of the learning rate."""
+    lr: float = 1.5e-3
+    """Peak learning rate of the language model."""
+    answer_rows: int = 24
+    """Images with questions per step."""
+    turns: int = 5
+    """Turns per image: one caption, the rest questions."""
+    image_rows: int = 48
+    """Captions with images per step."""
+    drop: float = 0.1
+    """Share of image rows whose caption is replaced by padding, for guidance."""
+    pool: int = 16000
+    """Scenes that are drawn once and used for both sides."""
+    questions: int = 2000
+    """Held-out questions that the model card reports on."""
+    prompts: int = 1000
+    """Held-out prompts that the model card reports on."""
+    bf16: bool = True
+    """bf16 autocast of the language model's forward passes; weights stay fp32."""
+
+
+@dataclass(frozen=True)
+class ShapesConfig:
+    """`pairuni shapes`: writes source files of the Shapes world, as `complete` reads them."""
+
+    output: str
+    """Folder for images/, understanding.jsonl and generation.jsonl."""
+    understanding: int = 600
+    """Understanding samples."""
+    generation: int = 600
+    """Generation samples."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TinyConfig:
+    """`pairuni tiny`: a small Janus with random weights, to try a pipeline on one's own data in minutes."""
+
+    output: str
+    """Folder for the model."""
+    texts: str | None = None
+    """JSON Lines whose strings the tokenizer is trained on (default: texts of the Shapes world)."""
+    image: int = 64
+    """Side of its images, a multiple of 16."""
+    hidden: int = 64
+    """Width of the language model."""
+    seed: int = 0

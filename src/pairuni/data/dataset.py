@@ -1,0 +1,140 @@
+"""What training draws from: the halves of pairs, step by step, and images from disk.
+
+The order is a pure function of (seed, step), so that a resumed run needs the step number alone; a fingerprint tells
+whether the pairs are still the same. Mixing modes that change the pairs themselves are in mixing.py.
+"""
+
+import hashlib
+import json
+import struct
+import warnings
+from collections import Counter, OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from pairuni.config import PairingMode
+from pairuni.errors import InputError
+from pairuni.records import Pair, Quadruple, Side
+
+BROKEN_IMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+"""What PIL raises for images that it cannot read."""
+
+
+@dataclass(frozen=True)
+class Half:
+    """One half of a pair, as one side is trained on it."""
+
+    pair_id: str
+    quadruple: Quadruple
+    similarity: float
+    aligned: bool
+    repeat: int = 0
+    """How often the same pair's half of this side stands earlier in the batch: sampling seeds must differ."""
+
+
+class PairSampler:
+    """Batches of halves for any step.
+
+    Pairs are shuffled anew each epoch and every epoch visits each pair once; a batch may span two epochs, so that a
+    pair can occur twice in it (and must where the batch is larger than the file). In mode vanilla (paper 3, mixed
+    unpaired batches) the single halves of both sides form one pool, of which 2 * batch unrelated ones are drawn: a
+    side may have few or none of them.
+    """
+
+    def __init__(self, pairs: Sequence[Pair], batch: int, seed: int, mode: PairingMode = "pairs") -> None:
+        """Raises ValueError: there are no pairs, or batch < 1."""
+        if not pairs or batch < 1:
+            raise ValueError(f"needs pairs and a positive batch, not {len(pairs)} pairs and batch {batch}")
+        self.seed, self._pairs = seed, list(pairs)
+        sides = tuple(Side)
+        # Each unit is what is drawn together: a pair with both sides, or one half.
+        together = [(side,) for side in sides] if mode == "vanilla" else [sides]
+        self._units = [(pair, group) for group in together for pair in self._pairs]
+        self._draws = batch * len(together)
+        self._orders: dict[int, np.ndarray] = {}
+        rows = json.dumps([p.to_json() for p in self._pairs], sort_keys=True)
+        what = f"{rows}|{batch}|{seed}|{mode == 'vanilla'}"
+        self.fingerprint = hashlib.sha256(what.encode()).hexdigest()
+
+    def batch_at(self, step: int) -> dict[Side, list[Half]]:
+        """The halves of a step (from 0), per side; outside vanilla mode index i of both lists is the same pair."""
+        halves: dict[Side, list[Half]] = {side: [] for side in Side}
+        seen: Counter[tuple[str, Side]] = Counter()
+        for position in range(step * self._draws, (step + 1) * self._draws):
+            epoch, place = divmod(position, len(self._units))
+            pair, sides = self._units[self._order(epoch)[place]]
+            for side in sides:
+                repeat = seen[pair.id, side]
+                seen[pair.id, side] += 1
+                halves[side].append(Half(pair.id, pair.half(side), pair.similarity, pair.kind == "aligned", repeat))
+        return halves
+
+    def state(self, step: int) -> dict[str, Any]:
+        """What a checkpoint keeps: the next step and the fingerprint of pairs, batch, seed and mode."""
+        return {"step": step, "fingerprint": self.fingerprint}
+
+    def restore(self, state: dict[str, Any]) -> int:
+        """The step to continue at. Raises InputError when the state belongs to other pairs, batch, seed or mode."""
+        if state["fingerprint"] != self.fingerprint:
+            raise InputError("the checkpoint was made with other pairs, batch size, seed or mixing mode")
+        return int(state["step"])
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if epoch not in self._orders:
+            kept = {e: o for e, o in self._orders.items() if e == epoch - 1}
+            self._orders = kept | {epoch: np.random.default_rng([self.seed, epoch]).permutation(len(self._units))}
+        return self._orders[epoch]
+
+
+def load_image(path: str | Path) -> np.ndarray:
+    """Decodes an image to uint8 [H, W, 3]: turned as its EXIF says, transparency over white.
+
+    Raises:
+        InputError: the file is missing, is not an image, is cut off, or is so large that PIL takes it for an attack.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as file:
+                file.load()
+                return np.asarray(_rgb(ImageOps.exif_transpose(file)))
+    except FileNotFoundError:
+        raise InputError("no such image", file=path) from None
+    except (*BROKEN_IMAGE, Image.DecompressionBombWarning) as err:
+        raise InputError(f"cannot be read as an image ({err})", file=path) from None
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))  # PIL would cut values off at 255
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+class ImageCache:
+    """The last `capacity` images, decoded and read-only."""
+
+    def __init__(self, capacity: int = 256) -> None:
+        """Raises ValueError: capacity < 1."""
+        if capacity < 1:
+            raise ValueError(f"capacity must be positive, not {capacity}")
+        self.capacity, self._images = capacity, OrderedDict[Path, np.ndarray]()
+
+    def load(self, path: str | Path) -> np.ndarray:
+        """As `load_image`. Raises InputError likewise."""
+        path = Path(path)
+        if path not in self._images:
+            image = load_image(path)
+            image.setflags(write=False)
+            self._images[path] = image
+            if len(self._images) > self.capacity:
+                self._images.popitem(last=False)
+        self._images.move_to_end(path)
+        return self._images[path]

@@ -1,0 +1,118 @@
+"""Mixing modes: the pairs of a file as they are, or turned into one of the paper's baselines (paper 5, ablations).
+
+`mix` gives the pairs that training draws from. Mode vanilla leaves them as they are: there the sampler draws unrelated
+halves (dataset.py). In the modes of `UNWEIGHTED` a similarity says nothing about the pair, so they train with weight 1.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pairuni.config import MixingConfig, PairingMode
+from pairuni.data.features import extract, load_extractor
+from pairuni.data.match import normalise
+from pairuni.errors import InputError
+from pairuni.records import Pair, Quadruple, Side
+
+UNWEIGHTED: frozenset[PairingMode] = frozenset({"random_pairs", "unpaired", "vanilla"})
+"""Modes without a meaningful similarity."""
+
+Features = Callable[[Sequence[Quadruple]], np.ndarray]
+
+
+def mix(pairs: Sequence[Pair], mode: PairingMode, seed: int, features: Features | None = None) -> list[Pair]:
+    """The pairs of a mode.
+
+    aligned_only, retrieved_only: those pairs. from_understanding, from_generation: every quadruple of that source among
+    the halves, as an aligned pair. random_pairs: understanding halves permuted so that none keeps its partner.
+    unpaired: each generation half, in seeded order, with its least similar free understanding half.
+
+    Args:
+        features: feature rows [n, D] of the images of n quadruples; mode unpaired needs it (`image_features`).
+
+    Raises:
+        InputError: the mode leaves no pairs, needs sides that the file does not say, or needs two pairs at least.
+        ValueError: an unknown mode, or unpaired without features.
+    """
+    if mode in ("pairs", "vanilla"):
+        mixed = list(pairs)
+    elif mode in ("aligned_only", "retrieved_only"):
+        mixed = [p for p in pairs if p.kind == mode.removesuffix("_only")]
+    elif mode in ("from_understanding", "from_generation"):
+        mixed = _from_source(pairs, Side(mode.removeprefix("from_")))
+    elif mode == "random_pairs":
+        mixed = _rejoined(pairs, _derangement(len(pairs), seed), np.zeros(len(pairs)), "x")
+    elif mode == "unpaired":
+        if features is None:
+            raise ValueError("mode unpaired needs features")
+        mixed = _unpaired(pairs, seed, features)
+    else:
+        raise ValueError(f"unknown mixing mode {mode!r}")
+    if not mixed:
+        raise InputError(f"mode {mode} leaves none of the {len(pairs)} pairs", field="pairing.mode")
+    return mixed
+
+
+def image_features(
+    quadruples: Sequence[Quadruple], root: Path, config: MixingConfig, cache: Path | None = None
+) -> np.ndarray:
+    """Feature rows [n, D] of the quadruples' images by the config's extractor. Raises InputError as `extract`."""
+    extractor = load_extractor(config.extractor, config.weights)
+    return extract([root / q.image_path for q in quadruples], extractor, 64, cache)
+
+
+def _from_source(pairs: Sequence[Pair], side: Side) -> list[Pair]:
+    found: dict[str, Quadruple] = {}
+    for pair in pairs:
+        for half in (pair.generate, pair.understand):
+            if half.side is None:
+                raise InputError(
+                    f"mode from_{side} needs `side` in every half; pair {pair.id!r} lacks it", field="pairing.mode"
+                )
+            if half.side is side:
+                found.setdefault(half.id, half)
+    return [Pair(f"a{n:06d}", "aligned", 1.0, q, q) for n, q in enumerate(found.values())]
+
+
+def _derangement(n: int, seed: int) -> np.ndarray:
+    """A random cyclic permutation of n: no index stays."""
+    _need_two(n, "random_pairs")
+    order = np.random.default_rng(seed).permutation(n)
+    partner = np.empty(n, dtype=np.int64)
+    partner[order] = np.roll(order, -1)
+    return partner
+
+
+def _unpaired(pairs: Sequence[Pair], seed: int, features: Features) -> list[Pair]:
+    _need_two(len(pairs), "unpaired")
+    gen_ND = normalise(features([p.generate for p in pairs]))
+    und_ND = normalise(features([p.understand for p in pairs]))
+    free_N = np.ones(len(pairs), bool)
+    partner = np.empty(len(pairs), dtype=np.int64)
+    for g in np.random.default_rng(seed).permutation(len(pairs)).tolist():
+        cosine_N = und_ND @ gen_ND[g]
+        cosine_N[g] = 2.0  # its partner, the last resort
+        partner[g] = int(np.argmin(np.where(free_N, cosine_N, np.inf)))
+        free_N[partner[g]] = False
+    for g in np.flatnonzero(partner == np.arange(len(pairs))).tolist():
+        # At most the last one had no other left: it changes with the row where that costs least.
+        cost_N = und_ND @ gen_ND[g]
+        swapped_N = cost_N[partner] + gen_ND @ und_ND[g]
+        swapped_N[g] = np.inf
+        other = int(np.argmin(swapped_N))
+        partner[g], partner[other] = partner[other], partner[g]
+    similarity = np.clip(np.einsum("nd,nd->n", gen_ND, und_ND[partner]), 0, 1).round(6)
+    return _rejoined(pairs, partner, similarity, "n")
+
+
+def _rejoined(pairs: Sequence[Pair], partner: np.ndarray, similarity: np.ndarray, prefix: str) -> list[Pair]:
+    return [
+        Pair(f"{prefix}{n:06d}", "retrieved", float(similarity[n]), pair.generate, pairs[int(partner[n])].understand)
+        for n, pair in enumerate(pairs)
+    ]
+
+
+def _need_two(n: int, mode: str) -> None:
+    if n < 2:
+        raise InputError(f"mode {mode} needs at least two pairs, not {n}", field="pairing.mode")

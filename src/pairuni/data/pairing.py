@@ -1,0 +1,236 @@
+"""Algorithm 1: quadruples -> understanding-generation pairs (paper 2.2), and the `pair` stage around it.
+
+Images of both sides are clustered together; each cluster's medoid becomes an aligned pair; the remaining generation
+images are matched to the remaining understanding images by similarity and become retrieved pairs. Every image is used
+at most once. The paper is silent on the visiting order (here: shuffled by the seed, recorded) and on duplicates.
+
+Duplicates: files with equal content are one image. The first quadruple of it, in file order and whichever its side, is
+kept and the others are counted as duplicates; hence no image is matched with a copy of itself.
+"""
+
+import resource
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from pairuni.config import PairConfig
+from pairuni.data.cluster import cluster
+from pairuni.data.features import extract, hash_images, load_extractor
+from pairuni.data.match import match, normalise
+from pairuni.errors import InputError
+from pairuni.files import file_hash, read_jsonl, write_json, write_jsonl
+from pairuni.records import Pair, Quadruple, Side, read_quadruples
+
+QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+_RANDOM_PAIRS = 10_000
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What became of the quadruples."""
+
+    inputs: int
+    duplicates: int
+    """Dropped because an earlier quadruple has the same image."""
+    duplicates_across_sides: int
+    """Those of them whose earlier quadruple is of the other side."""
+    clusters: int
+    """After capping at half the images."""
+    empty_clusters: int
+    singleton_clusters: int
+    aligned_understanding: int
+    aligned_generation: int
+    retrieved: int
+    unmatched_understanding: int
+    unmatched_generation: int
+    cut: int
+    """Pairs dropped because of max_pairs."""
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """The result of Algorithm 1."""
+
+    pairs: list[Pair]
+    counts: Counts
+    generation_order: list[str]
+    """Ids of the remaining generation quadruples in the order in which they were visited."""
+
+
+def build_pairs(
+    quadruples: Sequence[Quadruple],
+    features_ND: np.ndarray,
+    options: PairConfig,
+    contents: Sequence[str] | None = None,
+) -> Pairing:
+    """Algorithm 1. Aligned pairs come first, in file order, then retrieved ones, in the file order of generation.
+
+    Args:
+        features_ND: one row per quadruple, of its image.
+        contents: one key per quadruple that is equal for equal images (default: the image path).
+
+    Raises:
+        ValueError: the lengths disagree, a quadruple has no side, or a feature row is zero or not finite.
+    """
+    contents = [q.image_path for q in quadruples] if contents is None else contents
+    if not len(quadruples) == len(features_ND) == len(contents) or not quadruples:
+        raise ValueError(f"{len(quadruples)} quadruples, {len(features_ND)} feature rows, {len(contents)} contents")
+    if any(q.side is None for q in quadruples):
+        raise ValueError("every quadruple needs a side")
+    kept, across = _first_of_each(quadruples, contents)
+    images = [quadruples[i] for i in kept]
+    features_ND = normalise(features_ND[kept])
+    clusters = max(1, min(options.clusters, len(images) // 2))
+    clustering = cluster(features_ND, clusters, options.seed, options.kmeans, options.select)
+    rest = np.setdiff1d(np.arange(len(images)), clustering.selected)
+    is_generation = np.array([q.side is Side.GENERATION for q in images])
+    und, gen = rest[~is_generation[rest]], rest[is_generation[rest]]
+    gen = np.random.default_rng(options.seed).permutation(gen)
+    g, u, similarity = match(
+        features_ND[gen], features_ND[und], options.neighbours, options.similarity_floor, options.matching
+    )
+    edges = sorted(zip(gen[g].tolist(), und[u].tolist(), similarity.tolist(), strict=True))
+    selected, matched = _cut(clustering.selected.tolist(), edges, options)
+    pairs = [Pair(f"a{n:06d}", "aligned", 1.0, images[i], images[i]) for n, i in enumerate(selected)]
+    pairs += [Pair(f"r{n:06d}", "retrieved", s, images[i], images[j]) for n, (i, j, s) in enumerate(matched)]
+    aligned_generation = int(is_generation[selected].sum()) if selected else 0
+    counts = Counts(
+        inputs=len(quadruples),
+        duplicates=len(quadruples) - len(kept),
+        duplicates_across_sides=across,
+        clusters=clusters,
+        empty_clusters=clustering.empty,
+        singleton_clusters=clustering.singletons,
+        aligned_understanding=len(selected) - aligned_generation,
+        aligned_generation=aligned_generation,
+        retrieved=len(matched),
+        unmatched_understanding=len(und) - len(edges),
+        unmatched_generation=len(gen) - len(edges),
+        cut=len(clustering.selected) + len(edges) - len(pairs),
+    )
+    return Pairing(pairs, counts, [images[i].id for i in gen])
+
+
+def _first_of_each(quadruples: Sequence[Quadruple], contents: Sequence[str]) -> tuple[list[int], int]:
+    """Indices of the first quadruple of each image, and how many later ones are of the other side."""
+    first: dict[str, int] = {}
+    across = 0
+    for i, key in enumerate(contents):
+        across += quadruples[first.setdefault(key, i)].side is not quadruples[i].side
+    return list(first.values()), across
+
+
+def _cut(
+    selected: list[int], edges: list[tuple[int, int, float]], options: PairConfig
+) -> tuple[list[int], list[tuple[int, int, float]]]:
+    """At most max_pairs: aligned pairs first (a seeded draw where there are too many), then the most similar."""
+    most = options.max_pairs
+    if not most or most >= len(selected) + len(edges):
+        return selected, edges
+    if most < len(selected):
+        selected = sorted(np.random.default_rng(options.seed).choice(selected, most, replace=False).tolist())
+    best = sorted(edges, key=lambda e: (-e[2], e[0], e[1]))[: most - len(selected)]
+    return selected, sorted(best)
+
+
+def run_pair(config: PairConfig) -> dict[str, Any]:
+    """The `pair` stage: writes pairs.jsonl and pairing.json to `config.output` and returns what pairing.json holds.
+
+    The same inputs and seed give a byte-identical pairs.jsonl. A killed run leaves no half-written file and finds the
+    features it had computed. Image paths in pairs.jsonl stay relative to the image root.
+
+    Raises:
+        InputError: a line of the quadruples is wrong, an image is missing or broken (naming image and line), or the
+            weights of the extractor cannot be loaded.
+    """
+    source, output = Path(config.quadruples), Path(config.output)
+    root = source.parent if config.image_root is None else Path(config.image_root)
+    clock = _Clock()
+    quadruples = read_quadruples(source, root)
+    paths = [root / q.image_path for q in quadruples]
+    clock.lap("read")
+    extractor = load_extractor(config.extractor, config.weights)
+    clock.lap("load_extractor")
+    try:
+        hashes = hash_images(paths)
+        clock.lap("hashes")
+        features_ND = extract(paths, extractor, config.feature_batch, output / "features", hashes)
+        clock.lap("features")
+    except InputError as err:
+        raise _with_line(err, source, paths) from None
+    pairing = build_pairs(quadruples, features_ND, config, hashes)
+    clock.lap("pairing")
+    write_jsonl(output / "pairs.jsonl", (p.to_json() for p in pairing.pairs))
+    clock.lap("write")
+    summary = {
+        "options": asdict(config),
+        "extractor": extractor.identity,
+        "input_hashes": {"quadruples": file_hash(source), "images": sha256(" ".join(hashes).encode()).hexdigest()},
+        "pairs_hash": file_hash(output / "pairs.jsonl"),
+        "counts": asdict(pairing.counts),
+        "similarity": _quantiles([p.similarity for p in pairing.pairs if p.kind == "retrieved"]),
+        "random_pair_cosine": _quantiles(_random_cosines(features_ND, hashes, config.seed)),
+        "notices": _notices(config, pairing.counts, output, root),
+        "seconds": clock.seconds,
+        "peak_rss_mb": _peak_rss_mb(),
+        "generation_order": pairing.generation_order,
+    }
+    write_json(output / "pairing.json", summary)
+    return summary
+
+
+class _Clock:
+    """Seconds per stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._start = perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = perf_counter()
+        self.seconds[name] = round(now - self._start, 3)
+        self._start = now
+
+
+def _with_line(err: InputError, source: Path, paths: Sequence[Path]) -> InputError:
+    """The error of an image, with the line that names the image; other errors as they are."""
+    if err.file is None or Path(err.file) not in paths:
+        return err
+    lines = [n for n, _ in read_jsonl(source)]
+    line = lines[list(paths).index(Path(err.file))]
+    return InputError(f"{err.file}: {err.message}", file=source, line=line, field="image_path")
+
+
+def _quantiles(values: Sequence[float] | np.ndarray) -> dict[str, float] | None:
+    if not len(values):
+        return None
+    return {f"{q:g}": round(float(v), 6) for q, v in zip(QUANTILES, np.quantile(values, QUANTILES), strict=True)}
+
+
+def _random_cosines(features_ND: np.ndarray, hashes: Sequence[str], seed: int) -> np.ndarray:
+    """Cosines of random pairs of different images: what the floor has to be seen against."""
+    i, j = np.random.default_rng(seed).integers(len(hashes), size=(2, _RANDOM_PAIRS))
+    different = np.array([hashes[a] != hashes[b] for a, b in zip(i.tolist(), j.tolist(), strict=True)])
+    return np.einsum("nd,nd->n", features_ND[i[different]], features_ND[j[different]])
+
+
+def _notices(config: PairConfig, counts: Counts, output: Path, root: Path) -> list[str]:
+    notices = []
+    if counts.clusters < config.clusters:
+        notices.append(f"clusters capped at half the images: {counts.clusters} instead of {config.clusters}")
+    if not counts.retrieved and not counts.cut:
+        notices.append("no retrieved pairs: no images of different sides reach the similarity floor")
+    if output.resolve() != root.resolve():
+        notices.append(f"image paths in pairs.jsonl are relative to {root}: set data.image_root to it for training")
+    return notices
+
+
+def _peak_rss_mb() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)  # bytes on macOS, KiB elsewhere

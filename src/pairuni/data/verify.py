@@ -1,0 +1,124 @@
+"""Does a completed quadruple hold together? (paper 2.1, the check after generation)
+
+A verifier looks at image, caption, question and answer together: the caption must not contradict the image, must carry
+the evidence that the question needs, and the answer must follow from both. `ShapesVerifier` decides this exactly for
+the Shapes world: it reads things from the image and from the caption and answers the question with each.
+"""
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from pairuni.records import Quadruple
+from pairuni.shapes.captions import RELATIONS, fits, read
+from pairuni.shapes.detector import read_scene
+from pairuni.shapes.scenes import CELLS, COLOURS, GRID, SHAPES
+
+
+class Verifier(Protocol):
+    """Finds contradictions."""
+
+    def contradiction(self, quadruple: Quadruple, image: np.ndarray) -> str | None:
+        """What is wrong with the quadruple, None where nothing is. image: uint8 [H, W, 3]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of one thing; None where it is not said."""
+
+    shape: str
+    colour: str | None = None
+    cell: str | None = None
+    """One of shapes.scenes.CELLS."""
+
+
+_SHAPE = rf"({'|'.join(SHAPES)})"
+_OPTION = re.compile(r"\b([A-Z])\. (.*?)(?=\s+[A-Z]\. |\n|$)")
+
+
+class ShapesVerifier:
+    """Exact for captions and questions in the words of the Shapes world; others are said to be unknown."""
+
+    def contradiction(self, quadruple: Quadruple, image: np.ndarray) -> str | None:
+        scene = read_scene(image)
+        if scene is None:
+            return "the image does not show a readable scene"
+        requirement = read(quadruple.prompt)
+        if requirement is None:
+            return "the caption names nothing"
+        if not fits(requirement, scene):
+            return "the caption contradicts the image"
+        seen = [Known(t.shape, t.colour, t.cell) for t in scene.things]
+        if right_letters(quadruple.question, seen) is None:
+            return "the question cannot be understood"
+        if right_letters(quadruple.question, seen) != [quadruple.answer.strip()]:
+            return "the answer contradicts the image"
+        said = right_letters(quadruple.question, told(quadruple.prompt))
+        if said is None:
+            return "the caption lacks what the question needs"
+        return None if said == [quadruple.answer.strip()] else "the answer does not follow from the caption"
+
+
+def told(caption: str) -> list[Known]:
+    """The things that a caption names. It names all there are: captions of this world are complete."""
+    requirement = read(caption)
+    if requirement is None:
+        return []
+    return [Known(g.shape, g.colour, g.cell) for g in requirement.groups for _ in range(g.number)]
+
+
+def right_letters(question: str, things: list[Known]) -> list[str] | None:
+    """Letters of the options that are true of `things`; None where one of them cannot be decided."""
+    options = _OPTION.findall(question)
+    if not options:
+        return None
+    stem = question[: question.index(f"{options[0][0]}. {options[0][1]}")].strip()
+    truths = [(letter, _truth(stem, option.strip(), things)) for letter, option in options]
+    return None if any(t is None for _, t in truths) else [letter for letter, t in truths if t]
+
+
+def _truth(stem: str, option: str, things: list[Known]) -> bool | None:
+    counts = Counter(k.shape for k in things)
+    if m := re.fullmatch(rf"Is there an? {_SHAPE}\?", stem):
+        return (option == "yes") == (counts[m[1]] > 0)
+    if stem == "Which shape is there?":
+        return counts[option] > 0
+    if m := re.fullmatch(rf"Are there more {_SHAPE}e?s or {_SHAPE}e?s\?", stem):
+        more = counts[m[1]] - counts[m[2]]
+        return more == 0 if option == "the same" else more > 0 if option.startswith(m[1]) else more < 0
+    if m := re.fullmatch(rf"How many (?:things|{_SHAPE}e?s) are there\?", stem):
+        return str(counts[m[1]] if m[1] else len(things)) == option
+    if stem == "Which of these is there?":
+        return _bound(option, things)
+    if m := re.fullmatch(rf"What colour is the {_SHAPE}\?", stem):
+        only = _only(m[1], things)
+        return None if only is None or only.colour is None or option not in COLOURS else only.colour == option
+    if m := re.fullmatch(rf"Where is the {_SHAPE}\?", stem):
+        only = _only(m[1], things)
+        return None if only is None or only.cell is None or option not in CELLS else only.cell == option
+    if m := re.fullmatch(rf"Is the {_SHAPE} ({'|'.join(RELATIONS)}) the {_SHAPE}\?", stem):
+        first, second = _only(m[1], things), _only(m[3], things)
+        if first is None or second is None or first.cell is None or second.cell is None:
+            return None
+        down, right = RELATIONS[m[2]]
+        (row, column), (other_row, other_column) = (divmod(CELLS.index(k.cell or ""), GRID) for k in (first, second))
+        holds = (row - other_row) * down > 0 or (column - other_column) * right > 0
+        return (option == "yes") == holds
+    return None
+
+
+def _only(shape: str, things: list[Known]) -> Known | None:
+    """The one thing of that shape, None where there is none or are several."""
+    of_shape = [k for k in things if k.shape == shape]
+    return of_shape[0] if len(of_shape) == 1 else None
+
+
+def _bound(option: str, things: list[Known]) -> bool | None:
+    colour, _, shape = option.partition(" ")
+    if any(k.shape == shape and k.colour == colour for k in things):
+        return True
+    return None if any(k.shape == shape and k.colour is None for k in things) else False

@@ -1,0 +1,143 @@
+"""Processes: rank and world size, global sums, gradient sums, gathering, seeding. Everything is a no-op on one process.
+
+Data parallelism here is an explicit sum of gradients: losses are already divided by global denominators
+(algo/pair_grpo.py), so gradients are added over ranks, not averaged, and no module is wrapped. Sharding is not here.
+Start with `torchrun --nproc-per-node N -m pairuni train ...`.
+"""
+
+import os
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from itertools import chain, zip_longest
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as td
+from torch import Tensor, nn
+
+T = TypeVar("T")
+_BUCKET = 2**24  # gradient values that are summed in one call
+_WAIT = timedelta(hours=2)  # other ranks wait while the first one evaluates or writes a checkpoint
+_MISSING: Any = object()
+
+
+def world() -> int:
+    """The number of processes."""
+    return td.get_world_size() if _active() else 1
+
+
+def rank() -> int:
+    """This process, from 0."""
+    return td.get_rank() if _active() else 0
+
+
+def is_main() -> bool:
+    """True on the one process that writes files."""
+    return rank() == 0
+
+
+@contextmanager
+def process_group(device: str = "auto") -> Iterator[str]:
+    """Joins the processes that torchrun started, and yields the device of this one; leaves the group on exit.
+
+    Without torchrun's environment, or inside a group that exists already, only the device is worked out: one GPU per
+    local rank for "auto" and "cuda", otherwise `device` as it is.
+    """
+    launched = not _active() and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    if launched:
+        td.init_process_group("nccl" if on_gpu else "gloo", timeout=_WAIT)
+    if world() > 1 and on_gpu and device in ("auto", "cuda"):
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        torch.cuda.set_device(device)
+    try:
+        yield device
+    finally:
+        if launched:
+            td.destroy_process_group()
+
+
+def barrier() -> None:
+    """Waits for all processes."""
+    if world() > 1:
+        td.barrier()
+
+
+def global_sum(value: float) -> float:
+    """The sum over processes, in float64; the same on each of them."""
+    return sum(all_gather(float(value)))
+
+
+def any_rank(flag: bool) -> bool:
+    """True on every process where it is on one of them."""
+    return any(all_gather(flag))
+
+
+def all_gather(value: T) -> list[T]:
+    """Every process' value (anything that pickles), by rank."""
+    if world() == 1:
+        return [value]
+    gathered: list[Any] = [None] * world()
+    td.all_gather_object(gathered, value)
+    return gathered
+
+
+def broadcast(value: T) -> T:
+    """The first process' value (anything that pickles)."""
+    if world() == 1:
+        return value
+    box = [value]
+    td.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def own_share(items: Sequence[T]) -> list[T]:
+    """What this process works on: items rank, rank + world, ..."""
+    return list(items[rank() :: world()])
+
+
+def gather_rows(rows: Sequence[T]) -> list[T]:
+    """All processes' rows in the order that `own_share` took them from."""
+    interleaved = chain.from_iterable(zip_longest(*all_gather(list(rows)), fillvalue=_MISSING))
+    return [row for row in interleaved if row is not _MISSING]
+
+
+def all_reduce_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Sums gradients over processes, in place.
+
+    A parameter that has a gradient on one process only gets it on all; one without any keeps None.
+    """
+    parameters = list(parameters)
+    if world() == 1 or not parameters:
+        return
+    used = torch.tensor([float(p.grad is not None) for p in parameters], device=parameters[0].device)
+    td.all_reduce(used)
+    pending = [p for p, count in zip(parameters, used.tolist(), strict=True) if count > 0]
+    while pending:
+        bucket, size = [], 0
+        while pending and (not bucket or size + pending[0].numel() <= _BUCKET):
+            bucket.append(pending.pop(0))
+            size += bucket[-1].numel()
+        _sum_bucket(bucket)
+
+
+def seed_all(seed: int) -> None:
+    """Seeds Python, NumPy and torch. Rollouts do not use these: their seeds are counters (policies/sampling.py)."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def _sum_bucket(parameters: Sequence[nn.Parameter]) -> None:
+    grads: list[Tensor] = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    flat = torch.cat([g.reshape(-1) for g in grads])
+    td.all_reduce(flat)
+    for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        parameter.grad = part.view_as(parameter).clone()
+
+
+def _active() -> bool:
+    return td.is_available() and td.is_initialized()

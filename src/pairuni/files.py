@@ -1,0 +1,118 @@
+"""Files written and read with care: atomic writes, JSON and JSON Lines with errors that name file and line, hashes.
+
+A reader never sees half a file: files and folders are written beside their place, synced, and renamed.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pairuni.errors import InputError
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yields a temporary path in the same folder; on success it is synced and renamed to `path`, on failure removed.
+
+    The caller writes either a file or a folder to it. Raises InputError where nothing can be written.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent)) / path.name
+    except OSError as err:
+        raise InputError(f"cannot be written ({err.strerror})", file=path) from None
+    try:
+        yield temporary
+        for file in [temporary, *temporary.rglob("*")] if temporary.is_dir() else [temporary]:
+            _sync(file)
+        if path.is_dir() and temporary.is_dir():
+            shutil.rmtree(path)  # a folder cannot be replaced by rename; only reached when a step is written again
+        os.replace(temporary, path)
+        _sync(path.parent)
+    finally:
+        shutil.rmtree(temporary.parent, ignore_errors=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a text file atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Writes indented JSON atomically. NaN is refused: it is not JSON."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes JSON Lines atomically."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """Reads a JSON object. Raises InputError naming file and line when it is missing or broken."""
+    path = Path(path)
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError("no such file", file=path) from None
+    except OSError as err:
+        raise InputError(f"cannot be read ({err.strerror})", file=path) from None
+    except UnicodeDecodeError:
+        raise InputError("is not UTF-8 text", file=path) from None
+    except json.JSONDecodeError as err:
+        raise InputError(f"is not valid JSON ({err.msg})", file=path, line=err.lineno) from None
+    if not isinstance(value, dict):
+        raise InputError("must be a JSON object", file=path)
+    return value
+
+
+def file_hash(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, as hex."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields (line number from 1, object) of a JSON Lines file; blank lines are passed over.
+
+    Raises:
+        InputError: the file is missing or not UTF-8, or a line is not a JSON object (a cut-off last line included).
+    """
+    path = Path(path)
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for n, line in enumerate(lines, 1):
+                if line.strip():
+                    yield n, _parse(line, path, n)
+    except FileNotFoundError:
+        raise InputError("no such file", file=path) from None
+    except OSError as err:
+        raise InputError(f"cannot be read ({err.strerror})", file=path) from None
+    except UnicodeDecodeError as err:
+        raise InputError(f"is not UTF-8 text ({err.reason} at byte {err.start})", file=path) from None
+
+
+def _parse(line: str, path: Path, n: int) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except json.JSONDecodeError as err:
+        raise InputError(f"is not valid JSON ({err.msg}, column {err.colno})", file=path, line=n) from None
+    if not isinstance(value, dict):
+        raise InputError("must be a JSON object", file=path, line=n)
+    return value
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

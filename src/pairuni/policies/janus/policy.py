@@ -1,0 +1,259 @@
+"""Janus behind the policy contract: groups prompts for sampling, scores rows with one forward, saves a checkpoint.
+
+The loops are in decode.py, the forward passes in model.py. Scoring repeats a prompt for each of its rollouts; keys and
+values are shared in sampling only.
+Shapes: B prompts, R rollouts, n = B * R rows, T decisions, k rows of a chunk, P padded prompt tokens, I image tokens.
+"""
+
+import copy
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import JanusForConditionalGeneration, JanusProcessor
+
+from pairuni.files import atomic_path
+from pairuni.policies.base import Chunk, Rollouts, SamplingSpec
+from pairuni.policies.janus import decode, model
+from pairuni.policies.janus.prompts import Encoded, JanusPrompts
+from pairuni.policies.sampling import action_logp, row_uniforms
+from pairuni.records import Prompt, Side
+
+
+class JanusPolicy:
+    """Autoregressive text and VQ image codes from one language model (families: AR + VQ)."""
+
+    family = "janus"
+
+    def __init__(
+        self,
+        module: JanusForConditionalGeneration,
+        processor: JanusProcessor,
+        precision: Literal["fp32", "bf16"] = "fp32",
+    ) -> None:
+        """Takes a loaded model; freezes its vision encoder and image tokenizer."""
+        self.module = module
+        self.processor = processor
+        self.precision: Literal["fp32", "bf16"] = precision
+        self.prompts = JanusPrompts(processor)
+        for tower in (module.model.vision_model, module.model.vqmodel):
+            tower.requires_grad_(False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.module.lm_head.weight.device
+
+    @property
+    def image_size(self) -> int:
+        """Pixels: the VQ grid times what its decoder upsamples by."""
+        vq = self.module.model.vqmodel.config
+        return vq.num_patches * 2 ** (len(vq.channel_multiplier) - 1)
+
+    @property
+    def image_codes(self) -> int:
+        """Codes per image it draws."""
+        return self.module.model.vqmodel.config.num_patches**2
+
+    def sample(
+        self, side: Side, prompts: Sequence[Prompt], rollouts: int, spec: SamplingSpec, seeds_BR: np.ndarray
+    ) -> Rollouts:
+        """See `base.Sampler`. Rollouts live on the CPU.
+
+        All rows whose prompts are of equal length are decoded together. A row depends on its prompt and seed alone, up
+        to the rounding of its logits.
+        """
+        if not prompts or any(prompt.side is not side for prompt in prompts):
+            raise ValueError(f"at least one prompt, all of side {side}, is needed")
+        if rollouts < 1 or seeds_BR.shape != (len(prompts), rollouts) or seeds_BR.dtype.kind not in "ui":
+            raise ValueError(f"integer seeds [{len(prompts)}, {rollouts}] are needed, not {seeds_BR.shape}")
+        with _evaluating(self.module), torch.no_grad():
+            encoded = self.prompts.encode(side, prompts)
+            with self._autocast():
+                decoded = self._decode(side, encoded, spec, seeds_BR)
+            shape = (*seeds_BR.shape, -1)
+            actions, mask = decoded.actions_nT.view(shape), decoded.mask_nT.view(shape)
+            texts = images = None
+            if side is Side.UNDERSTANDING:
+                texts = tuple(
+                    tuple(self.prompts.text(row[kept].tolist()) for row, kept in zip(rows, keeps, strict=True))
+                    for rows, keeps in zip(actions, mask, strict=True)
+                )
+            else:
+                pixels = model.decode_pixels(self.module, decoded.actions_nT.to(self.device)).numpy()
+                images = pixels.reshape(*seeds_BR.shape, *pixels.shape[1:])
+        return Rollouts(
+            side=side,
+            spec=spec,
+            prompts=tuple(prompts),
+            actions_BRT=actions,
+            mask_BRT=mask,
+            sampled_logp_BRT=decoded.sampled_logp_nT.view(shape),
+            cond_logp_BRT=decoded.cond_logp_nT.view(shape),
+            texts=texts,
+            images_BRHWC=images,
+            context=encoded,
+        )
+
+    def chunks(self, rollouts: Rollouts, budget: int) -> list[Chunk]:
+        """Consecutive rows, at most `budget` in each; under score = "cfg" a row costs two in the forward.
+
+        Raises:
+            ValueError: a budget below 1.
+        """
+        if budget < 1:
+            raise ValueError(f"a chunk needs at least one row, not {budget}")
+        rows = range(rollouts.shape[0] * rollouts.shape[1])
+        mask, recorded = rollouts.mask_BRT.flatten(0, 1), rollouts.logp_BRT.flatten(0, 1)
+        parts = [rows[start : start + budget] for start in range(0, len(rows), budget)]
+        return [
+            Chunk(
+                tuple(part),
+                mask[part[0] : part[-1] + 1].to(self.device),
+                recorded[part[0] : part[-1] + 1].to(self.device),
+            )
+            for part in parts
+        ]
+
+    def logprobs(self, rollouts: Rollouts, chunk: Chunk) -> Tensor:
+        """See `base.Policy`: one forward over [prompt | actions] per row, heads on the chunk's decisions only."""
+        spec, context = rollouts.spec, rollouts.context
+        assert isinstance(context, Encoded), "rollouts of another family"
+        owners = [row // rollouts.shape[1] for row in chunk.rows]
+        actions_kT = rollouts.actions_BRT.flatten(0, 1)[list(chunk.rows)].to(self.device)
+        mask_kT = chunk.mask_kN.to(self.device)
+        steps = int(mask_kT.any(0).sum())  # rows are padded to the longest of all rollouts, not of this chunk
+        actions_kT, scored_kT = actions_kT[:, :steps], mask_kT[:, :steps]
+        ids = [context.ids[b] for b in owners]
+        guided = rollouts.side is Side.GENERATION and spec.score == "cfg" and spec.guidance > 1
+        with self._autocast():
+            if rollouts.side is Side.UNDERSTANDING:
+                hidden = self._states(ids, scored_kT, self._embed_answers(actions_kT), self._features(context, owners))
+                logits = self.module.lm_head(hidden[scored_kT])
+                cond, uncond, banned = logits, None, self._banned()
+            else:
+                codes, scored = model.embed_codes(self.module, actions_kT[:, :-1]), scored_kT
+                if guided:
+                    ids = ids + [self.prompts.unconditional(row) for row in ids]
+                    codes, scored = codes.repeat(2, 1, 1), scored_kT.repeat(2, 1)
+                hidden = self._states(ids, scored, codes, None)
+                logits = self.module.model.generation_head(hidden[scored])
+                cond, uncond = logits.chunk(2) if guided else (logits, None)
+                banned = None
+        logp = action_logp(cond, uncond, actions_kT[scored_kT], spec, banned)
+        return torch.zeros(mask_kT.shape, device=self.device).masked_scatter(mask_kT, logp)
+
+    def trainable(self) -> Iterable[tuple[str, nn.Parameter]]:
+        return [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
+
+    def reference(self) -> Self:
+        """See `base.Policy`. In eval mode, on the same device."""
+        frozen = copy.deepcopy(self.module).eval().requires_grad_(False)
+        return type(self)(frozen, self.processor, self.precision)
+
+    def save(self, path: Path) -> None:
+        """Writes fp32 weights, processor and generation config; all of the folder appears at once."""
+        with atomic_path(path) as folder:
+            self.module.save_pretrained(folder)
+            self.processor.save_pretrained(folder)
+
+    def _decode(self, side: Side, encoded: Encoded, spec: SamplingSpec, seeds_BR: np.ndarray) -> decode.Decoded:
+        rollouts = seeds_BR.shape[1]
+        length = spec.max_new_tokens if side is Side.UNDERSTANDING else self.image_codes
+        uniforms_nT = row_uniforms(seeds_BR.reshape(-1), length)
+        parts: list[tuple[Tensor, decode.Decoded]] = []
+        for prompts, slots in _length_groups(encoded):
+            rows = (torch.tensor([b for b, _ in slots])[:, None] * rollouts + torch.arange(rollouts)).flatten()
+            slots_n = torch.tensor([s for _, s in slots]).repeat_interleave(rollouts).to(self.device)
+            uniforms = uniforms_nT[rows].to(self.device)
+            ids_DP = torch.stack([encoded.ids[b] for b in prompts])
+            if side is Side.GENERATION:
+                if spec.guidance > 1:
+                    ids_DP = torch.cat([ids_DP, self.prompts.unconditional(ids_DP[0])[None]])
+                prefix = model.prefill(self.module, self._embed_ids(ids_DP.to(self.device), None))
+                parts.append((rows, decode.decode_codes(self.module, prefix, slots_n, uniforms, spec)))
+            else:
+                embedded = self._embed_ids(ids_DP.to(self.device), self._features(encoded, prompts))
+                prefix = model.prefill(self.module, embedded)
+                vocabulary = (self._banned(), self.prompts.eos, self.prompts.pad)
+                parts.append((rows, decode.decode_text(self.module, prefix, slots_n, uniforms, spec, vocabulary)))
+        return _gather(parts, self.prompts.pad if side is Side.UNDERSTANDING else 0)
+
+    def _features(self, encoded: Encoded, owners: Sequence[int]) -> Tensor:
+        """[len(owners), I, H]: image features of these prompts, each distinct image encoded once."""
+        assert encoded.pixels_DCHW is not None
+        wanted = [encoded.image_index[b] for b in owners]
+        distinct = sorted(set(wanted))
+        features = model.image_features(self.module, encoded.pixels_DCHW[distinct].to(self.device))
+        return features[[distinct.index(image) for image in wanted]]
+
+    def _states(self, ids: list[Tensor], scored_kT: Tensor, embedded: Tensor, features: Tensor | None) -> Tensor:
+        """[k, T, H]: the states that predict the T decisions; prompts of unequal length are padded on the left."""
+        longest = max(len(row) for row in ids)
+        ids_kP = torch.full((len(ids), longest), self.prompts.pad)
+        attended_kP = torch.zeros_like(ids_kP, dtype=torch.bool)
+        for i, row in enumerate(ids):
+            ids_kP[i, longest - len(row) :] = row
+            attended_kP[i, longest - len(row) :] = True
+        prompt = self._embed_ids(ids_kP.to(self.device), features)
+        attended = torch.cat([attended_kP.to(self.device), scored_kT[:, :-1]], 1)
+        # The state at the prompt's last token predicts decision 0, the state at decision t - 1 predicts decision t.
+        return model.states(self.module, torch.cat([prompt, embedded.to(prompt.dtype)], 1), attended)[:, longest - 1 :]
+
+    def _embed_ids(self, ids_kP: Tensor, features: Tensor | None) -> Tensor:
+        return model.embed_prompts(self.module, ids_kP, features, self.prompts.image)
+
+    def _embed_answers(self, actions_kT: Tensor) -> Tensor:
+        return self.module.model.language_model.embed_tokens(actions_kT[:, :-1])
+
+    def _banned(self) -> Tensor:
+        return torch.tensor(self.prompts.banned, device=self.device)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Eval mode inside; every sub-module's own mode afterwards (eval mode also rests gradient checkpointing)."""
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        module.eval()
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+def _length_groups(encoded: Encoded) -> Iterator[tuple[list[int], list[tuple[int, int]]]]:
+    """Per prompt length: a prompt of each distinct content, and (prompt, its place among the distinct ones) of all."""
+    groups: dict[int, list[int]] = defaultdict(list)
+    for b, ids in enumerate(encoded.ids):
+        groups[len(ids)].append(b)
+    for members in groups.values():
+        places: dict[object, int] = {}
+        slots = [(b, places.setdefault(encoded.key(b), len(places))) for b in members]
+        first = {slot: b for b, slot in reversed(slots)}
+        yield [first[slot] for slot in range(len(places))], slots
+
+
+def _gather(parts: list[tuple[Tensor, decode.Decoded]], filler: int) -> decode.Decoded:
+    """The groups' rows in the order of the rollouts, on the CPU, padded to the longest group."""
+    rows = torch.cat([indices for indices, _ in parts])
+    longest = max(part.actions_nT.shape[1] for _, part in parts)
+    inverse = rows.argsort()
+
+    def merge(tensors: list[Tensor], value: int) -> Tensor:
+        padded = [nn.functional.pad(x.cpu(), (0, longest - x.shape[1]), value=value) for x in tensors]
+        return torch.cat(padded)[inverse]
+
+    return decode.Decoded(
+        merge([part.actions_nT for _, part in parts], filler),
+        merge([part.mask_nT for _, part in parts], 0),
+        merge([part.sampled_logp_nT for _, part in parts], 0),
+        merge([part.cond_logp_nT for _, part in parts], 0),
+    )

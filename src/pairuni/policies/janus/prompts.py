@@ -1,0 +1,138 @@
+"""Prompts of both sides as Janus reads them: through the checkpoint's own chat template, tokenizer and image processor.
+
+Understanding: chat turn with image and question; the placeholder becomes BOI, n image tokens, EOI. Generation: chat
+turn with the caption, then BOI. Nothing is hard-coded: every id is the tokenizer's (they differ between 1B and 7B).
+Special tokens that a caption or question spells out are removed, since the tokenizer would take them for real ones.
+Shapes: B prompts, L tokens of a prompt, D distinct images.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jinja2 import TemplateError
+from PIL import Image
+from torch import Tensor
+from transformers import JanusProcessor
+
+from pairuni.errors import InputError
+from pairuni.records import Prompt, Side
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """B prompts of one side on the CPU; what a Janus rollout keeps to be scored again."""
+
+    ids: tuple[Tensor, ...]
+    """B times int64 [L_b], BOS first, never padded."""
+    image_index: tuple[int, ...]
+    """Row of `pixels_DCHW` of each prompt; empty on the generation side."""
+    pixels_DCHW: Tensor | None
+    """fp32, each distinct image once."""
+
+    def key(self, prompt: int) -> tuple[tuple[int, ...], int]:
+        """Equal for prompts that the model cannot tell apart."""
+        return tuple(self.ids[prompt].tolist()), self.image_index[prompt] if self.image_index else -1
+
+
+class JanusPrompts:
+    """Turns prompts into ids and answers back into text."""
+
+    def __init__(self, processor: JanusProcessor) -> None:
+        """Raises InputError: a special token is missing, texts begin without BOS, or the chat template is broken."""
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+        self.bos, self.eos, self.pad = (
+            self._id(name) for name in (self.tokenizer.bos_token, self.tokenizer.eos_token, self.tokenizer.pad_token)
+        )
+        self.image, self.boi, self.eoi = (
+            self._id(name) for name in (processor.image_token, processor.image_start_token, processor.image_end_token)
+        )
+        self.image_tokens: int = processor.num_image_tokens
+        # An answer with one of these could not be read back: a placeholder without an image, a text without an end.
+        self.banned = tuple(sorted({self.image, self.boi, self.eoi, self.pad, self.bos} - {self.eos}))
+        # Only those marked special: DeepSeek's tokenizers also list ordinary letters among their added tokens.
+        added = self.tokenizer.added_tokens_decoder.values()
+        names = {str(token.content) for token in added if token.special} | set(self.tokenizer.all_special_tokens)
+        names |= {processor.image_token, processor.image_start_token, processor.image_end_token}
+        self._specials = sorted(names, key=lambda name: (-len(name), name))
+        if self.tokenizer("a")["input_ids"][0] != self.bos:
+            raise InputError("the tokenizer does not begin a text with its BOS token", field="tokenizer")
+        self._check_template()
+
+    def encode(self, side: Side, prompts: Sequence[Prompt]) -> Encoded:
+        """Ids of each prompt and pixels of each distinct image.
+
+        Raises:
+            ValueError: an understanding prompt without a uint8 [height, width, 3] image.
+        """
+        if side is Side.GENERATION:
+            return Encoded(tuple(self._generation(p.text) for p in prompts), (), None)
+        ids: list[Tensor] = []
+        index: list[int] = []
+        pixels: list[Tensor] = []
+        seen: dict[tuple[tuple[int, ...], bytes], int] = {}
+        for prompt in prompts:
+            image = prompt.image
+            if image is None or image.ndim != 3 or image.shape[2] != 3 or image.dtype != "uint8":
+                raise ValueError("an understanding prompt needs a uint8 image [height, width, 3]")
+            row, values = self._understanding(prompt.text, Image.fromarray(image))
+            place = seen.setdefault((image.shape, image.tobytes()), len(pixels))
+            if place == len(pixels):
+                pixels.append(values)
+            ids.append(row)
+            index.append(place)
+        return Encoded(tuple(ids), tuple(index), torch.stack(pixels))
+
+    def unconditional(self, ids_L: Tensor) -> Tensor:
+        """A generation prompt with everything but its first token (BOS) and last one (BOI) replaced by pad."""
+        out = torch.full_like(ids_L, self.pad)
+        out[0], out[-1] = ids_L[0], ids_L[-1]
+        return out
+
+    def text(self, ids: Sequence[int]) -> str:
+        """An answer's text, without special tokens and surrounding space."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+
+    def clean(self, text: str) -> str:
+        """`text` without the special tokens it spells out, also those that appear once others are gone."""
+        before = None
+        while before != text:
+            before = text
+            for name in self._specials:
+                text = text.replace(name, "")
+        return text
+
+    def _generation(self, caption: str) -> Tensor:
+        text = self._chat([{"type": "text", "text": self.clean(caption)}]) + self.processor.image_start_token
+        ids = torch.tensor(self.tokenizer(text)["input_ids"], dtype=torch.int64)
+        assert ids[-1] == self.boi and (ids == self.boi).sum() == 1 and (ids == self.bos).sum() == 1, text
+        return ids
+
+    def _understanding(self, question: str, image: Image.Image) -> tuple[Tensor, Tensor]:
+        text = self._chat([{"type": "image"}, {"type": "text", "text": self.clean(question)}])
+        inputs = self.processor(text=[text], images=[image])
+        ids = torch.as_tensor(inputs["input_ids"][0])
+        assert (ids == self.image).sum() == self.image_tokens and (ids == self.bos).sum() == 1, text
+        return ids, torch.from_numpy(np.asarray(inputs["pixel_values"][0], dtype=np.float32))
+
+    def _chat(self, content: list[dict[str, str]]) -> str:
+        messages = [{"role": "user", "content": content}]
+        return str(self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+
+    def _check_template(self) -> None:
+        if not self.processor.chat_template:
+            raise InputError("the processor has no chat template", field="chat_template")
+        try:
+            text = self._chat([{"type": "image"}, {"type": "text", "text": "probe"}])
+        except TemplateError as err:
+            raise InputError(f"is not a Jinja template ({err})", field="chat_template") from None
+        if text.count(self.processor.image_token) != 1 or "probe" not in text:
+            raise InputError(f"drops the image or the text of a message, giving {text!r}", field="chat_template")
+
+    def _id(self, token: str | None) -> int:
+        vocabulary = self.tokenizer.get_vocab()
+        if token is None or token not in vocabulary:
+            raise InputError(f"the tokenizer has no token {token!r}", field="tokenizer")
+        return int(vocabulary[token])

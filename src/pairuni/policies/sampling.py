@@ -1,0 +1,136 @@
+"""Drawing and scoring share this file: seeds, logits -> log-probs, and the draw itself. No model and no modality here.
+
+A decision's distribution is softmax(z / temperature) over the allowed vocabulary, with z = u + s * (c - u) under
+classifier-free guidance s; mixing and log-softmax are fp32 whatever the forward ran in. `draw` (sampling) and
+`action_logp` (scoring) both go through `log_distribution`, so that they cannot disagree. Scoring never truncates:
+rollouts drawn with top_k or top_p show up as a gap between recorded and scored log-probs.
+Shapes: n rows or decisions, T decisions of a row, V vocabulary.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pairuni.policies.base import SamplingSpec
+from pairuni.records import Side
+
+
+def counter_seed(run: int, step: int, pair: str | int, side: Side, rollout: int) -> int:
+    """A uint64 that depends on these five alone: not on ranks, on the batch, or on what was drawn before.
+
+    Pair 1 and pair "1" differ.
+    """
+    key = json.dumps([run, step, pair, str(side), rollout])
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
+
+
+def row_uniforms(seeds: np.ndarray, count: int) -> Tensor:
+    """float64 [n, count] in [0, 1): row i is the stream of Philox keyed by seeds[i], one number per decision.
+
+    A longer `count` extends the rows and changes nothing before.
+    """
+    rows = [np.random.Generator(np.random.Philox(key=int(seed))).random(count) for seed in seeds]
+    return torch.from_numpy(np.stack(rows))
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One decision per row."""
+
+    actions_n: Tensor
+    sampled_logp_n: Tensor
+    """fp32, of the distribution drawn from; under top_k or top_p the truncated one, renormalised."""
+    cond_logp_n: Tensor
+    """fp32, of the conditional distribution, limited to the same tokens."""
+
+
+def guide(cond_nV: Tensor, uncond_nV: Tensor | None, guidance: float) -> Tensor:
+    """fp32 u + guidance * (c - u); the conditional logits where there are no others.
+
+    In fp32 because mixing bf16 logits multiplies their rounding by the guidance.
+    """
+    if uncond_nV is None:
+        return cond_nV.float()
+    uncond_nV = uncond_nV.float()
+    return uncond_nV + guidance * (cond_nV.float() - uncond_nV)
+
+
+def log_distribution(logits_nV: Tensor, spec: SamplingSpec, banned: Tensor | None) -> Tensor:
+    """fp32 [n, V] log-probs at the spec's temperature, -inf at the banned ids (int64 [m]).
+
+    Greedy decoding (temperature 0) is reported at temperature 1: its own log-probs are all 0.
+    """
+    logits_nV = logits_nV.float() / (spec.temperature or 1.0)
+    if banned is not None:
+        logits_nV = logits_nV.index_fill(-1, banned, -torch.inf)
+    return torch.log_softmax(logits_nV, dim=-1)
+
+
+def action_logp(
+    cond_nV: Tensor, uncond_nV: Tensor | None, actions_n: Tensor, spec: SamplingSpec, banned: Tensor | None
+) -> Tensor:
+    """fp32 [n], differentiable log-probs of actions taken; guided iff unconditional logits are given."""
+    logp_nV = log_distribution(guide(cond_nV, uncond_nV, spec.guidance), spec, banned)
+    return logp_nV.gather(-1, actions_n[:, None])[:, 0]
+
+
+def draw(
+    cond_nV: Tensor, uncond_nV: Tensor | None, uniforms_n: Tensor, spec: SamplingSpec, banned: Tensor | None
+) -> Drawn:
+    """Draws one action per row by inverting the cumulative distribution at the row's uniform number.
+
+    Args:
+        uniforms_n: float64 in [0, 1).
+        banned: int64 ids that are never drawn.
+    """
+    cond = log_distribution(guide(cond_nV, None, 1.0), spec, banned)
+    guided = cond if uncond_nV is None else log_distribution(guide(cond_nV, uncond_nV, spec.guidance), spec, banned)
+    sampled = truncate(guided, spec)
+    _assert_effective(sampled, spec, banned)
+    actions = (sampled.argmax(-1) if spec.temperature == 0 else _invert(sampled, uniforms_n))[:, None]
+    if sampled is not guided:
+        cond = torch.log_softmax(cond.masked_fill(sampled == -torch.inf, -torch.inf), dim=-1)
+    return Drawn(actions[:, 0], sampled.gather(-1, actions)[:, 0], cond.gather(-1, actions)[:, 0])
+
+
+def truncate(logp_nV: Tensor, spec: SamplingSpec) -> Tensor:
+    """Keeps the top_k most likely tokens, of those the smallest set with probability top_p, and renormalises."""
+    kept = logp_nV
+    if 0 < spec.top_k < logp_nV.shape[-1]:
+        values, tokens = kept.topk(spec.top_k, dim=-1)
+        kept = torch.full_like(kept, -torch.inf).scatter(-1, tokens, values)
+    if spec.top_p < 1:
+        values, tokens = torch.log_softmax(kept, dim=-1).sort(dim=-1, descending=True, stable=True)
+        before = values.double().exp().cumsum(-1) - values.double().exp()
+        # The first token stays whatever rounding does to the sum before it.
+        dropped = (before >= spec.top_p).scatter(-1, tokens.new_zeros(len(tokens), 1), False)
+        kept = kept.masked_fill(torch.zeros_like(dropped).scatter(-1, tokens, dropped), -torch.inf)
+    return logp_nV if kept is logp_nV else torch.log_softmax(kept, dim=-1)
+
+
+def _invert(logp_nV: Tensor, uniforms_n: Tensor) -> Tensor:
+    # fp64: at a vocabulary of 100,000 an fp32 running sum is wrong by more than a rare token's probability.
+    total_nV = logp_nV.double().exp().cumsum(-1)
+    target_n1 = uniforms_n[:, None] * total_nV[:, -1:]
+    # right=True: the first token whose sum exceeds the target, which is never one of probability 0.
+    return torch.searchsorted(total_nV, target_n1, right=True)[:, 0].clamp(max=logp_nV.shape[-1] - 1)
+
+
+def _assert_effective(logp_nV: Tensor, spec: SamplingSpec, banned: Tensor | None) -> None:
+    """The distribution about to be drawn from has the support that the spec says."""
+    allowed = logp_nV.shape[-1] - (0 if banned is None else len(banned))
+    support = torch.isfinite(logp_nV).sum(-1)
+    if spec.top_k == 0 and spec.top_p == 1:
+        assert (support == allowed).all(), f"{spec} draws from {allowed} tokens, the logits offer {support.min()}"
+    elif spec.top_k:
+        assert ((support > 0) & (support <= spec.top_k)).all(), f"{spec} draws from {support.max()} tokens"
+
+
+def seeds_for(run: int, step: int, pairs: Sequence[str], side: Side, rollouts: int) -> np.ndarray:
+    """uint64 [B, R] counter seeds of R rollouts for each of B pair ids."""
+    return np.array([[counter_seed(run, step, p, side, r) for r in range(rollouts)] for p in pairs], dtype=np.uint64)

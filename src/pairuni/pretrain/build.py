@@ -1,0 +1,172 @@
+"""Builds small Janus models: transformers' own class, a real byte-level BPE tokenizer and the real processor.
+
+Offline: nothing is downloaded. Sizes obey the family's constraints: the VQ upsampling 2 ** (len(multipliers) - 1)
+equals the vision patch, and the vision, VQ and language widths agree where the model joins them.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from tokenizers import Tokenizer, decoders, models, processors, trainers
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import (
+    GenerationConfig,
+    JanusConfig,
+    JanusForConditionalGeneration,
+    JanusProcessor,
+    JanusVisionConfig,
+    JanusVQVAEConfig,
+    LlamaConfig,
+    PreTrainedTokenizerFast,
+)
+from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
+
+BOS, EOS, PAD = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜▁pad▁｜>"
+IMAGE, BOI, EOI, USER, ASSISTANT = (
+    "<image_placeholder>",
+    "<begin_of_image>",
+    "<end_of_image>",
+    "<|User|>",
+    "<|Assistant|>",
+)
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'user' %}<|User|>: {% else %}<|Assistant|>: {% endif %}"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<image_placeholder>\n{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}"
+    "{% if not loop.last or add_generation_prompt %}{{ '\\n\\n' }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|Assistant|>:{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class JanusSize:
+    """Dimensions of a small Janus. The defaults are the shipped Shapes model."""
+
+    image: int = 48
+    """Side of the square images, pixels."""
+    patch: int = 8
+    """Pixels per image token side, for the vision encoder and the VQ alike."""
+    codebook: int = 128
+    """VQ entries."""
+    hidden: int = 160
+    """Language model width."""
+    layers: int = 5
+    heads: int = 4
+    intermediate: int = 432
+    vision_hidden: int = 128
+    vision_layers: int = 3
+    vision_heads: int = 4
+    vq_channels: int = 32
+    """Base channels of the VQ, a multiple of 32 (its group norms)."""
+    vq_multipliers: tuple[int, ...] = (1, 1, 1, 2)
+    vq_blocks: int = 1
+    vocabulary: int = 512
+
+    def __post_init__(self) -> None:
+        if 2 ** (len(self.vq_multipliers) - 1) != self.patch or self.image % self.patch:
+            raise ValueError(f"2 ** (len(vq_multipliers) - 1) must equal patch and divide image: {self}")
+
+    @property
+    def tokens(self) -> int:
+        """Tokens per image."""
+        return (self.image // self.patch) ** 2
+
+
+def build_tokenizer(corpus: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer trained on `corpus`, with Janus' special tokens and left padding."""
+    specials = [PAD, BOS, EOS, IMAGE, BOI, EOI, USER, ASSISTANT]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, special_tokens=specials, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(corpus, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=BOS,
+        eos_token=EOS,
+        pad_token=PAD,
+        padding_side="left",
+        extra_special_tokens={"image_token": IMAGE, "boi_token": BOI, "eoi_token": EOI},
+    )
+
+
+def build_processor(size: JanusSize, tokenizer: PreTrainedTokenizerFast) -> JanusProcessor:
+    """Janus' processor for `size`, with the hub checkpoints' 0.5 mean and std (the class default is CLIP's)."""
+    images = JanusImageProcessorPil(
+        size={"height": size.image, "width": size.image}, image_mean=[0.5] * 3, image_std=[0.5] * 3
+    )
+    return JanusProcessor(images, tokenizer, chat_template=CHAT_TEMPLATE, num_image_tokens=size.tokens)
+
+
+def build_config(size: JanusSize, tokenizer: PreTrainedTokenizerFast) -> JanusConfig:
+    vision = JanusVisionConfig(
+        hidden_size=size.vision_hidden,
+        num_hidden_layers=size.vision_layers,
+        num_attention_heads=size.vision_heads,
+        image_size=size.image,
+        patch_size=size.patch,
+        projection_dim=size.hidden,
+        num_image_tokens=size.tokens,
+    )
+    vq = JanusVQVAEConfig(
+        num_embeddings=size.codebook,
+        latent_channels=64,
+        base_channels=size.vq_channels,
+        channel_multiplier=list(size.vq_multipliers),
+        num_res_blocks=size.vq_blocks,
+        projection_dim=size.hidden,
+        image_token_embed_dim=size.hidden,
+    )
+    text = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=size.hidden,
+        intermediate_size=size.intermediate,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        max_position_embeddings=2048,
+        bos_token_id=_token_id(tokenizer, BOS),
+        eos_token_id=_token_id(tokenizer, EOS),
+        pad_token_id=_token_id(tokenizer, PAD),
+    )
+    # An untied head, as in Janus-Pro (the config class defaults to tied).
+    return JanusConfig(
+        text_config=text,
+        vision_config=vision,
+        vq_config=vq,
+        image_token_id=_token_id(tokenizer, IMAGE),
+        tie_word_embeddings=False,
+    )
+
+
+def _token_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
+    number = tokenizer.convert_tokens_to_ids(token)
+    assert isinstance(number, int)  # a list only for a list of tokens
+    return number
+
+
+def build_janus(
+    size: JanusSize, corpus: Iterable[str], seed: int
+) -> tuple[JanusForConditionalGeneration, JanusProcessor]:
+    """A random Janus of `size` and its processor, in eval mode; the same for the same arguments."""
+    tokenizer = build_tokenizer(corpus, size.vocabulary)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = JanusForConditionalGeneration(build_config(size, tokenizer))
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        guidance_scale=5.0,
+        generation_kwargs={"boi_token_id": _token_id(tokenizer, BOI)},
+    )
+    return model.eval(), build_processor(size, tokenizer)

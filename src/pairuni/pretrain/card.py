@@ -1,0 +1,59 @@
+"""The model card of a pre-trained Shapes Janus, written from what was measured."""
+
+from typing import Any
+
+from pairuni.config import PretrainConfig
+from pairuni.shapes.captions import TASKS
+from pairuni.shapes.questions import TYPES
+
+
+def above_chance(accuracy: float, chance: float) -> float:
+    """(accuracy - chance) / (1 - chance), both in [0, 1]."""
+    return (accuracy - chance) / (1 - chance)
+
+
+def model_card(config: PretrainConfig, summary: dict[str, Any], results: dict[str, dict[str, Any]]) -> str:
+    """README.md of the checkpoint, in Markdown.
+
+    Args:
+        summary: what `run_pretrain` returns.
+        results: entries of eval.json by benchmark.
+    """
+    answers, images = results["shapes_understanding"], results["shapes_generation"]
+    rows = [f"| {name} | {answers['parts'][name]:.1f} |" for name in TYPES]
+    tasks = [f"| {name} | {images['parts'][name]:.1f} |" for name in TASKS]
+    return f"""---
+license: apache-2.0
+library_name: transformers
+tags: [janus, any-to-any, synthetic]
+---
+# shapes-janus
+
+A small Janus (transformers' `JanusForConditionalGeneration`, 3.3 M parameters, bf16) for the Shapes world: it
+answers multiple-choice questions about 48-pixel images of one to four coloured shapes and draws such images from
+captions (36 image tokens, 128 codes). It is middling on purpose, so that reinforcement learning has room on both sides.
+It knows nothing else.
+
+Made from nothing by `pairuni pretrain` with seed {config.seed} (steps: image tokenizer {config.auto_steps} +
+{config.vq_steps} + {config.decoder_steps}, vision tower {config.sight_steps}, language model {config.language_steps} +
+{config.refine_steps}), on rendered training scenes only. Held-out combinations of shapes, colours, numbers and places
+never occur in them.
+
+## Measured on held-out items
+
+Reconstructions by the tokenizer alone that the detector reads exactly: {100 * summary["vq_exact"]:.1f} % of 500.
+
+Questions, greedy: {answers["score"]:.1f} % right (standard error {answers["stderr"]:.1f}, n = {answers["n"]}), which is
+{summary["above_chance"]:.2f} above chance on the scale (accuracy - chance) / (1 - chance).
+
+| question type | % right |
+|---|---|
+{chr(10).join(rows)}
+
+Images, temperature 1, guidance {summary["guidance"]:g}: {images["score"]:.1f} % exactly what the prompt asks (standard
+error {images["stderr"]:.1f}, n = {images["n"]}).
+
+| task | % exact |
+|---|---|
+{chr(10).join(tasks)}
+"""

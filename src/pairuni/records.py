@@ -1,0 +1,269 @@
+"""The vocabulary of the data: Side, Sample (one half), Quadruple (whole), Pair, Prompt, and their JSON Lines form.
+
+A `Sample` has one half of a quadruple, a `Quadruple` has all of (image, caption, question, answer): training takes
+only pairs of quadruples, so a sample without a caption cannot reach it. pairs.jsonl is the published PairUG format
+(paper section 2, record format) plus `kind`; unknown keys are kept. No torch and no pixels here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from pydantic import ConfigDict, StrictFloat, TypeAdapter, ValidationError
+
+from pairuni.errors import InputError
+from pairuni.files import read_jsonl
+
+
+class Side(StrEnum):
+    """The two abilities of a unified model."""
+
+    UNDERSTANDING = "understanding"
+    GENERATION = "generation"
+
+
+Kind = Literal["aligned", "retrieved"]
+_ROW = ConfigDict(extra="allow")  # not strict as a whole: strict dataclasses refuse dicts
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a policy is asked. Understanding: `text` is the question about `image`; generation: `text` is the caption.
+
+    image: uint8 array [height, width, 3], None on the generation side.
+    """
+
+    side: Side
+    text: str
+    image: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One half as it comes from a source: (question, answer) for understanding, a prompt for generation."""
+
+    id: str
+    side: Side
+    image_path: str
+    prompt: str | None = None
+    question: str | None = None
+    answer: str | None = None
+    tag: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        half = (self.prompt,) if self.side is Side.GENERATION else (self.question, self.answer)
+        if not all(half):
+            need = "prompt" if self.side is Side.GENERATION else "question and answer"
+            raise ValueError(f"{self.side} sample {self.id!r} needs a non-empty {need}")
+
+
+@dataclass(frozen=True)
+class Quadruple:
+    """A whole sample (I, C, Q, A). `side` says which half was original, None where the file does not say."""
+
+    id: str
+    side: Side | None
+    image_path: str
+    prompt: str
+    question: str
+    answer: str
+    tag: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        known = {"id": self.id, "side": None if self.side is None else str(self.side), "image_path": self.image_path}
+        known |= {"prompt": self.prompt, "question": self.question, "answer": self.answer, "tag": self.tag}
+        return {**self.extra, **{k: v for k, v in known.items() if v is not None}}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An understanding-generation pair. Aligned: both halves are one quadruple; retrieved: two similar images."""
+
+    id: str
+    kind: Kind
+    similarity: float
+    generate: Quadruple
+    understand: Quadruple
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def half(self, side: Side) -> Quadruple:
+        """The half that is trained on `side`: the generate half's prompt, the understand half's image and question."""
+        return self.generate if side is Side.GENERATION else self.understand
+
+    def to_json(self) -> dict[str, Any]:
+        known = {"id": self.id, "kind": self.kind, "similarity": self.similarity}
+        halves = {"generate_ann": self.generate.to_json(), "understand_ann": self.understand.to_json()}
+        return {**self.extra, **known, **halves}
+
+
+@dataclass(frozen=True)
+class _HalfRow:
+    __pydantic_config__ = _ROW
+    image_path: str
+    prompt: str
+    question: str
+    answer: str
+    id: str | None = None
+    side: Literal["understanding", "generation"] | None = None
+    tag: str = ""
+
+
+@dataclass(frozen=True)
+class _QuadrupleRow:
+    __pydantic_config__ = _ROW
+    id: str
+    side: Literal["understanding", "generation"]
+    image_path: str
+    prompt: str
+    question: str
+    answer: str
+    tag: str = ""
+
+
+@dataclass(frozen=True)
+class _PairRow:
+    __pydantic_config__ = _ROW
+    similarity: StrictFloat
+    generate_ann: _HalfRow
+    understand_ann: _HalfRow
+    kind: Kind | None = None
+    id: str | None = None
+
+
+@dataclass(frozen=True)
+class _SampleRow:
+    __pydantic_config__ = _ROW
+    id: str
+    image_path: str
+    prompt: str | None = None
+    question: str | None = None
+    answer: str | None = None
+    tag: str = ""
+
+
+Row = TypeVar("Row")
+_PAIR, _QUADRUPLE, _SAMPLE = TypeAdapter(_PairRow), TypeAdapter(_QuadrupleRow), TypeAdapter(_SampleRow)
+
+
+def read_pairs(path: str | Path, image_root: str | Path | None = None) -> list[Pair]:
+    """Reads pairs.jsonl (or the published PairUG files, which have no `kind`).
+
+    Without `kind`, a pair is aligned iff both halves name the same image. Image paths are checked to stay inside
+    `image_root` (default: the file's folder) but are not opened.
+
+    Raises:
+        InputError: a line is not JSON, a field is missing, of the wrong type or empty, a similarity is outside
+            [0, 1], an aligned pair has a similarity other than 1, or an image path leaves the root.
+    """
+    path = Path(path)
+    root = Path(image_root) if image_root is not None else path.parent
+    pairs = {n: _to_pair(_validate(_PAIR, raw, path, n), raw, path, n, root) for n, raw in read_jsonl(path)}
+    _check_unique({n: p.id for n, p in pairs.items()}, path)
+    if not pairs:
+        raise InputError("holds no pairs", file=path)
+    return list(pairs.values())
+
+
+def read_quadruples(path: str | Path, image_root: str | Path | None = None) -> list[Quadruple]:
+    """Reads quadruples.jsonl. Raises InputError as `read_pairs` does, also for an id that occurs twice."""
+    path = Path(path)
+    root = Path(image_root) if image_root is not None else path.parent
+    quadruples: dict[int, Quadruple] = {}
+    for n, raw in read_jsonl(path):
+        row = _validate(_QUADRUPLE, raw, path, n)
+        quadruples[n] = _to_quadruple(row, raw, row.id, Side(row.side), (path, n, "", root))
+    _check_unique({n: q.id for n, q in quadruples.items()}, path)
+    if not quadruples:
+        raise InputError("holds no quadruples", file=path)
+    return list(quadruples.values())
+
+
+def read_samples(path: str | Path, side: Side, image_root: str | Path | None = None) -> list[Sample]:
+    """Reads one side's source file: {"id", "image_path", "prompt"} or {"id", "image_path", "question", "answer"}.
+
+    Raises InputError as `read_pairs` does.
+    """
+    path = Path(path)
+    root = Path(image_root) if image_root is not None else path.parent
+    samples: dict[int, Sample] = {}
+    for n, raw in read_jsonl(path):
+        row = _validate(_SAMPLE, raw, path, n)
+        resolve_image(row.image_path, root, file=path, line=n)
+        for name in ("prompt",) if side is Side.GENERATION else ("question", "answer"):
+            if not raw.get(name):
+                raise InputError("is missing or empty", file=path, line=n, field=name)
+        kept = {"prompt": row.prompt} if side is Side.GENERATION else {"question": row.question, "answer": row.answer}
+        extra = {k: v for k, v in raw.items() if k not in ("id", "side", "image_path", "tag", *kept)}
+        samples[n] = Sample(row.id, side, row.image_path, tag=row.tag, extra=extra, **kept)
+    _check_unique({n: s.id for n, s in samples.items()}, path)
+    if not samples:
+        raise InputError("holds no samples", file=path)
+    return list(samples.values())
+
+
+def resolve_image(
+    image_path: str, root: str | Path, *, file: str | Path | None = None, line: int | None = None, field: str = ""
+) -> Path:
+    """The image's path under `root`. Raises InputError for absolute paths and for paths that leave the root."""
+    pure = PurePosixPath(image_path)
+    depth = 0
+    for part in pure.parts:
+        depth += -1 if part == ".." else 1
+        if depth < 0:
+            break
+    if not image_path or pure.is_absolute() or depth < 0 or "\0" in image_path:
+        message = f"{image_path!r} must be a relative path inside {root}"
+        raise InputError(message, file=file, line=line, field=field or "image_path")
+    return Path(root) / pure
+
+
+def _validate(adapter: TypeAdapter[Row], raw: dict[str, Any], path: Path, n: int) -> Row:
+    try:
+        return adapter.validate_python(raw)
+    except ValidationError as err:
+        first = err.errors()[0]
+        raise InputError(first["msg"], file=path, line=n, field=".".join(str(p) for p in first["loc"])) from None
+
+
+def _to_quadruple(
+    row: _HalfRow | _QuadrupleRow, raw: dict[str, Any], id: str, side: Side | None, where: tuple[Path, int, str, Path]
+) -> Quadruple:
+    path, n, prefix, root = where
+    for name in ("prompt", "question", "answer"):
+        if not raw[name].strip():
+            raise InputError("is empty", file=path, line=n, field=prefix + name)
+    resolve_image(row.image_path, root, file=path, line=n, field=prefix + "image_path")
+    extra = {k: v for k, v in raw.items() if k not in _QuadrupleRow.__dataclass_fields__}
+    return Quadruple(id, side, row.image_path, row.prompt, row.question, row.answer, row.tag, extra)
+
+
+def _to_pair(row: _PairRow, raw: dict[str, Any], path: Path, n: int, root: Path) -> Pair:
+    same = row.generate_ann.image_path == row.understand_ann.image_path
+    kind: Kind = row.kind or ("aligned" if same else "retrieved")
+    if not 0.0 <= row.similarity <= 1.0:
+        raise InputError(f"must be in [0, 1], not {row.similarity}", file=path, line=n, field="similarity")
+    if row.kind == "aligned" and row.similarity != 1.0:
+        raise InputError(f"an aligned pair has 1.0, not {row.similarity}", file=path, line=n, field="similarity")
+    halves = {}
+    for key, half, fallback in (
+        ("generate_ann", row.generate_ann, Side.GENERATION),
+        ("understand_ann", row.understand_ann, Side.UNDERSTANDING),
+    ):
+        side = Side(half.side) if half.side else None if kind == "aligned" else fallback
+        id = half.id or f"{n}.{'a' if same else fallback[0]}"
+        halves[key] = _to_quadruple(half, raw[key], id, side, (path, n, f"{key}.", root))
+    extra = {k: v for k, v in raw.items() if k not in _PairRow.__dataclass_fields__}
+    similarity = 1.0 if kind == "aligned" else row.similarity
+    return Pair(row.id or str(n), kind, similarity, halves["generate_ann"], halves["understand_ann"], extra)
+
+
+def _check_unique(id_of_line: Mapping[int, str], path: Path) -> None:
+    first: dict[str, int] = {}
+    for n, id in id_of_line.items():
+        if first.setdefault(id, n) != n:
+            raise InputError(f"{id!r} stands in line {first[id]} already", file=path, line=n, field="id")

@@ -1,0 +1,1 @@
+"""Results as one self-contained page: reads files only, imports without torch. Start with html.py."""

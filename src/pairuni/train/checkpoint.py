@@ -1,0 +1,175 @@
+"""Checkpoints: checkpoints/step_NNNNNN/{model/, state/}, each written as one folder, and the file `latest`.
+
+No pickle: tensors are safetensors, the rest JSON. Every file's hash is kept, so that a checkpoint which was cut short
+or damaged is recognised and the one before it is used. Weights come back through the policy's own loader, bit by bit.
+Metrics and samples of a run are the loop's.
+"""
+
+import random
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pairuni.errors import InputError
+from pairuni.files import atomic_path, file_hash, read_json, write_json, write_text
+from pairuni.policies.base import Policy
+from pairuni.runs import RunDir
+from pairuni.train.optim import Optimizer
+
+_NAME = re.compile(r"step_(\d{6,})")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands."""
+
+    step: int
+    """Finished steps."""
+    sampler: dict[str, Any]
+    """`PairSampler.state`."""
+    config_hash: str
+
+
+def save_checkpoint(run: RunDir, policy: Policy, optimizer: Optimizer, progress: Progress, keep: int) -> Path:
+    """Writes the checkpoint of `progress.step`, then points `latest` at it, then deletes all but the last `keep`.
+
+    Killed at any moment it leaves the previous checkpoint or the new one. keep = 0 deletes none. Called on one process.
+    """
+    folder = run.checkpoint(progress.step)
+    with atomic_path(folder) as temporary:
+        (temporary / "state").mkdir(parents=True)
+        policy.save(temporary / "model")
+        save_file({k: v.cpu() for k, v in optimizer.state().items()}, temporary / "state" / "optimizer.safetensors")
+        tensors, plain = _random_state()
+        save_file(tensors, temporary / "state" / "random.safetensors")
+        write_json(temporary / "state" / "state.json", vars(progress) | {"random": plain})
+        hashes = {path: file_hash(temporary / path) for path in _files(temporary)}
+        write_json(temporary / "state" / "files.json", hashes)
+    write_text(run.latest, folder.name + "\n")
+    steps = checkpoint_steps(run)
+    for step in [s for s in steps if s <= progress.step][:-keep] if keep else []:
+        remove_folder(run.checkpoint(step))
+    return folder
+
+
+def checkpoint_steps(run: RunDir) -> list[int]:
+    """The steps that have a checkpoint folder, rising."""
+    folder = run.path / "checkpoints"
+    names = [_NAME.fullmatch(path.name) for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted(int(name.group(1)) for name in names if name)
+
+
+def find_checkpoint(run: RunDir, warn: Callable[[str], None]) -> Path | None:
+    """The checkpoint that `latest` names, or the newest one before it that is whole; None for a run without any.
+
+    Args:
+        warn: is told of each checkpoint that is passed over, and why.
+
+    Raises:
+        InputError: there are checkpoints, and none of them is whole.
+    """
+    steps = checkpoint_steps(run)
+    named = _NAME.fullmatch(run.latest.read_text(encoding="utf-8").strip()) if run.latest.is_file() else None
+    if named and int(named.group(1)) in steps:
+        steps = [step for step in steps if step <= int(named.group(1))]
+    elif named:
+        warn(f"{run.latest}: names {named.group()}, which does not exist")
+    for step in reversed(steps):
+        folder = run.checkpoint(step)
+        damage = _damage(folder)
+        if damage is None:
+            return folder
+        warn(f"{folder}: {damage}; trying the checkpoint before it")
+    if steps:
+        raise InputError("none of the checkpoints is whole; move them away to start anew", file=run.latest.parent)
+    return None
+
+
+def read_progress(folder: Path) -> Progress:
+    """The step, sampler state and config hash of a checkpoint. Raises InputError for a broken state.json."""
+    path = folder / "state" / "state.json"
+    state = read_json(path)
+    for name in ("step", "sampler", "config_hash", "random"):
+        if name not in state:
+            raise InputError("is missing", file=path, field=name)
+    return Progress(state["step"], state["sampler"], state["config_hash"])
+
+
+def load_state(folder: Path, optimizer: Optimizer) -> None:
+    """Gives optimiser and random generators the state of a checkpoint; the weights are `load_policy(folder/model)`.
+
+    Raises:
+        InputError: a file is broken, or the optimiser state is of another model.
+    """
+    path = folder / "state" / "optimizer.safetensors"
+    try:
+        optimizer.load_state(load_file(path))
+        tensors = load_file(folder / "state" / "random.safetensors")
+    except (OSError, SafetensorError, ValueError) as err:
+        raise InputError(f"cannot be read: {err}", file=path.parent) from None
+    _set_random_state(tensors, read_json(folder / "state" / "state.json")["random"])
+
+
+def remove_folder(folder: Path) -> None:
+    """Deletes a folder; killed half-way it leaves a hidden one, never part of a visible one."""
+    hidden = folder.with_name(f".{folder.name}.deleted")
+    shutil.rmtree(hidden, ignore_errors=True)
+    folder.rename(hidden)
+    shutil.rmtree(hidden)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Deletes the hidden entries that killed writers left in a folder."""
+    for path in folder.glob(".*") if folder.is_dir() else []:
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+
+
+def _files(folder: Path) -> list[str]:
+    """Paths of all files under `folder`, relative to it, but for the list of hashes itself."""
+    paths = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    return [path for path in paths if path != "state/files.json"]
+
+
+def _damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, None for a whole one."""
+    try:
+        hashes = read_json(folder / "state" / "files.json")
+    except InputError as err:
+        return str(err)
+    present = _files(folder)
+    for path, expected in hashes.items():
+        if path not in present:
+            return f"{path} is missing"
+        if file_hash(folder / path) != expected:
+            return f"{path} is damaged or cut short"
+    return None
+
+
+def _random_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The global generators: tensors, and what is plain. On the GPU, those of the current device."""
+    name, keys, position, has_gauss, gauss = np.random.get_state()
+    version, internal, next_gauss = random.getstate()
+    tensors = {"torch": torch.get_rng_state(), "numpy": torch.from_numpy(np.asarray(keys).astype(np.int64))}
+    tensors["python"] = torch.tensor(internal, dtype=torch.int64)
+    if torch.cuda.is_available():
+        tensors["cuda"] = torch.cuda.get_rng_state()
+    return tensors, {"numpy": [name, position, has_gauss, gauss], "python": [version, next_gauss]}
+
+
+def _set_random_state(tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
+    name, position, has_gauss, gauss = plain["numpy"]
+    np.random.set_state((name, tensors["numpy"].numpy().astype(np.uint32), position, has_gauss, gauss))
+    version, next_gauss = plain["python"]
+    random.setstate((version, tuple(tensors["python"].tolist()), next_gauss))
+    torch.set_rng_state(tensors["torch"])
+    if "cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["cuda"])

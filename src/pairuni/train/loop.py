@@ -1,0 +1,227 @@
+"""The training loop: pairs.jsonl -> run directory, in steps that can be stopped and continued exactly (paper 3).
+
+Start it with `pairuni train --config ...`, on several GPUs with torchrun. What a step does is rollout.py and step.py;
+how a model is evaluated is handed in.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from pairuni import dist
+from pairuni.config import TrainConfig
+from pairuni.data.dataset import ImageCache, PairSampler
+from pairuni.data.mixing import image_features, mix
+from pairuni.errors import InputError
+from pairuni.files import read_jsonl, write_jsonl
+from pairuni.policies import load_policy
+from pairuni.policies.base import Policy
+from pairuni.records import Pair, Quadruple, Side, read_pairs, resolve_image
+from pairuni.rewards import load_reward
+from pairuni.rewards.base import Reward
+from pairuni.runs import RunDir
+from pairuni.train.checkpoint import Progress, load_state, save_checkpoint
+from pairuni.train.optim import Optimizer
+from pairuni.train.resume import Start, config_hash, eval_history, find_start, open_run
+from pairuni.train.rollout import ImageLoader, collect, trained_sides
+from pairuni.train.samples import fixed_halves, write_samples
+from pairuni.train.step import train_step
+from pairuni.train.stop import Interrupted, StopSignal
+
+Evaluate = Callable[[Policy, int], Mapping[str, float]]
+"""From the policy and the number of finished steps to {benchmark: score}. Called on one process."""
+
+
+@dataclass
+class _Run:
+    """Everything the loop holds."""
+
+    config: TrainConfig
+    directory: RunDir
+    pairs: list[Pair]
+    sampler: PairSampler
+    rewards: dict[Side, Reward]
+    load_image: ImageLoader
+    policy: Policy
+    reference: Policy | None
+    optimizer: Optimizer
+    evaluate: Evaluate | None
+
+
+def train(config: TrainConfig, *, evaluate: Evaluate | None = None) -> dict[str, Any]:
+    """Trains a policy with Pair-GRPO and writes the run directory `config.output`.
+
+    An existing run with the same config is continued from its latest whole checkpoint, exactly: metrics but for timing,
+    samples and weights are those of a run that was never stopped. A finished run is left as it is.
+
+    Args:
+        config: what to train, on what, and how.
+        evaluate: called before the first step, every `log.eval_every` steps and after the last one, if that is
+            positive; results go to `eval/<benchmark>` in metrics.jsonl and to eval_history.jsonl.
+
+    Returns:
+        A summary: path, steps, seconds (of this call), and reward_first and reward_last per side (means over the first
+        and last tenth of the steps).
+
+    Raises:
+        InputError: something in the config, the pairs, the images or the run directory is wrong.
+        DivergedError: a loss or gradient is not finite.
+        Interrupted: Ctrl-C or SIGTERM; the finished steps are in a checkpoint.
+    """
+    began = time.perf_counter()
+    directory = RunDir(Path(config.output))
+    with dist.process_group(config.model.device) as device:
+        rewards = {side: load_reward(vars(config.rewards)[side], side) for side in trained_sides(config)}
+        pairs = dist.broadcast(_read_pairs(config) if dist.is_main() else [])
+        start = dist.broadcast(find_start(directory, config) if dist.is_main() else Start(None, None))
+        if start.step < config.steps:
+            run = _set_up(config, directory, pairs, rewards, evaluate, (start, device))
+            if dist.is_main():
+                open_run(directory, config, start)
+            dist.barrier()
+            _loop(run, start)
+        dist.barrier()
+        return _summary(directory, config, time.perf_counter() - began)
+
+
+def _read_pairs(config: TrainConfig) -> list[Pair]:
+    """The pairs of the mixing mode, every image of them that training will open being there."""
+    data, mixing = config.data, config.pairing
+    root = _image_root(config)
+    pairs = read_pairs(data.pairs, data.image_root)
+
+    def features(quadruples: Any) -> np.ndarray:
+        return image_features(quadruples, root, mixing)
+
+    pairs = mix(pairs, mixing.mode, config.seed, features)
+    if Side.UNDERSTANDING in trained_sides(config):
+        for pair in pairs:
+            if not (root / pair.understand.image_path).is_file():
+                _missing_image(config, pair.understand, root)
+    return pairs
+
+
+def _missing_image(config: TrainConfig, quadruple: Quadruple, root: Path) -> None:
+    """Raises InputError naming the line of pairs.jsonl that has the image."""
+    for n, row in read_jsonl(config.data.pairs):
+        for key in ("understand_ann", "generate_ann"):
+            if row[key]["image_path"] == quadruple.image_path:
+                message = f"no such image: {root / quadruple.image_path}"
+                raise InputError(message, file=config.data.pairs, line=n, field=f"{key}.image_path")
+    raise AssertionError(f"{quadruple.image_path} is in no line of {config.data.pairs}")
+
+
+def _image_root(config: TrainConfig) -> Path:
+    return Path(config.data.pairs).parent if config.data.image_root is None else Path(config.data.image_root)
+
+
+def _set_up(
+    config: TrainConfig,
+    directory: RunDir,
+    pairs: list[Pair],
+    rewards: dict[Side, Reward],
+    evaluate: Evaluate | None,
+    where: tuple[Start, str],
+) -> _Run:
+    start, device = where
+    root, cache, precision = _image_root(config), ImageCache(), config.model.precision
+    sampler = PairSampler(pairs, config.data.batch, config.seed, config.pairing.mode)
+    source = config.model.path if start.checkpoint is None else str(start.checkpoint / "model")
+    policy = load_policy(source, device=device, precision=precision)
+    reference = None
+    if config.kl_beta > 0:
+        # The reference is the model that the run began with, not the one in the checkpoint.
+        initial = load_policy(config.model.path, device=device, precision=precision) if start.checkpoint else policy
+        reference = initial.reference()
+    optimizer = Optimizer(policy.trainable(), config.optim)
+    dist.seed_all(config.seed)
+    if start.checkpoint is not None and start.progress is not None:
+        sampler.restore(start.progress.sampler)
+        load_state(start.checkpoint, optimizer)
+
+    def load_image(image_path: str) -> np.ndarray:
+        return cache.load(resolve_image(image_path, root))
+
+    return _Run(config, directory, pairs, sampler, rewards, load_image, policy, reference, optimizer, evaluate)
+
+
+def _loop(run: _Run, start: Start) -> None:
+    config = run.config
+    step = start.step
+    if start.checkpoint is None:
+        _look(run, 0)
+    bar = tqdm(total=config.steps, initial=step, unit="step", disable=not dist.is_main())
+    with StopSignal() as stop, bar:
+        while step < config.steps:
+            row = None if dist.any_rank(stop.requested) else _step(run, step + 1, stop)
+            if row is None:
+                _save(run, step)
+                raise Interrupted(step, run.directory.path)
+            step += 1
+            scores = _look(run, step)
+            if dist.is_main():
+                run.directory.append_metrics({"step": step} | row | scores)
+            if step == config.steps or (config.log.checkpoint_every and step % config.log.checkpoint_every == 0):
+                _save(run, step)
+            bar.set_postfix_str(_postfix(row))
+            bar.update()
+
+
+def _step(run: _Run, step: int, stop: StopSignal) -> dict[str, float] | None:
+    """One step's metrics; None when a signal came during the rollout, with the weights untouched."""
+    started = time.perf_counter()
+    halves = {side: dist.own_share(items) for side, items in run.sampler.batch_at(step - 1).items()}
+    batch = collect(run.policy, halves, run.rewards, run.config, step, run.load_image)
+    if dist.any_rank(stop.requested):
+        return None
+    row = train_step(run.policy, batch, run.optimizer, run.config, step, run.reference)
+    return row | {"seconds/total": time.perf_counter() - started}
+
+
+def _look(run: _Run, step: int) -> dict[str, float]:
+    """Writes samples and evaluates where `step` is due. Returns eval/ metrics; only the main process has any."""
+    log = run.config.log
+    scores: Mapping[str, float] = {}
+    if not dist.is_main():
+        return {}
+    if log.samples_every and log.sample_prompts and step % log.samples_every == 0:
+        halves = fixed_halves(run.pairs, log.sample_prompts)
+        folder = run.directory.samples(step)
+        write_samples(folder, step, run.policy, halves, run.rewards, run.config, run.load_image)
+    last = step == run.config.steps
+    if run.evaluate is not None and log.eval_every and (step % log.eval_every == 0 or last):
+        scores = {name: float(score) for name, score in run.evaluate(run.policy, step).items()}
+        path = eval_history(run.directory)
+        rows = [row for _, row in read_jsonl(path)] if path.is_file() else []
+        write_jsonl(path, [*rows, {"step": step, **scores}])
+    return {f"eval/{name}": score for name, score in scores.items()}
+
+
+def _save(run: _Run, step: int) -> None:
+    # Interrupted right after a checkpoint: replacing a folder is not atomic, and it holds the same already.
+    if dist.is_main() and not run.directory.checkpoint(step).is_dir():
+        progress = Progress(step, run.sampler.state(step), config_hash(run.config))
+        save_checkpoint(run.directory, run.policy, run.optimizer, progress, run.config.log.keep_checkpoints)
+
+
+def _postfix(row: Mapping[str, float]) -> str:
+    rewards = [f"{side[0]} {row[f'reward_mean/{side}']:.3f}" for side in Side if f"reward_mean/{side}" in row]
+    return f"reward {' '.join(rewards)}, {row['seconds/total']:.1f} s"
+
+
+def _summary(directory: RunDir, config: TrainConfig, seconds: float) -> dict[str, Any]:
+    rows = directory.read_metrics()
+    tenth = max(1, round(len(rows) / 10))
+    parts = {"reward_first": rows[:tenth], "reward_last": rows[-tenth:]}
+    means: dict[str, dict[str, float | None]] = {}
+    for name, part in parts.items():
+        means[name] = {}
+        for side in trained_sides(config):
+            known = [row[f"reward_mean/{side}"] for row in part if row[f"reward_mean/{side}"] is not None]
+            means[name][str(side)] = sum(known) / len(known) if known else None
+    return {"path": str(directory.path), "steps": len(rows), "seconds": seconds, **means}

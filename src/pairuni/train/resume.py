@@ -1,0 +1,134 @@
+"""A run directory before training: new, or continued where its latest whole checkpoint stands.
+
+A run is continued only under the config that it began with; what may differ is named in `FREE`. Metrics, samples and
+evaluations after the checkpoint are cut, because the continued run writes them again.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tqdm import tqdm
+
+from pairuni.config import TrainConfig
+from pairuni.errors import InputError
+from pairuni.files import read_jsonl, write_json, write_jsonl, write_text
+from pairuni.runs import RunDir, environment
+from pairuni.train.checkpoint import (
+    Progress,
+    checkpoint_steps,
+    find_checkpoint,
+    read_progress,
+    remove_folder,
+    remove_leftovers,
+)
+
+FREE = ("output", "steps", "model.device", "log.", "eval.")
+"""Fields, and prefixes of fields, that may differ when a run is continued."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where training begins: the checkpoint to load and its progress, both None for a new run."""
+
+    checkpoint: Path | None
+    progress: Progress | None
+
+    @property
+    def step(self) -> int:
+        """Finished steps."""
+        return 0 if self.progress is None else self.progress.step
+
+
+def config_hash(config: TrainConfig) -> str:
+    """SHA-256 of all fields that must not change within a run."""
+    bound = {name: value for name, value in _flat(asdict(config)).items() if not name.startswith(FREE)}
+    return hashlib.sha256(json.dumps(bound, sort_keys=True).encode()).hexdigest()
+
+
+def eval_history(run: RunDir) -> Path:
+    """JSON Lines of {"step", <benchmark>: score}, step 0 (before training) included."""
+    return run.path / "eval_history.jsonl"
+
+
+def find_start(run: RunDir, config: TrainConfig) -> Start:
+    """Where a run with this config starts or continues. Writes nothing.
+
+    Raises:
+        InputError: the directory holds a run with another config (the fields that differ are named), a run that is
+            already further than config.steps, or only damaged checkpoints; or it is no directory.
+    """
+    if run.path.exists() and not run.path.is_dir():
+        raise InputError("is a file, not a run directory", file=run.path)
+    _check_config(run, config)
+    checkpoint = find_checkpoint(run, lambda message: tqdm.write(f"warning: {message}"))
+    progress = None if checkpoint is None else read_progress(checkpoint)
+    start = Start(checkpoint, progress)
+    if progress is not None and progress.config_hash != config_hash(config):
+        raise InputError("was made under another config than the run's config.yaml", file=checkpoint)
+    if start.step > config.steps:
+        raise InputError(f"{config.steps}, but the run has finished {start.step} steps", file=run.path, field="steps")
+    return start
+
+
+def open_run(run: RunDir, config: TrainConfig, start: Start) -> None:
+    """Makes the run directory, or readies an existing one to be continued at `start`. Called on one process.
+
+    Comes after all that can fail on a user's mistake, so that such a run leaves no directory behind.
+    """
+    run.path.mkdir(parents=True, exist_ok=True)
+    run.write_config(asdict(config))
+    write_json(run.environment, environment())
+    _cut(run, start)
+
+
+def _check_config(run: RunDir, config: TrainConfig) -> None:
+    if not run.config.is_file():
+        if checkpoint_steps(run) or run.metrics.is_file():
+            raise InputError("is missing, though the folder holds a run", file=run.config)
+        return
+    try:
+        before = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as err:
+        raise InputError(f"cannot be read ({err})", file=run.config) from None
+    if not isinstance(before, dict):
+        raise InputError("must be a mapping", file=run.config)
+    old, new = _flat(before), _flat(asdict(config))
+    names = [n for n in sorted(old.keys() | new.keys()) if old.get(n) != new.get(n) and not n.startswith(FREE)]
+    if names:
+        changes = "; ".join(f"{n}: {old.get(n)!r} there, {new.get(n)!r} now" for n in names)
+        raise InputError(f"holds a run with another config ({changes}); choose another output", file=run.path)
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat
+
+
+def _cut(run: RunDir, start: Start) -> None:
+    """Removes everything after the checkpoint; without one, everything."""
+    last = -1
+    if start.checkpoint is not None:
+        last = start.step
+        write_text(run.latest, start.checkpoint.name + "\n")  # it may have named one that was passed over
+    run.cut_metrics(last)
+    history = eval_history(run)
+    if history.is_file():
+        write_jsonl(history, [row for _, row in read_jsonl(history) if row["step"] <= last])
+    for folder in (run.path, run.path / "checkpoints", run.path / "samples"):
+        remove_leftovers(folder)
+    for step in checkpoint_steps(run):
+        if step > last:
+            remove_folder(run.checkpoint(step))
+    samples = run.path / "samples"
+    for folder in sorted(samples.iterdir()) if samples.is_dir() else []:
+        name = re.fullmatch(r"step_(\d{6,})", folder.name)
+        if name and int(name.group(1)) > last:
+            remove_folder(folder)

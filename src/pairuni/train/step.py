@@ -1,0 +1,172 @@
+"""One Pair-GRPO step (paper 3): credit, score, backward, update. U and G go through the same lines.
+
+`old` in the ratio is the log-prob under the weights before the step's first update, taken from that update's own
+scoring: this works for every family, costs nothing, and makes the first update's ratio exactly 1. The metrics ratio_*
+and logp_gap_* compare with what was recorded while sampling instead, so that a decode that disagrees with scoring
+shows up. Sampling is rollout.py, the metrics row metrics.py.
+Shapes: B pairs, R rollouts, T decisions of a rollout, k rows of a chunk, N decisions of a chunk.
+"""
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pairuni.algo.pair_grpo import Totals, pair_credit, row_scales, side_loss, side_totals
+from pairuni.config import TrainConfig
+from pairuni.dist import all_reduce_gradients, global_sum
+from pairuni.policies.base import Chunk, Policy, Rollouts
+from pairuni.records import Side
+from pairuni.train.metrics import SideScores, rollout_metrics, score_metrics
+from pairuni.train.optim import Optimizer, learning_rate
+from pairuni.train.rollout import SideBatch
+
+
+class DivergedError(RuntimeError):
+    """A loss or gradient is not finite; the update was not applied."""
+
+
+@dataclass
+class _Piece:
+    """A chunk with what its loss needs. `old_kN` and `reference_kN` are filled in by the first update."""
+
+    rollouts: Rollouts
+    chunk: Chunk
+    credit_k: Tensor
+    scale_k: Tensor
+    trained: bool = True
+    old_kN: Tensor | None = None
+    reference_kN: Tensor | None = None
+
+
+def train_step(
+    policy: Policy,
+    batch: Mapping[Side, SideBatch],
+    optimizer: Optimizer,
+    config: TrainConfig,
+    step: int,
+    reference: Policy | None = None,
+) -> dict[str, float]:
+    """Takes `config.updates_per_rollout` optimiser updates on one batch of rollouts.
+
+    Every process calls it with its share of the batch; gradients and metrics are those of the whole batch. Rows whose
+    advantage is 0 have no gradient and are not scored, unless there is a KL term; where that leaves nothing of a side,
+    one row is scored all the same, so that logp_gap is never blind.
+
+    Args:
+        batch: from `collect`.
+        step: from 1; sets the learning rate.
+        reference: the initial model, exactly when config.kl_beta > 0.
+
+    Returns:
+        A row of metrics.jsonl but for `step`, and seconds/ but for the total.
+
+    Raises:
+        DivergedError: a loss or the gradient norm is not finite.
+    """
+    started = time.perf_counter()
+    assert (reference is not None) == (config.kl_beta > 0), "a reference model and kl_beta come together"
+    credits = {side: pair_credit(s.rewards_BR, s.weights_B, config.advantage.std_eps) for side, s in batch.items()}
+    pieces = {side: _pieces(policy, sampled, credits[side], config) for side, sampled in batch.items()}
+    scores = {side: SideScores([], [], []) for side in batch}
+    norms = []
+    for update in range(config.updates_per_rollout):
+        optimizer.zero_grad()
+        for side in batch:
+            loss = 0.0
+            for piece in pieces[side]:
+                loss += _backward(policy, piece, scores[side], config, reference)
+            scores[side].losses.append(global_sum(loss))
+        norms.append(_update(optimizer, step, update, {side: scores[side].losses[-1] for side in batch}))
+    seconds = {
+        "seconds/rollout": sum(sampled.rollout_seconds for sampled in batch.values()),
+        "seconds/reward": sum(sampled.reward_seconds for sampled in batch.values()),
+        "seconds/update": time.perf_counter() - started,
+    }
+    common = {"grad_norm": sum(norms) / len(norms), "lr": learning_rate(config.optim, step)}
+    return rollout_metrics(batch, credits) | score_metrics(scores) | common | seconds
+
+
+def _pieces(policy: Policy, sampled: SideBatch, credit_BR: Tensor, config: TrainConfig) -> list[_Piece]:
+    """The chunks of a side that are scored: denominators are global, so that chunks and processes only add up."""
+    own = sum((side_totals(call.mask_BRT) for call in sampled.calls), Totals(0, 0))
+    totals = Totals(int(global_sum(own.rollouts)), int(global_sum(own.decisions)))
+    side_weight = vars(config.side_weights)[sampled.side]
+    pieces: list[_Piece] = []
+    gauge: list[_Piece] = []
+    start = 0
+    for call in sampled.calls:
+        credit_n = credit_BR[start : start + call.shape[0]].flatten()
+        lengths_n = call.mask_BRT.flatten(0, 1).sum(-1)
+        start += call.shape[0]
+        scale_n = row_scales(lengths_n.cpu(), config.loss_norm, totals, config.norm_length) * side_weight
+        # With a KL term every row has a gradient; a side of weight 0 has none.
+        active_n = (credit_n != 0) | (config.kl_beta > 0) if side_weight else torch.zeros_like(credit_n).bool()
+        for chunk in policy.chunks(call, config.micro_batch):
+            rows = list(chunk.rows)
+            part = _Piece(call, chunk, credit_n[rows].float(), scale_n[rows])
+            gauge = gauge or [_narrow(part, [0], trained=False)]
+            keep = active_n[rows].nonzero()[:, 0].tolist()
+            if keep:
+                pieces.append(_narrow(part, keep) if len(keep) < len(rows) else part)
+    return pieces or gauge
+
+
+def _narrow(piece: _Piece, keep: list[int], trained: bool = True) -> _Piece:
+    """The piece with only these of its rows."""
+    chunk = piece.chunk
+    rows = tuple(chunk.rows[i] for i in keep)
+    narrowed = Chunk(rows, chunk.mask_kN[keep], chunk.recorded_kN[keep], chunk.step)
+    return _Piece(piece.rollouts, narrowed, piece.credit_k[keep], piece.scale_k[keep], trained)
+
+
+def _backward(
+    policy: Policy, piece: _Piece, scores: SideScores, config: TrainConfig, reference: Policy | None
+) -> float:
+    """Scores a chunk and adds its gradient at once, so that one chunk's graph is alive at a time. Returns its loss."""
+    chunk = piece.chunk
+    with torch.set_grad_enabled(piece.trained):
+        logp_kN = policy.logprobs(piece.rollouts, chunk)
+    first = piece.old_kN is None
+    if piece.old_kN is None:
+        piece.old_kN = logp_kN.detach()
+        if reference is not None:
+            with torch.no_grad():
+                piece.reference_kN = reference.logprobs(piece.rollouts, chunk)
+    loss, stats = side_loss(
+        logp_kN,
+        piece.old_kN,
+        piece.credit_k.to(logp_kN.device),
+        chunk.mask_kN,
+        piece.scale_k.to(logp_kN.device),
+        config.clip_eps,
+        piece.reference_kN,
+        config.kl_beta,
+    )
+    if piece.trained:
+        loss.backward()
+    with torch.no_grad():
+        gap_n = (logp_kN.detach() - chunk.recorded_kN)[chunk.mask_kN]
+        part = {name: float(value) for name, value in stats.items()}
+        if len(gap_n):
+            part |= {"ratio_mean": float(gap_n.exp().mean()), "ratio_max": float(gap_n.exp().max())}
+            if first:
+                scores.gaps.append((float(gap_n.abs().sum()), float(gap_n.abs().max()), len(gap_n)))
+        scores.parts.append(part)
+    return float(loss.detach())
+
+
+def _update(optimizer: Optimizer, step: int, update: int, losses: Mapping[Side, float]) -> float:
+    """Sums gradients over processes and takes one update, if all is finite. Returns the gradient norm."""
+    all_reduce_gradients(optimizer.parameters)
+    norm = optimizer.gradient_norm()
+    wrong = [f"the {side} loss is {loss}" for side, loss in losses.items() if not math.isfinite(loss)]
+    wrong += [] if math.isfinite(norm) else [f"the gradient norm is {norm}"]
+    if wrong:
+        optimizer.zero_grad()
+        raise DivergedError(f"step {step}, update {update + 1}: {' and '.join(wrong)}; the update was not applied")
+    optimizer.update(step, norm)
+    return norm

@@ -1,0 +1,66 @@
+"""Small real models for all tests: built once per session, copied per test, never downloaded."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import JanusForConditionalGeneration
+
+from pairuni.policies.janus.policy import JanusPolicy
+from pairuni.pretrain.build import JanusSize, build_janus
+
+TINY = JanusSize(
+    image=16,
+    patch=4,
+    codebook=48,
+    hidden=32,
+    layers=2,
+    heads=2,
+    intermediate=48,
+    vision_hidden=32,
+    vision_layers=1,
+    vision_heads=2,
+    vq_multipliers=(1, 1, 1),
+    vocabulary=300,
+)
+CORPUS = ["a red circle", "two blue squares", "What colour is the shape?", "A. red B. blue C. green"]
+
+
+@pytest.fixture(scope="session")
+def _tiny_janus() -> JanusPolicy:
+    module, processor = build_janus(TINY, CORPUS, seed=0)
+    _sharpen(module)
+    return JanusPolicy(module, processor)
+
+
+@pytest.fixture
+def tiny_janus(_tiny_janus: JanusPolicy) -> JanusPolicy:
+    """A random Janus of 16 image tokens, 48 codes and 300 text tokens; the test may change its weights."""
+    module = JanusForConditionalGeneration(_tiny_janus.module.config)
+    module.load_state_dict(_tiny_janus.module.state_dict())
+    module.generation_config = _tiny_janus.module.generation_config
+    return JanusPolicy(module.eval(), _tiny_janus.processor)
+
+
+@pytest.fixture(scope="session")
+def tiny_janus_folder(_tiny_janus: JanusPolicy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model as a checkpoint folder; tests copy it before they change it."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-janus"
+    _tiny_janus.save(folder)
+    return folder
+
+
+def _sharpen(module: JanusForConditionalGeneration) -> None:
+    """Larger random weights: at the class' initial 0.02 every distribution is nearly flat and hides mistakes."""
+    generator = torch.Generator().manual_seed(1)
+    parts = (module.model.language_model, module.model.generation_head, module.model.generation_aligner)
+    with torch.no_grad():
+        for part in (*parts, module.model.generation_embeddings, module.model.aligner, module.lm_head):
+            for weight in part.parameters():
+                if weight.ndim == 2:
+                    weight.normal_(0, 1.5 * weight.shape[1] ** -0.5, generator=generator)
+        module.model.language_model.embed_tokens.weight.normal_(0, 1, generator=generator)

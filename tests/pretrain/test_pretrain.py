@@ -1,0 +1,132 @@
+"""The pre-training script on a few steps, and what the shipped checkpoint must be."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pairuni.config import PretrainConfig
+from pairuni.policies import load_policy
+from pairuni.policies.janus.policy import JanusPolicy
+from pairuni.policies.janus.prompts import JanusPrompts
+from pairuni.pretrain import script, vq
+from pairuni.pretrain.build import JanusSize, build_janus
+from pairuni.pretrain.language import answer_loss, image_loss
+from pairuni.pretrain.rows import IGNORE, RowWriter, corpus, make_pool
+from pairuni.pretrain.script import run_pretrain
+from pairuni.records import Prompt, Side
+from pairuni.shapes.detector import read_scene
+from pairuni.shapes.renderer import render
+from pairuni.shapes.scenes import random_scene, scene_split
+
+SHIPPED = Path(__file__).parents[2] / "src" / "pairuni" / "pretrain" / "checkpoints" / "shapes-janus"
+
+
+@pytest.fixture(scope="module")
+def shipped() -> JanusPolicy:
+    policy = load_policy("shapes-janus", device="cpu")
+    assert isinstance(policy, JanusPolicy)
+    return policy
+
+
+def test_the_shipped_checkpoint_is_small_and_in_16_bits() -> None:
+    weights = SHIPPED / "model.safetensors"
+    assert weights.stat().st_size <= 8_000_000
+    from safetensors import safe_open
+
+    with safe_open(weights, "pt") as file:
+        names = list(file.keys())
+        assert all(file.get_tensor(name).dtype == torch.bfloat16 for name in names)
+    assert (SHIPPED / "README.md").is_file()
+
+
+def test_its_reconstructions_are_readable(shipped: JanusPolicy) -> None:
+    rng = np.random.default_rng(0)
+    scenes = [random_scene(rng, "held_out") for _ in range(300)]
+    tokenizer = shipped.module.model.vqmodel
+    made = vq.decode_codes(tokenizer, vq.encode_images(tokenizer, np.stack([render(s, rng) for s in scenes])))
+    assert np.mean([read_scene(image) == scene for image, scene in zip(made, scenes, strict=True)]) >= 0.95
+
+
+def test_rows_are_the_prompts_that_the_policy_writes(shipped: JanusPolicy) -> None:
+    """Pre-training and RL must show the model the same ids."""
+    writer, prompts = RowWriter(shipped.processor), JanusPrompts(shipped.processor)
+    rng = np.random.default_rng(1)
+    scene = random_scene(rng, "train")
+    row = writer.understanding([scene], 1, np.random.default_rng(2))
+    ids, labels = row.ids_BL[0].tolist(), row.labels_BL[0].tolist()
+    first = next(i for i, label in enumerate(labels) if label != IGNORE)
+    decoded = shipped.processor.tokenizer.decode(ids[:first])
+    question = decoded.split("<end_of_image>\n")[1].split("\n\n<|Assistant|>")[0]
+    encoded = prompts.encode(Side.UNDERSTANDING, [Prompt(Side.UNDERSTANDING, question, render(scene))])
+    assert encoded.ids[0].tolist() == ids[:first]
+    assert labels[-1] == shipped.processor.tokenizer.eos_token_id
+    (ids,) = writer.generation([scene], 0.0, np.random.default_rng(3))
+    caption = shipped.processor.tokenizer.decode(ids).split("<|User|>: ")[1].split("\n\n<|Assistant|>")[0]
+    assert prompts.encode(Side.GENERATION, [Prompt(Side.GENERATION, caption)]).ids[0].tolist() == ids
+    (dropped,) = writer.generation([scene], 1.0, np.random.default_rng(3))
+    assert prompts.unconditional(torch.tensor(ids)).tolist() == dropped
+
+
+def test_losses_equal_one_row_at_a_time() -> None:
+    model, processor = build_janus(JanusSize(hidden=32, layers=1, intermediate=32), corpus(0, 50), 0)
+    pool, writer = make_pool(6, np.random.default_rng(0)), RowWriter(processor)
+    rows = writer.understanding(pool.scenes, 2, np.random.default_rng(1))
+    pixels, codes = vq.to_pixels(pool.images), torch.randint(128, (6, 36), generator=torch.Generator().manual_seed(0))
+    prompts = writer.generation(pool.scenes, 0.0, np.random.default_rng(2))
+    with torch.no_grad():
+        whole, weights, parts = answer_loss(model, rows, pixels), [], []
+        for n in range(6):
+            ids, labels = rows.ids_BL[n : n + 1], rows.labels_BL[n]
+            length = int((labels != IGNORE).nonzero().max()) + 1
+            out = model(input_ids=ids[:, :length], pixel_values=pixels[n : n + 1]).logits[0, :-1]
+            logp, kept = out.log_softmax(-1), labels[1:length] != IGNORE
+            parts.append(float(-logp[kept, labels[1:length][kept]].sum()))
+            weights.append(int(kept.sum()))
+        assert float(whole) == pytest.approx(sum(parts) / sum(weights), abs=1e-4)
+        single = [float(image_loss(model, [p], codes[n : n + 1])) for n, p in enumerate(prompts)]
+        assert float(image_loss(model, prompts, codes)) == pytest.approx(np.mean(single), abs=1e-4)
+
+
+def test_training_scenes_only() -> None:
+    assert all(scene_split(s) == "train" for s in make_pool(200, np.random.default_rng(0)).scenes)
+
+
+@pytest.mark.slow
+def test_a_stopped_script_ends_like_one_that_was_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = {"auto_steps": 2, "vq_steps": 2, "decoder_steps": 2, "sight_steps": 2, "language_steps": 4}
+    small |= {"refine_steps": 2, "vq_batch": 2, "answer_rows": 2, "image_rows": 2, "pool": 20, "bf16": False}
+    small |= {"questions": 12, "prompts": 12}
+    monkeypatch.setattr(script, "SAVE_EVERY", 2)
+    run_pretrain(PretrainConfig(output=str(tmp_path / "whole"), **small))
+    stopped, losses, calls = PretrainConfig(output=str(tmp_path / "stopped"), **small), script._language_losses, []
+
+    def stop_in_the_fourth(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        calls.append(arguments)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return losses(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(script, "_language_losses", stop_in_the_fourth)
+        run_pretrain(stopped)
+    state = torch.load(tmp_path / "stopped" / ".state" / "language.pt", weights_only=True)
+    assert state["step"] == 2 and not (tmp_path / "stopped" / "model.safetensors").exists()
+    run_pretrain(stopped)
+    same = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "stopped")]
+    assert same[0] == same[1]
+
+
+@pytest.mark.slow
+def test_the_shipped_model_is_middling(shipped: JanusPolicy) -> None:
+    """Room for RL on both sides: 0.25-0.65 above chance on held-out questions, 30-70 % exact images."""
+    from pairuni.config import EvalConfig
+    from pairuni.eval.shapes import ShapesGeneration, ShapesUnderstanding
+
+    config = EvalConfig(questions=1200, prompts=600, guidance=2.0, batch=200)
+    answers = ShapesUnderstanding(0.0).run(shipped, config)
+    chance = np.mean([a.record["chance"] for a in answers])
+    assert 0.25 <= (np.mean([a.score for a in answers]) - chance) / (1 - chance) <= 0.65
+    assert 0.3 <= np.mean([a.score for a in ShapesGeneration(1.0).run(shipped, config)]) <= 0.7

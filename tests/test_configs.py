@@ -1,0 +1,74 @@
+"""Every shipped config loads strictly and describes something that can be built; the paper's values are the paper's."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import JanusConfig, JanusForConditionalGeneration
+
+from pairuni.cli.check import STAGES
+from pairuni.cli.main import main
+from pairuni.cli.options import parse_config
+from pairuni.config import PairConfig, TrainConfig
+from pairuni.data.mixing import UNWEIGHTED
+from pairuni.policies import load_policy
+from pairuni.records import Side
+from pairuni.rewards import load_reward
+
+ROOT = Path(__file__).parents[1] / "configs"
+FILES = sorted(ROOT.rglob("*.yaml"))
+# Widths of the language models (hidden, intermediate, layers, heads), from files that quote the hub configs.
+JANUS_PRO = {"janus_pro_1b": (2048, 5632, 24, 16, 2.077e9), "janus_pro_7b": (4096, 11008, 30, 32, 7.408e9)}
+
+
+def test_there_are_configs() -> None:
+    names = {str(f.relative_to(ROOT)) for f in FILES}
+    modes = {"aligned_only", "retrieved_only", "from_understanding", "from_generation", "random_pairs", "unpaired"}
+    assert {f"shapes/{m}.yaml" for m in modes | {"vanilla", "demo", "full"}} <= names
+    assert {"paper/janus_pro_1b.yaml", "paper/janus_pro_7b.yaml", "paper/pair.yaml", "photos/train.yaml"} <= names
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(ROOT)))
+def test_loads_and_checks(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(file)]) == 0
+    assert "valid config" in capsys.readouterr().out
+    keys = yaml.safe_load(file.read_text(encoding="utf-8"))
+    stages = ((cls, stage) for stage, (cls, key) in STAGES.items() if key in keys)
+    config = next(parse_config(cls, ["--config", str(file)], stage) for cls, stage in stages)
+    if isinstance(config, TrainConfig):
+        for side in Side:
+            assert load_reward(vars(config.rewards)[side], side).name == vars(config.rewards)[side]
+        if file.parent.name == "shapes" and file.stem not in ("demo", "full"):
+            assert config.pairing.mode == file.stem
+            assert {"random_pairs", "unpaired", "vanilla"} == UNWEIGHTED
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "shapes").glob("*.yaml")), ids=lambda f: f.stem)
+def test_shapes_configs_name_a_model_that_loads(file: Path) -> None:
+    config = parse_config(TrainConfig, ["--config", str(file)], "train")
+    policy = load_policy(config.model.path, device="cpu")
+    assert policy.image_size == 48 and len(list(policy.trainable())) > 0
+
+
+@pytest.mark.parametrize("name", JANUS_PRO)
+def test_paper_configs(name: str) -> None:
+    config = parse_config(TrainConfig, ["--config", str(ROOT / "paper" / f"{name}.yaml")], "train")
+    assert config.optim.lr == 1e-6 and config.kl_beta == 0 and config.data.batch == 16 and config.steps == 1200
+    assert config.rollout.rollouts == (8 if name.endswith("1b") else 4)
+    assert config.rollout.guidance == 5 and config.rollout.temperature == 1 and config.weighting == "sqrt"
+    assert config.model.path == "deepseek-community/" + {"1b": "Janus-Pro-1B", "7b": "Janus-Pro-7B"}[name[-2:]]
+    pairing = parse_config(PairConfig, ["--config", str(ROOT / "paper" / "pair.yaml")], "pair")
+    assert (pairing.extractor, pairing.clusters, pairing.similarity_floor) == ("resnet50", 5000, 0.6)
+
+
+@pytest.mark.parametrize("name", JANUS_PRO)
+def test_the_paper_models_build_on_the_meta_device(name: str) -> None:
+    hidden, intermediate, layers, heads, total = JANUS_PRO[name]
+    text = {"model_type": "llama", "hidden_size": hidden, "intermediate_size": intermediate, "vocab_size": 102400}
+    text |= {"num_hidden_layers": layers, "num_attention_heads": heads, "max_position_embeddings": 16384}
+    vision, vq = {"projection_dim": hidden}, {"projection_dim": hidden, "image_token_embed_dim": hidden}
+    config = JanusConfig(text_config=text, vision_config=vision, vq_config=vq, tie_word_embeddings=False)
+    with torch.device("meta"):
+        model = JanusForConditionalGeneration(config)
+    assert sum(p.numel() for p in model.parameters()) == pytest.approx(total, rel=0.005)

@@ -1,0 +1,220 @@
+"""Deliberate faults: each breaks a copy of the package in one place, and a named fast test must then fail.
+
+The faults are those seen in existing trainers. A fault that no test notices is a missing test (docs/testing.md).
+"""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CONTRACT, STEP, LOOP = "tests/policies/test_contract.py", "tests/train/test_step.py", "tests/train/test_loop.py"
+RECORDED = f"{CONTRACT}::test_recorded_log_probs_equal_scored_ones"
+RESUME = f"{LOOP}::test_resume_is_bit_exact"
+WEIGHT = f"{STEP}::test_a_retrieved_pair_weighs_less_on_both_sides"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One textual replacement and the test that must fail because of it."""
+
+    file: str
+    """Below src/pairuni."""
+    old: str
+    """Occurs exactly once in the file."""
+    new: str
+    test: str
+    """Without its parameters: one failing case is enough."""
+
+
+FAULTS = {
+    "image log-probs shifted by one": Fault(
+        "policies/janus/policy.py",
+        "hidden = self._states(ids, scored, codes, None)",
+        "hidden = self._states(ids, scored, codes, None).roll(-1, 1)",
+        RECORDED,
+    ),
+    "text log-probs shifted by one": Fault(
+        "policies/janus/policy.py",
+        "logits = self.module.lm_head(hidden[scored_kT])",
+        "logits = self.module.lm_head(hidden.roll(-1, 1)[scored_kT])",
+        RECORDED,
+    ),
+    "guidance missing in scoring": Fault(
+        "policies/janus/policy.py",
+        'guided = rollouts.side is Side.GENERATION and spec.score == "cfg" and spec.guidance > 1',
+        "guided = False",
+        RECORDED,
+    ),
+    "temperature missing in scoring": Fault(
+        "policies/sampling.py",
+        "logp_nV = log_distribution(guide(cond_nV, uncond_nV, spec.guidance), spec, banned)",
+        "logp_nV = log_distribution(guide(cond_nV, uncond_nV, spec.guidance), SamplingSpec(), banned)",
+        RECORDED,
+    ),
+    "top_k 50 left on in every draw": Fault(
+        "policies/sampling.py",
+        "sampled = truncate(guided, spec)",
+        "sampled = truncate(guided, SamplingSpec(top_k=50))",
+        RECORDED,
+    ),
+    "top_k 50 left on for image codes": Fault(
+        "policies/janus/decode.py",
+        "draw(cond, uncond, uniforms, spec, None)",
+        'draw(cond, uncond, uniforms, __import__("dataclasses").replace(spec, top_k=50), None)',
+        "tests/policies/test_janus.py::test_every_draw_is_made_with_the_spec_as_given",
+    ),
+    "top_k 50 left on for text": Fault(
+        "policies/janus/decode.py",
+        "draw(model.lm_head(hidden), None, uniforms, spec, banned)",
+        'draw(model.lm_head(hidden), None, uniforms, __import__("dataclasses").replace(spec, top_k=50), banned)',
+        RECORDED,
+    ),
+    "bf16 master weights": Fault(
+        "policies/janus/load.py",
+        "dtype=torch.float32",
+        "dtype=torch.bfloat16",
+        f"{CONTRACT}::test_bf16_forward_keeps_fp32_weights_and_log_probs",
+    ),
+    "bf16 master weights accepted": Fault(
+        "train/optim.py",
+        "if parameter.dtype != torch.float32:",
+        "if parameter.dtype == torch.float16:",
+        "tests/train/test_optim.py::test_bf16_master_weights_are_refused",
+    ),
+    "bf16 rounding in the optimiser": Fault(
+        "train/optim.py",
+        "self._adamw.step()",
+        "self._adamw.step()\n        for p in self.parameters:\n            p.data = p.data.bfloat16().float()",
+        "tests/train/test_optim.py::test_updates_are_those_of_adamw_with_clipping",
+    ),
+    "image decoding one position too far": Fault(
+        "policies/janus/decode.py",
+        "embedded = embedded.repeat(2, 1) if guided else embedded\n"
+        "            hidden = advance(model, cache, embedded, prefix.length + t - 1)",
+        "embedded = embedded.repeat(2, 1) if guided else embedded\n"
+        "            hidden = advance(model, cache, embedded, prefix.length + t)",
+        RECORDED,
+    ),
+    "text decoding one position too far": Fault(
+        "policies/janus/decode.py",
+        "embedded = model.model.language_model.embed_tokens(drawn[-1].actions_n)\n"
+        "            hidden = advance(model, cache, embedded, prefix.length + t - 1)",
+        "embedded = model.model.language_model.embed_tokens(drawn[-1].actions_n)\n"
+        "            hidden = advance(model, cache, embedded, prefix.length + t)",
+        RECORDED,
+    ),
+    "pair weight on answers only": Fault(
+        "train/step.py",
+        "pair_credit(s.rewards_BR, s.weights_B, config",
+        "pair_credit(s.rewards_BR, s.weights_B if side == 'understanding' else s.weights_B**0, config",
+        WEIGHT,
+    ),
+    "pair weight on images only": Fault(
+        "train/step.py",
+        "pair_credit(s.rewards_BR, s.weights_B, config",
+        "pair_credit(s.rewards_BR, s.weights_B if side == 'generation' else s.weights_B**0, config",
+        WEIGHT,
+    ),
+    "mean and spread of the whole batch": Fault(
+        "algo/advantages.py",
+        "count_B1 = known_BR.sum(dim=1, keepdim=True).clamp(min=1)\n"
+        "    mean_B1 = exact_BR.where(known_BR, 0).sum(dim=1, keepdim=True) / count_B1\n"
+        "    centred_BR = (exact_BR - mean_B1).where(known_BR, 0)\n"
+        "    std_B1 = (centred_BR.square().sum(dim=1, keepdim=True) / count_B1).sqrt()\n",
+        "count_B1 = known_BR.sum().clamp(min=1)\n"
+        "    mean_B1 = exact_BR.where(known_BR, 0).sum() / count_B1\n"
+        "    centred_BR = (exact_BR - mean_B1).where(known_BR, 0)\n"
+        "    std_B1 = (centred_BR.square().sum() / count_B1).sqrt()\n",
+        "tests/algo/test_advantages.py::test_rows_never_mix",
+    ),
+    "spread of the whole batch": Fault(
+        "algo/advantages.py",
+        "std_B1 = (centred_BR.square().sum(dim=1, keepdim=True) / count_B1).sqrt()",
+        "std_B1 = (centred_BR.square().sum() / count_B1.sum()).sqrt()",
+        "tests/algo/test_advantages.py::test_known_values",
+    ),
+    "one group for all pairs of a step": Fault(
+        "train/step.py",
+        "pair_credit(s.rewards_BR, s.weights_B, config.advantage.std_eps)",
+        "pair_credit(s.rewards_BR.reshape(1, -1), s.weights_B[:1] ** 0, config.advantage.std_eps)"
+        ".reshape(s.rewards_BR.shape) * s.weights_B[:, None]",
+        f"{STEP}::test_equal_prompts_are_separate_groups_with_rollouts_of_their_own",
+    ),
+    "sampler position not restored on resume": Fault(
+        "train/loop.py",
+        "sampler.restore(start.progress.sampler)",
+        "sampler.restore(start.progress.sampler)\n        whole = sampler.batch_at\n"
+        "        sampler.batch_at = lambda step: whole(step - start.step)",
+        RESUME,
+    ),
+    "optimiser restarts on resume": Fault(
+        "train/loop.py", "load_state(start.checkpoint, optimizer)", "start.checkpoint.exists()", RESUME
+    ),
+    "changed pairs accepted on resume": Fault(
+        "train/loop.py",
+        "sampler.restore(start.progress.sampler)",
+        "start.progress.sampler.keys()",
+        f"{LOOP}::test_changed_pairs_are_noticed_on_resume",
+    ),
+}
+
+
+def _copy(target: Path) -> Path:
+    """The parts of the repository that the named tests need; the shipped model is not among them."""
+    ignore = shutil.ignore_patterns("__pycache__", "*.egg-info", "checkpoints")
+    for name in ("src", "tests", "configs", "examples"):
+        shutil.copytree(ROOT / name, target / name, ignore=ignore)
+    shutil.copy(ROOT / "pyproject.toml", target)
+    return target
+
+
+def _pytest(copy: Path, *tests: str) -> tuple[int, str]:
+    """Exit code and output of the tests of the copy, run on the copy's package and not on an installed one."""
+    source = copy / "src"
+    code = "import sys, pairuni, pytest; print('package:', pairuni.__file__); sys.exit(pytest.main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "-x", "-q", "-p", "no:cacheprovider", *tests]
+    environment = os.environ | {"PYTHONPATH": str(source), "COLUMNS": "400", "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(command, cwd=copy, env=environment, text=True, capture_output=True, check=False, timeout=600)
+    assert f"package: {source / 'pairuni' / '__init__.py'}\n" in done.stdout, done.stdout + done.stderr
+    return done.returncode, done.stdout
+
+
+@pytest.mark.slow
+def test_without_a_fault_the_named_tests_pass(tmp_path: Path) -> None:
+    code, output = _pytest(_copy(tmp_path), *sorted({fault.test for fault in FAULTS.values()}))
+    assert code == 0, output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_each_fault_is_caught(fault: Fault, tmp_path: Path) -> None:
+    file = _copy(tmp_path) / "src" / "pairuni" / fault.file
+    text = file.read_text(encoding="utf-8")
+    assert text.count(fault.old) == 1
+    file.write_text(text.replace(fault.old, fault.new), encoding="utf-8")
+    code, output = _pytest(tmp_path, fault.test)
+    # A crash of the broken code would prove nothing: the test itself, or an assertion in the package, must object.
+    objection = rf"^FAILED {re.escape(fault.test)}(\[.*\])? - (AssertionError|assert |Failed: DID NOT RAISE)"
+    assert code == 1 and re.search(objection, output, re.MULTILINE), output
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_the_table_is_up_to_date(name: str) -> None:
+    """Noticed at once, not only by the slow run: a fault that no longer applies, or a test that has another name."""
+    fault = FAULTS[name]
+    text = (ROOT / "src" / "pairuni" / fault.file).read_text(encoding="utf-8")
+    assert text.count(fault.old) == 1 and fault.new != fault.old
+    ast.parse(text.replace(fault.old, fault.new))
+    file, test = fault.test.split("::")
+    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+    assert test in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    row = rf"^\| {re.escape(name)} \| `{re.escape(test)}` \|"
+    assert re.search(row, (ROOT / "docs" / "testing.md").read_text(encoding="utf-8"), re.MULTILINE)

@@ -1,0 +1,279 @@
+"""The whole loop: files, exact resume, interruption, mistakes of users, learning."""
+
+import dataclasses
+import json
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+from train_world import letter_share
+
+from pairuni.config import LogConfig, MixingConfig, OptimConfig, TrainConfig
+from pairuni.data.dataset import PairSampler
+from pairuni.errors import InputError
+from pairuni.policies import load_policy
+from pairuni.records import Side
+from pairuni.rewards.base import RewardInput
+from pairuni.runs import RunDir, comparable
+from pairuni.train.loop import train
+from pairuni.train.resume import eval_history
+from pairuni.train.stop import Interrupted
+
+METRICS = ("reward_mean", "reward_std", "advantage_abs", "zero_std_fraction", "loss", "ratio_mean", "ratio_max")
+METRICS += ("clip_fraction", "logp_gap_mean", "logp_gap_max", "behaviour_gap", "missing", "tokens", "tokens_per_second")
+
+
+def fingerprint(run: RunDir) -> dict[str, Any]:
+    """Everything of a run that must not depend on how often it was stopped."""
+    rows = [comparable(row) for row in run.read_metrics()]
+    samples = {p.relative_to(run.path): p.read_bytes() for p in sorted((run.path / "samples").rglob("*.*"))}
+    latest = run.latest_checkpoint()
+    assert latest is not None
+    tensors = {
+        f"{file.name}/{name}": tensor.numpy().tobytes()
+        for file in (latest / "model" / "model.safetensors", latest / "state" / "optimizer.safetensors")
+        for name, tensor in load_file(file).items()
+    }
+    return {"rows": rows, "samples": samples, "latest": latest.name, "tensors": tensors}
+
+
+def test_a_run_leaves_what_the_design_names(tiny_config: TrainConfig) -> None:
+    summary = train(tiny_config)
+    run = RunDir(Path(tiny_config.output))
+    rows = run.read_metrics()
+    assert [row["step"] for row in rows] == [1, 2]
+    for row in rows:
+        for side in Side:
+            assert {f"{name}/{side}" for name in METRICS} <= row.keys()
+        assert {"reward/train_world:letter_share/understanding", "reward/brightness/generation"} <= row.keys()
+        assert {"grad_norm", "lr", "pair_weight_mean"} <= row.keys()
+        assert {f"seconds/{part}" for part in ("rollout", "reward", "update", "total")} <= row.keys()
+        assert not any(key.startswith("kl/") for key in row)
+        assert all(value is not None for value in row.values())
+    assert row["tokens/generation"] == 2 * 4 * 16
+    assert row["behaviour_gap/generation"] > 0 and row["behaviour_gap/understanding"] == 0
+    assert run.config.is_file() and run.environment.is_file()
+    checkpoint = run.latest_checkpoint()
+    assert checkpoint == run.checkpoint(2)
+    assert load_policy(str(checkpoint / "model")).family == "janus"
+    assert not list(checkpoint.rglob("*.pt")) and not list(checkpoint.rglob("*.bin"))
+    assert summary["steps"] == 2 and summary["path"] == str(run.path)
+    for side in Side:
+        assert summary["reward_first"][side] == rows[0][f"reward_mean/{side}"]
+        assert summary["reward_last"][side] == rows[1][f"reward_mean/{side}"]
+
+
+def test_sample_grids_are_at_fixed_prompts_and_seeds(tiny_config: TrainConfig) -> None:
+    # At this rate nothing changes, so step 0 and step 2 must show the same samples.
+    config = dataclasses.replace(tiny_config, optim=OptimConfig(lr=1e-12))
+    train(config)
+    run = RunDir(Path(config.output))
+    tables = [[json.loads(line) for line in (run.samples(step) / "samples.jsonl").open()] for step in (0, 2)]
+    for rows, step in zip(tables, (0, 2), strict=True):
+        assert {row["step"] for row in rows} == {step} and {row["pair_id"] for row in rows} == {"p0"}
+        assert [(row["side"], row["rollout"]) for row in rows] == [(str(s), r) for s in Side for r in range(4)]
+        for row in rows:
+            shown = {"question", "text"} if row["side"] == "understanding" else {"prompt", "image"}
+            assert row.keys() == {"step", "pair_id", "side", "rollout", "rewards", "advantage"} | shown
+        image = rows[-1]
+        pixels = np.asarray(Image.open(run.samples(step) / image["image"]))
+        luma = pixels @ np.array([0.299, 0.587, 0.114]) / 255
+        assert image["rewards"]["brightness"] == pytest.approx(luma.mean())
+        assert sum(row["advantage"] for row in rows[4:]) == pytest.approx(0, abs=1e-6)
+        assert Image.open(run.samples(step) / "grid.png").width >= 4 * 96
+    assert [{**row, "step": 0} for row in tables[1]] == tables[0]
+
+
+@pytest.mark.parametrize("changes", [{}, {"kl_beta": 0.1, "updates_per_rollout": 2}])
+def test_resume_is_bit_exact(tiny_config: TrainConfig, tmp_path: Path, changes: dict[str, Any]) -> None:
+    straight = dataclasses.replace(tiny_config, output=str(tmp_path / "straight"), steps=4, **changes)
+    halved = dataclasses.replace(straight, output=str(tmp_path / "halved"), steps=2)
+    train(straight)
+    train(halved)
+    train(dataclasses.replace(halved, steps=4))
+    expected, got = (fingerprint(RunDir(Path(c.output))) for c in (straight, halved))
+    assert len(expected["samples"]) > 6 and len(expected["tensors"]) > 20
+    assert got == expected
+
+
+def test_resume_from_the_wrong_data_position_would_show(
+    tiny_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(tiny_config, steps=4)
+    train(config)
+    broken = dataclasses.replace(tiny_config, output=str(tmp_path / "broken"), steps=2)
+    train(broken)
+    batch_at = PairSampler.batch_at
+    monkeypatch.setattr(PairSampler, "batch_at", lambda self, step: batch_at(self, step - 2))
+    train(dataclasses.replace(broken, steps=4))
+    rows = [RunDir(Path(c.output)).read_metrics() for c in (config, broken)]
+    assert [comparable(r) for r in rows[0][:2]] == [comparable(r) for r in rows[1][:2]]
+    assert [comparable(r) for r in rows[0][2:]] != [comparable(r) for r in rows[1][2:]]
+
+
+def test_lines_and_samples_after_the_checkpoint_are_written_again(tiny_config: TrainConfig) -> None:
+    config = dataclasses.replace(tiny_config, steps=3, log=LogConfig(samples_every=1, sample_prompts=1))
+    train(config)
+    run = RunDir(Path(config.output))
+    expected = fingerprint(run)
+    longer = dataclasses.replace(config, steps=4)
+    run.append_metrics({"step": 4, "junk": 1.0})
+    run.samples(4).mkdir()
+    (run.samples(4) / "junk.txt").write_text("x")
+    (run.path / "checkpoints" / ".step_000004.killed").mkdir()
+    with run.metrics.open("a") as file:
+        file.write('{"step": 5, "cut')
+    train(longer)
+    got = fingerprint(run)
+    assert got["rows"][:3] == expected["rows"] and [row["step"] for row in got["rows"]] == [1, 2, 3, 4]
+    assert "junk" not in got["rows"][3]
+    assert not (run.samples(4) / "junk.txt").exists() and (run.samples(4) / "samples.jsonl").exists()
+    assert not list((run.path / "checkpoints").glob(".*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_the_finished_steps(
+    tiny_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    straight = dataclasses.replace(tiny_config, output=str(tmp_path / "straight"), steps=4)
+    train(straight)
+    config = dataclasses.replace(tiny_config, steps=4)
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    calls = []
+
+    def reward(items: Sequence[RewardInput]) -> list[float]:
+        calls.append(len(items))
+        if len(calls) == 5:  # two grids of samples and step 1 came before: this is step 3
+            os.kill(os.getpid(), number)
+        return letter_share(items)
+
+    monkeypatch.setattr("train_world.letter_share", reward)
+    with pytest.raises(Interrupted) as caught:
+        train(config)
+    assert caught.value.step == 2 and config.output in str(caught.value)
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+    run = RunDir(Path(config.output))
+    assert run.latest_checkpoint() == run.checkpoint(2)
+    assert [row["step"] for row in run.read_metrics()] == [1, 2]
+    train(config)
+    assert fingerprint(run) == fingerprint(RunDir(Path(straight.output)))
+
+
+def test_a_damaged_checkpoint_is_passed_over(tiny_config: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    config = dataclasses.replace(tiny_config, steps=4)
+    train(config)
+    run = RunDir(Path(config.output))
+    expected = fingerprint(run)
+    weights = run.checkpoint(4) / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    train(config)
+    assert "model/model.safetensors is damaged" in capsys.readouterr().out
+    assert fingerprint(run) == expected
+    for step in (2, 4):
+        (run.checkpoint(step) / "state" / "files.json").unlink()
+    with pytest.raises(InputError, match="none of the checkpoints is whole"):
+        train(config)
+
+
+def test_a_flipped_bit_in_the_optimiser_state_is_found(
+    tiny_config: TrainConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = dataclasses.replace(tiny_config, steps=4)
+    train(config)
+    run = RunDir(Path(config.output))
+    state = run.checkpoint(4) / "state" / "optimizer.safetensors"
+    data = bytearray(state.read_bytes())
+    data[-5] ^= 1
+    state.write_bytes(bytes(data))
+    train(config)
+    assert "state/optimizer.safetensors is damaged" in capsys.readouterr().out
+
+
+def test_old_checkpoints_are_deleted(tiny_config: TrainConfig) -> None:
+    log = LogConfig(samples_every=0, checkpoint_every=1, keep_checkpoints=2)
+    train(dataclasses.replace(tiny_config, steps=4, log=log))
+    names = sorted(path.name for path in (Path(tiny_config.output) / "checkpoints").iterdir())
+    assert names == ["latest", "step_000003", "step_000004"]
+
+
+def test_evaluation_before_between_and_after(tiny_config: TrainConfig) -> None:
+    log = LogConfig(samples_every=0, checkpoint_every=2, eval_every=2)
+    config = dataclasses.replace(tiny_config, steps=3, log=log)
+    train(config, evaluate=lambda policy, step: {"toy": 10.0 + step})
+    run = RunDir(Path(config.output))
+    assert [row.get("eval/toy") for row in run.read_metrics()] == [None, 12.0, 13.0]
+    history = [json.loads(line) for line in eval_history(run).open()]
+    assert history == [{"step": 0, "toy": 10.0}, {"step": 2, "toy": 12.0}, {"step": 3, "toy": 13.0}]
+
+
+def test_another_config_is_refused_and_names_its_fields(tiny_config: TrainConfig, tmp_path: Path) -> None:
+    train(tiny_config)
+    before = fingerprint(RunDir(Path(tiny_config.output)))
+    other = dataclasses.replace(tiny_config, seed=1, optim=OptimConfig(lr=2e-3), steps=3)
+    with pytest.raises(InputError) as caught:
+        train(other)
+    assert "seed: 0 there, 1 now" in str(caught.value) and "optim.lr: 0.001 there, 0.002 now" in str(caught.value)
+    assert "steps" not in str(caught.value)
+    with pytest.raises(InputError, match="has finished 2 steps"):
+        train(dataclasses.replace(tiny_config, steps=1))
+    assert fingerprint(RunDir(Path(tiny_config.output))) == before
+    moved = tmp_path / "moved"
+    Path(tiny_config.output).rename(moved)
+    log = LogConfig(samples_every=0, checkpoint_every=1)
+    assert train(dataclasses.replace(tiny_config, output=str(moved), steps=3, log=log))["steps"] == 3
+
+
+def test_a_finished_run_is_left_as_it_is(tiny_config: TrainConfig) -> None:
+    train(tiny_config)
+    run = RunDir(Path(tiny_config.output))
+    before = {p: p.stat().st_mtime_ns for p in run.path.rglob("*")}
+    assert train(tiny_config)["steps"] == 2
+    assert {p: p.stat().st_mtime_ns for p in run.path.rglob("*")} == before
+
+
+def test_changed_pairs_are_noticed_on_resume(tiny_config: TrainConfig, pairs_file: Path) -> None:
+    train(tiny_config)
+    lines = pairs_file.read_text().splitlines(keepends=True)
+    pairs_file.write_text("".join(lines[:-1]))
+    with pytest.raises(InputError, match="other pairs"):
+        train(dataclasses.replace(tiny_config, steps=3))
+
+
+def test_a_missing_image_is_named_with_its_line(tiny_config: TrainConfig, pairs_file: Path) -> None:
+    (pairs_file.parent / "3_u.png").unlink()
+    with pytest.raises(InputError) as caught:
+        train(tiny_config)
+    assert (caught.value.file, caught.value.line) == (str(pairs_file), 4)
+    assert caught.value.field == "understand_ann.image_path"
+    assert not Path(tiny_config.output).exists()
+    train(dataclasses.replace(tiny_config, sides="generation", steps=1))  # which opens no image
+
+
+def test_a_missing_model_leaves_no_directory(tiny_config: TrainConfig, tmp_path: Path) -> None:
+    model = dataclasses.replace(tiny_config.model, path=str(tmp_path / "nowhere"))
+    with pytest.raises(InputError, match="nowhere"):
+        train(dataclasses.replace(tiny_config, model=model))
+    assert not Path(tiny_config.output).exists()
+
+
+@pytest.mark.parametrize("side", list(Side))
+def test_one_side_alone(tiny_config: TrainConfig, side: Side) -> None:
+    other = next(s for s in Side if s is not side)
+    train(dataclasses.replace(tiny_config, sides=str(side)))
+    rows = RunDir(Path(tiny_config.output)).read_metrics()
+    assert f"reward_mean/{side}" in rows[0] and not any(key.endswith(f"/{other}") for key in rows[0])
+
+
+@pytest.mark.parametrize("mode", ["vanilla", "random_pairs", "unpaired", "aligned_only", "retrieved_only"])
+def test_mixing_modes_train(tiny_config: TrainConfig, mode: Any) -> None:
+    config = dataclasses.replace(tiny_config, steps=1, pairing=MixingConfig(mode=mode))
+    train(config)
+    (row,) = RunDir(Path(config.output)).read_metrics()
+    assert row["pair_weight_mean"] == (pytest.approx(0.8) if mode == "retrieved_only" else 1.0)
+    assert row["grad_norm"] > 0
