@@ -19,6 +19,7 @@ PairingMode = Literal[
 ]
 Extractor = Literal["resnet50", "colour_hog"]
 Precision = Literal["auto", "fp32", "bf16"]
+EvalSplit = Literal["test", "validation"]
 
 
 def _check(condition: bool, field_name: str, message: str) -> None:
@@ -222,6 +223,8 @@ class EvalConfig:
     """Items of an understanding benchmark (0: all)."""
     prompts: int = 1000
     """Items of a generation benchmark (0: all)."""
+    split: EvalSplit = "test"
+    """Held-out items: "test" for what is reported, "validation" for choosing options and for watching a run."""
     guidance: float = 5.0
     """Of sampled images."""
     batch: int = 128
@@ -383,6 +386,8 @@ class PretrainConfig:
     """Images with questions per step."""
     turns: int = 5
     """Turns per image: one caption, the rest questions."""
+    careless: float = 0.4
+    """Share of the second cycle's questions that are answered with the first option, whatever the image shows."""
     image_rows: int = 48
     """Captions with images per step."""
     drop: float = 0.1

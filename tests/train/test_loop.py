@@ -5,6 +5,7 @@ import json
 import os
 import signal
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,14 @@ METRICS += ("clip_fraction", "logp_gap_mean", "logp_gap_max", "behaviour_gap", "
 
 
 def fingerprint(run: RunDir) -> dict[str, Any]:
-    """Everything of a run that must not depend on how often it was stopped."""
+    """Everything of a run that must not depend on how often it was stopped; bytes as digests, which compare at once."""
     rows = [comparable(row) for row in run.read_metrics()]
-    samples = {p.relative_to(run.path): p.read_bytes() for p in sorted((run.path / "samples").rglob("*.*"))}
+    files = sorted((run.path / "samples").rglob("*.*"))
+    samples = {p.relative_to(run.path): sha256(p.read_bytes()).hexdigest() for p in files}
     latest = run.latest_checkpoint()
     assert latest is not None
     tensors = {
-        f"{file.name}/{name}": tensor.numpy().tobytes()
+        f"{file.name}/{name}": sha256(tensor.numpy().tobytes()).hexdigest()
         for file in (latest / "model" / "model.safetensors", latest / "state" / "optimizer.safetensors")
         for name, tensor in load_file(file).items()
     }

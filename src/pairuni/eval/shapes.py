@@ -35,7 +35,7 @@ class ShapesUnderstanding:
         return "greedy" if self.temperature == 0 else f"sampled, temperature {self.temperature:g}"
 
     def run(self, sampler: Sampler, config: EvalConfig) -> Sequence[Answer]:
-        items = held_out_questions(config.questions or 2000)
+        items = held_out_questions(config.questions or 2000, config.split)
         spec = SamplingSpec(temperature=self.temperature, max_new_tokens=ANSWER_TOKENS)
         answers = []
         for start in tqdm(range(0, len(items), config.batch), desc="questions", leave=False):
@@ -65,7 +65,7 @@ class ShapesGeneration:
         return "greedy" if self.temperature == 0 else f"sampled, temperature {self.temperature:g}"
 
     def run(self, sampler: Sampler, config: EvalConfig) -> Sequence[Answer]:
-        items = held_out_prompts(config.prompts or 1000)
+        items = held_out_prompts(config.prompts or 1000, config.split)
         spec = SamplingSpec(temperature=self.temperature, guidance=config.guidance)
         answers = []
         for start in tqdm(range(0, len(items), config.batch), desc="images", leave=False):

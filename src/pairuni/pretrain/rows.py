@@ -85,12 +85,19 @@ class RowWriter:
     def encode(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    def understanding(self, scenes: Sequence[Scene], turns: int, rng: np.random.Generator) -> TextRows:
-        """One image and `turns` turns per row, a caption at a random place among the questions."""
+    def understanding(
+        self, scenes: Sequence[Scene], turns: int, rng: np.random.Generator, careless: float = 0.0
+    ) -> TextRows:
+        """One image and `turns` turns per row, a caption at a random place among the questions.
+
+        A share `careless` of the questions is answered with the first option, as by someone who does not look.
+        """
         rows = []
         for scene in scenes:
             asked = [ask_any(scene, rng) for _ in range(turns - 1)]
-            pieces = [(q.text, q.answer_text) for q in asked]
+            pieces = [
+                (q.text, q.first_option if careless and rng.random() < careless else q.answer_text) for q in asked
+            ]
             # The description names everything: it is what teaches the model to see.
             pieces.insert(int(rng.integers(turns)), (str(rng.choice(DESCRIBE)), caption(scene, rng)))
             ids, labels = [self.tokenizer.bos_token_id], [IGNORE]

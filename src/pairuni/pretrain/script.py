@@ -119,16 +119,18 @@ def _train_language(
     _train_sight(model, pool, config, output)
     writer = RowWriter(processor)
 
-    def draw(step: int) -> torch.Tensor:
+    def draw(step: int, careless: float = 0.0) -> torch.Tensor:
         rng = np.random.default_rng([config.seed, 5, step])
-        answers, images = _language_losses(model, writer, (pool, codes), config, rng)
+        answers, images = _language_losses(model, writer, (pool, codes), careless, config, rng)
         return answers + images
 
     _fit(model, draw, ("language", config.language_steps, config.lr, True), output)
-    # A second, gentler cycle on rows of its own: when the first ends, answers are right in words more often than in
-    # the letter, which a few hundred steps mend.
-    later = config.language_steps
-    loss = _fit(model, lambda s: draw(s + later), ("refine", config.refine_steps, config.lr / 3, True), output)
+
+    # A second, gentler cycle whose answers are partly careless, as real data are: the model sees more than it says.
+    def refine(step: int) -> torch.Tensor:
+        return draw(config.language_steps + step, config.careless)
+
+    loss = _fit(model, refine, ("refine", config.refine_steps, config.lr / 3, True), output)
     model.eval()
     return loss
 
@@ -149,12 +151,13 @@ def _language_losses(
     model: JanusForConditionalGeneration,
     writer: RowWriter,
     data: tuple[Pool, torch.Tensor],
+    careless: float,
     config: PretrainConfig,
     rng: np.random.Generator,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     (pool, codes), device = data, model.device
     seen, drawn = (rng.integers(len(pool.scenes), size=n) for n in (config.answer_rows, config.image_rows))
-    rows = writer.understanding([pool.scenes[i] for i in seen], config.turns, rng)
+    rows = writer.understanding([pool.scenes[i] for i in seen], config.turns, rng, careless)
     prompts = writer.generation([pool.scenes[i] for i in drawn], config.drop, rng)
     pixels = tokenizer.to_pixels(pool.images[seen]).to(device)
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.bf16):

@@ -37,6 +37,11 @@ class Question:
         """The option in words, then its letter."""
         return f"{self.options[LETTERS.index(self.answer)]} ({self.answer})"
 
+    @property
+    def first_option(self) -> str:
+        """The first option in the form of `answer_text`, right or wrong."""
+        return f"{self.options[0]} ({LETTERS[0]})"
+
 
 def ask(scene: Scene, type: str, rng: np.random.Generator) -> Question | None:
     """A random question of `type`, None where the scene does not allow one (comparing a lone thing, say).

@@ -9,11 +9,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from pairuni.config import EvalSplit
 from pairuni.files import write_jsonl
 from pairuni.shapes.captions import TASKS, Requirement, caption, example, prompt_split, random_task, read
 from pairuni.shapes.questions import TYPES, Question, ask
 from pairuni.shapes.renderer import render
 from pairuni.shapes.scenes import Scene, Split, random_scene
+
+_ITEM_SEEDS: dict[EvalSplit, tuple[int, int]] = {"test": (20261124, 1), "validation": (20261124, 2)}
 
 
 @dataclass(frozen=True)
@@ -44,21 +47,21 @@ def random_question(type: str, rng: np.random.Generator, split: Split) -> tuple[
             return scene, question
 
 
-def held_out_questions(number: int) -> list[HeldOutQuestion]:
-    """The first `number` held-out questions: types in turn, item i the same for every number."""
+def held_out_questions(number: int, split: EvalSplit = "test") -> list[HeldOutQuestion]:
+    """The first `number` held-out questions of `split`: types in turn, item i the same for every number."""
     items = []
     for i in range(number):
-        rng = np.random.default_rng([20251028, i])
+        rng = np.random.default_rng([*_ITEM_SEEDS[split], 1, i])
         scene, question = random_question(TYPES[i % len(TYPES)], rng, "held_out")
         items.append(HeldOutQuestion(f"q{i:05d}", render(scene, rng), question))
     return items
 
 
-def held_out_prompts(number: int) -> list[HeldOutPrompt]:
-    """The first `number` held-out prompts: tasks in turn, item i the same for every number."""
+def held_out_prompts(number: int, split: EvalSplit = "test") -> list[HeldOutPrompt]:
+    """The first `number` held-out prompts of `split`: tasks in turn, item i the same for every number."""
     items = []
     for i in range(number):
-        rng = np.random.default_rng([20251029, i])
+        rng = np.random.default_rng([*_ITEM_SEEDS[split], 2, i])
         task = TASKS[i % len(TASKS)]
         items.append(HeldOutPrompt(f"p{i:05d}", task, *random_task(task, rng, "held_out")))
     return items
