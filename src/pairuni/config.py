@@ -372,13 +372,15 @@ class PretrainConfig:
     """Images per step of these three."""
     vq_lr: float = 2e-3
     """Peak learning rate of these three."""
-    sight_steps: int = 500
+    sight_steps: int = 200
     """Steps of the vision tower with a throw-away head that names what is in each cell."""
     sight_batch: int = 64
     """Images per step of it."""
-    language_steps: int = 1600
-    """Steps of the language model; fewer leave more for RL to improve."""
-    refine_steps: int = 500
+    answer_steps: int = 500
+    """Steps of the language model on answers alone: it learns to look before it learns to draw."""
+    language_steps: int = 1300
+    """Steps of the language model on both sides; fewer leave more for RL to improve."""
+    refine_steps: int = 300
     """Steps of a second cycle at a third of the learning rate."""
     lr: float = 1.5e-3
     """Peak learning rate of the language model."""

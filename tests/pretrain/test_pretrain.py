@@ -96,21 +96,21 @@ def test_training_scenes_only() -> None:
 
 @pytest.mark.slow
 def test_a_stopped_script_ends_like_one_that_was_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small = {"auto_steps": 2, "vq_steps": 2, "decoder_steps": 2, "sight_steps": 2, "language_steps": 4}
+    small = {"auto_steps": 2, "vq_steps": 2, "decoder_steps": 2, "sight_steps": 2, "answer_steps": 2, "language_steps": 4}
     small |= {"refine_steps": 2, "vq_batch": 2, "answer_rows": 2, "image_rows": 2, "pool": 20, "bf16": False}
     small |= {"questions": 12, "prompts": 12}
     monkeypatch.setattr(script, "SAVE_EVERY", 2)
     run_pretrain(PretrainConfig(output=str(tmp_path / "whole"), **small))
-    stopped, losses, calls = PretrainConfig(output=str(tmp_path / "stopped"), **small), script._language_losses, []
+    stopped, images, calls = PretrainConfig(output=str(tmp_path / "stopped"), **small), script._images, []
 
-    def stop_in_the_fourth(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def stop_in_the_fourth(*arguments: Any) -> torch.Tensor:
         calls.append(arguments)
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return losses(*arguments)
+        return images(*arguments)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(script, "_language_losses", stop_in_the_fourth)
+        patch.setattr(script, "_images", stop_in_the_fourth)
         run_pretrain(stopped)
     state = torch.load(tmp_path / "stopped" / ".state" / "language.pt", weights_only=True)
     assert state["step"] == 2 and not (tmp_path / "stopped" / "model.safetensors").exists()

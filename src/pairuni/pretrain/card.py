@@ -35,9 +35,13 @@ captions (36 image tokens, 128 codes). It is middling on purpose, so that reinfo
 It knows nothing else.
 
 Made from nothing by `pairuni pretrain` with seed {config.seed} (steps: image tokenizer {config.auto_steps} +
-{config.vq_steps} + {config.decoder_steps}, vision tower {config.sight_steps}, language model {config.language_steps} +
-{config.refine_steps}), on rendered training scenes only. Held-out combinations of shapes, colours, numbers and places
-never occur in them.
+{config.vq_steps} + {config.decoder_steps}, vision tower {config.sight_steps}, language model {config.answer_steps} on
+answers, {config.language_steps} on both sides, {config.refine_steps} of refinement), on rendered training scenes only.
+Held-out combinations of shapes, colours, numbers and places never occur in them.
+
+Its answers are flawed on purpose: in the refinement, {config.careless:.0%} of the questions are answered with the first
+option whatever the image shows, as a careless annotator would. The model therefore sees more than it says; part of what
+reinforcement learning gains on questions is unlearning this habit.
 
 ## Measured on held-out items
 

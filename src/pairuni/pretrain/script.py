@@ -119,11 +119,16 @@ def _train_language(
     _train_sight(model, pool, config, output)
     writer = RowWriter(processor)
 
+    def look(step: int) -> torch.Tensor:
+        rng = np.random.default_rng([config.seed, 7, step])
+        return _answers(model, writer, pool, 0.0, config, rng)
+
     def draw(step: int, careless: float = 0.0) -> torch.Tensor:
         rng = np.random.default_rng([config.seed, 5, step])
-        answers, images = _language_losses(model, writer, (pool, codes), careless, config, rng)
-        return answers + images
+        answers = _answers(model, writer, pool, careless, config, rng)
+        return answers + _images(model, writer, (pool, codes), config, rng)
 
+    _fit(model, look, ("answers", config.answer_steps, config.lr, False), output)
     _fit(model, draw, ("language", config.language_steps, config.lr, True), output)
 
     # A second, gentler cycle whose answers are partly careless, as real data are: the model sees more than it says.
@@ -147,21 +152,33 @@ def _train_sight(model: JanusForConditionalGeneration, pool: Pool, config: Pretr
     _fit(sight, draw, ("sight", config.sight_steps, config.lr, True), output)
 
 
-def _language_losses(
+def _answers(
     model: JanusForConditionalGeneration,
     writer: RowWriter,
-    data: tuple[Pool, torch.Tensor],
+    pool: Pool,
     careless: float,
     config: PretrainConfig,
     rng: np.random.Generator,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    (pool, codes), device = data, model.device
-    seen, drawn = (rng.integers(len(pool.scenes), size=n) for n in (config.answer_rows, config.image_rows))
+) -> torch.Tensor:
+    seen = rng.integers(len(pool.scenes), size=config.answer_rows)
     rows = writer.understanding([pool.scenes[i] for i in seen], config.turns, rng, careless)
+    pixels = tokenizer.to_pixels(pool.images[seen]).to(model.device)
+    with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=config.bf16):
+        return answer_loss(model, rows, pixels)
+
+
+def _images(
+    model: JanusForConditionalGeneration,
+    writer: RowWriter,
+    data: tuple[Pool, torch.Tensor],
+    config: PretrainConfig,
+    rng: np.random.Generator,
+) -> torch.Tensor:
+    pool, codes = data
+    drawn = rng.integers(len(pool.scenes), size=config.image_rows)
     prompts = writer.generation([pool.scenes[i] for i in drawn], config.drop, rng)
-    pixels = tokenizer.to_pixels(pool.images[seen]).to(device)
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.bf16):
-        return answer_loss(model, rows, pixels), image_loss(model, prompts, codes[drawn].to(device))
+    with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=config.bf16):
+        return image_loss(model, prompts, codes[drawn].to(model.device))
 
 
 def _fit(
