@@ -1,11 +1,14 @@
 """The pre-training script on a few steps, and what the shipped checkpoint must be."""
 
+import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from pairuni.config import PretrainConfig
 from pairuni.policies import load_policy
@@ -13,13 +16,13 @@ from pairuni.policies.janus.policy import JanusPolicy
 from pairuni.policies.janus.prompts import JanusPrompts
 from pairuni.pretrain import script, vq
 from pairuni.pretrain.build import JanusSize, build_janus
-from pairuni.pretrain.language import answer_loss, image_loss
+from pairuni.pretrain.language import KINDS, Sight, answer_loss, image_loss
 from pairuni.pretrain.rows import IGNORE, RowWriter, corpus, make_pool
 from pairuni.pretrain.script import run_pretrain
 from pairuni.records import Prompt, Side
 from pairuni.shapes.detector import read_scene
 from pairuni.shapes.renderer import render
-from pairuni.shapes.scenes import random_scene, scene_split
+from pairuni.shapes.scenes import Scene, Thing, random_scene, scene_split
 
 SHIPPED = Path(__file__).parents[2] / "src" / "pairuni" / "pretrain" / "checkpoints" / "shapes-janus"
 
@@ -90,14 +93,70 @@ def test_losses_equal_one_row_at_a_time() -> None:
         assert float(image_loss(model, prompts, codes)) == pytest.approx(np.mean(single), abs=1e-4)
 
 
+def test_careless_rows_answer_with_the_first_option() -> None:
+    _, processor = build_janus(JanusSize(hidden=32, layers=1, intermediate=32), corpus(0, 50), 0)
+    writer, scenes = RowWriter(processor), make_pool(40, np.random.default_rng(0)).scenes
+
+    def letters(careless: float) -> list[str]:
+        rows = writer.understanding(scenes, 5, np.random.default_rng(1), careless)
+        learnt = writer.tokenizer.decode(rows.ids_BL[rows.labels_BL != IGNORE])
+        return re.findall(r"\(([A-D])\)", learnt)
+
+    assert set(letters(1.0)) == {"A"} and len(letters(1.0)) == 40 * 4
+    share = [letters(careless).count("A") / 160 for careless in (0.0, 0.4)]
+    assert share[0] < 0.45 < share[1] < 0.8
+
+
+def test_sight_labels_follow_the_picture() -> None:
+    """A model that names the cell of each token by its true content has no loss; one that swaps rows and columns has."""
+    model, _ = build_janus(JanusSize(hidden=32, layers=1, intermediate=32), corpus(0, 50), 0)
+    scene = Scene((Thing(0, 2, "circle", "red"),))
+    tokens, size = 6, 48
+    centre = np.array([(0.5 * size / 3), (2.5 * size / 3)])  # of the thing: down, across
+    places = (np.stack(np.meshgrid(*[np.arange(tokens)] * 2, indexing="ij"), -1) + 0.5) * size / tokens
+    inside = (np.abs(places - centre).max(-1) < size / 6).reshape(1, -1, 1)
+    known = np.where(inside, np.eye(1 + len(KINDS))[1 + KINDS.index(("red", "circle"))], np.eye(1 + len(KINDS))[0])
+
+    class Known(nn.Module):
+        def __init__(self, answers: np.ndarray) -> None:
+            super().__init__()
+            self.answers = 100 * torch.tensor(answers)
+
+        def forward(self, pixels_B3HW: torch.Tensor, return_dict: bool) -> SimpleNamespace:
+            return SimpleNamespace(last_hidden_state=self.answers)
+
+    def loss(answers: np.ndarray) -> float:
+        sight = Sight(model)
+        sight.vision, sight.aligner, sight.head = Known(answers), nn.Identity(), nn.Identity()
+        return float(sight.loss(vq.to_pixels(render(scene)[None]), [scene]))
+
+    assert loss(known) == pytest.approx(0)
+    assert loss(known.reshape(1, tokens, tokens, -1).swapaxes(1, 2).reshape(known.shape)) > 1
+
+
 def test_training_scenes_only() -> None:
     assert all(scene_split(s) == "train" for s in make_pool(200, np.random.default_rng(0)).scenes)
 
 
 @pytest.mark.slow
 def test_a_stopped_script_ends_like_one_that_was_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small = {"auto_steps": 2, "vq_steps": 2, "decoder_steps": 2, "sight_steps": 2, "answer_steps": 2, "language_steps": 4}
-    small |= {"refine_steps": 2, "vq_batch": 2, "answer_rows": 2, "image_rows": 2, "pool": 20, "bf16": False}
+    small = {
+        "auto_steps": 2,
+        "vq_steps": 2,
+        "decoder_steps": 2,
+        "sight_steps": 2,
+        "answer_steps": 2,
+        "language_steps": 4,
+    }
+    small |= {
+        "refine_steps": 2,
+        "careless_steps": 2,
+        "vq_batch": 2,
+        "answer_rows": 2,
+        "image_rows": 2,
+        "pool": 20,
+        "bf16": False,
+    }
     small |= {"questions": 12, "prompts": 12}
     monkeypatch.setattr(script, "SAVE_EVERY", 2)
     run_pretrain(PretrainConfig(output=str(tmp_path / "whole"), **small))

@@ -259,6 +259,14 @@ def test_held_out_items_do_not_depend_on_how_many_are_asked_for() -> None:
     assert all((a.image == b.image).all() for a, b in zip(few, many, strict=False))
 
 
+def test_what_tuning_looks_at_is_not_what_is_reported() -> None:
+    validation, test = held_out_questions(30, "validation"), held_out_questions(30)
+    assert sum((a.image == b.image).all() for a, b in zip(validation, test, strict=True)) <= 2
+    texts = [[p.text for p in held_out_prompts(60, split)] for split in ("validation", "test")]
+    assert sum(a == b for a, b in zip(*texts, strict=True)) <= 20
+    assert all(scene_split(read_scene(q.image) or Scene(())) == "held_out" for q in validation)
+
+
 def test_write_world(tmp_path) -> None:
     write_world(tmp_path, 12, 14, seed=3)
     questions = read_samples(tmp_path / "understanding.jsonl", Side.UNDERSTANDING)

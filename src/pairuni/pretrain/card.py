@@ -34,14 +34,14 @@ answers multiple-choice questions about 48-pixel images of one to four coloured 
 captions (36 image tokens, 128 codes). It is middling on purpose, so that reinforcement learning has room on both sides.
 It knows nothing else.
 
-Made from nothing by `pairuni pretrain` with seed {config.seed} (steps: image tokenizer {config.auto_steps} +
-{config.vq_steps} + {config.decoder_steps}, vision tower {config.sight_steps}, language model {config.answer_steps} on
-answers, {config.language_steps} on both sides, {config.refine_steps} of refinement), on rendered training scenes only.
-Held-out combinations of shapes, colours, numbers and places never occur in them.
+Made from nothing by `pairuni pretrain` with seed {config.seed} on rendered training scenes only. Steps: image tokenizer
+{config.auto_steps} + {config.vq_steps} + {config.decoder_steps}, vision tower {config.sight_steps}, language model
+{config.answer_steps} on answers, {config.language_steps} + {config.refine_steps} + {config.careless_steps} on both
+sides. Held-out combinations of shapes, colours, numbers and places never occur in them.
 
-Its answers are flawed on purpose: in the refinement, {config.careless:.0%} of the questions are answered with the first
-option whatever the image shows, as a careless annotator would. The model therefore sees more than it says; part of what
-reinforcement learning gains on questions is unlearning this habit.
+Its answers are flawed on purpose: in the last {config.careless_steps} steps {config.careless:.0%} of the questions are
+answered with the first option, whatever the image shows, as a careless annotator would. The model therefore sees more
+than it says; part of what reinforcement learning gains on questions is unlearning this habit.
 
 ## Measured on held-out items
 

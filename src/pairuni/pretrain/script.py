@@ -131,11 +131,12 @@ def _train_language(
     _fit(model, look, ("answers", config.answer_steps, config.lr, False), output)
     _fit(model, draw, ("language", config.language_steps, config.lr, True), output)
 
-    # A second, gentler cycle whose answers are partly careless, as real data are: the model sees more than it says.
-    def refine(step: int) -> torch.Tensor:
-        return draw(config.language_steps + step, config.careless)
-
-    loss = _fit(model, refine, ("refine", config.refine_steps, config.lr / 3, True), output)
+    # Gentler cycles on rows of their own. When the first ends, answers are right in words more often than in the
+    # letter, which a few hundred steps mend. Then some answers are careless: the model sees more than it says.
+    later, last = config.language_steps, config.language_steps + config.refine_steps
+    _fit(model, lambda s: draw(later + s), ("refine", config.refine_steps, config.lr / 3, True), output)
+    stage = ("careless", config.careless_steps, config.lr / 3, True)
+    loss = _fit(model, lambda s: draw(last + s, config.careless), stage, output)
     model.eval()
     return loss
 
