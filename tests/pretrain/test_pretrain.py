@@ -108,7 +108,7 @@ def test_careless_rows_answer_with_the_first_option() -> None:
 
 
 def test_sight_labels_follow_the_picture() -> None:
-    """A model that names the cell of each token by its true content has no loss; one that swaps rows and columns has."""
+    """A model that names each token's true cell has no loss; one that swaps rows and columns has."""
     model, _ = build_janus(JanusSize(hidden=32, layers=1, intermediate=32), corpus(0, 50), 0)
     scene = Scene((Thing(0, 2, "circle", "red"),))
     tokens, size = 6, 48
@@ -140,24 +140,10 @@ def test_training_scenes_only() -> None:
 
 @pytest.mark.slow
 def test_a_stopped_script_ends_like_one_that_was_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small = {
-        "auto_steps": 2,
-        "vq_steps": 2,
-        "decoder_steps": 2,
-        "sight_steps": 2,
-        "answer_steps": 2,
-        "language_steps": 4,
-    }
-    small |= {
-        "refine_steps": 2,
-        "careless_steps": 2,
-        "vq_batch": 2,
-        "answer_rows": 2,
-        "image_rows": 2,
-        "pool": 20,
-        "bf16": False,
-    }
-    small |= {"questions": 12, "prompts": 12}
+    stages = ("auto", "vq", "decoder", "sight", "answer", "refine", "careless")
+    small: dict[str, Any] = {f"{stage}_steps": 2 for stage in stages} | {"language_steps": 4}
+    small |= {"vq_batch": 2, "answer_rows": 2, "image_rows": 2, "pool": 20, "questions": 12, "prompts": 12}
+    small |= {"bf16": False}
     monkeypatch.setattr(script, "SAVE_EVERY", 2)
     run_pretrain(PretrainConfig(output=str(tmp_path / "whole"), **small))
     stopped, images, calls = PretrainConfig(output=str(tmp_path / "stopped"), **small), script._images, []
