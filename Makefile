@@ -28,8 +28,9 @@ demo: setup  ## the whole method on the Shapes world, minutes on a CPU: runs/dem
 full: setup  ## the longer training run of configs/shapes/full.yaml (under an hour)
 	$(BIN)/pairuni demo --config configs/shapes/full.yaml --output runs/full --samples 3000
 
-seeds: setup  ## the demo over three seeds, for the table in docs/results.md
+seeds: setup  ## the demo over three seeds, then their table as in docs/results.md
 	for seed in 0 1 2; do $(BIN)/pairuni demo --seed $$seed --output runs/seed_$$seed; done
+	$(BIN)/python benchmarks/seed_table.py --parts runs/seed_0 runs/seed_1 runs/seed_2
 
 test: setup lint  ## lint, types, and all tests but the long ones (minutes)
 	$(BIN)/pytest -m "not slow"
