@@ -14,7 +14,7 @@ from pairuni.data.sources import image_fault, read_sources
 from pairuni.data.verify import Known, ShapesVerifier, right_letters, told
 from pairuni.errors import InputError
 from pairuni.records import Quadruple, Sample, Side, read_quadruples
-from pairuni.shapes.captions import fits, read
+from pairuni.shapes.captions import fits, prompt_split, read
 from pairuni.shapes.detector import read_scene
 from pairuni.shapes.questions import TYPES, ask
 from pairuni.shapes.renderer import render
@@ -202,3 +202,19 @@ def test_an_id_on_both_sides_is_refused(shapes_sources, tmp_path):
 def test_image_fault(coco):
     assert image_fault(coco / "images" / "000000000009.jpg") is None
     assert image_fault(coco / "images") == "the image cannot be read"
+
+
+def test_no_caption_is_held_out(shapes_sources, tmp_path):
+    """Wording too: otherwise training would see the very texts that evaluation asks for."""
+    run_complete(config(shapes_sources, tmp_path / "out"))
+    written = read_quadruples(tmp_path / "out" / "quadruples.jsonl", shapes_sources)
+    for q in written:
+        requirement = read(q.prompt)
+        assert requirement is not None and prompt_split(q.prompt, requirement) == "train", q.prompt
+    # Many draws of one sample, so that the test does not hang on the fixture's few captions.
+    alone = render(scene_of([Thing(0, 0, "circle", "red")]))
+    for attempt in range(60):
+        sample = Sample("u", Side.UNDERSTANDING, "a.png", question="How many things are there? A. 1 B. 2", answer="A")
+        text = ShapesCompleter(0).caption(sample, alone, attempt)
+        requirement = None if text is None else read(text)
+        assert text is not None and requirement is not None and prompt_split(text, requirement) == "train"

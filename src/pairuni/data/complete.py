@@ -20,9 +20,12 @@ from pairuni.data.sources import image_fault, read_sources
 from pairuni.data.verify import ShapesVerifier, Verifier, told
 from pairuni.files import file_hash, write_json, write_jsonl
 from pairuni.records import Quadruple, Sample, Side
-from pairuni.shapes.captions import Requirement, describe, placed, write
+from pairuni.shapes.captions import Requirement, describe, placed, prompt_split, relation_held_out, write
 from pairuni.shapes.detector import read_scene
 from pairuni.shapes.questions import ask
+
+WORDINGS = 20
+"""Tries at a caption whose wording is not held out; one in six is."""
 
 
 class Completer(Protocol):
@@ -38,7 +41,10 @@ class Completer(Protocol):
 
 
 class ShapesCompleter:
-    """Reads Shapes images with the detector, captions them whole, and asks what a caption can answer."""
+    """Reads Shapes images with the detector, captions them whole, and asks what a caption can answer.
+
+    It writes training data: captions of the held-out split, which evaluation asks for, are never written.
+    """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -50,7 +56,11 @@ class ShapesCompleter:
         requirement = describe(scene)
         if (sample.question or "").startswith(("Where is the", "Is the ")):
             requirement = Requirement(tuple(placed(group, scene) for group in requirement.groups))
-        return write(requirement, self._rng(sample, attempt))
+        if relation_held_out(requirement):
+            requirement = Requirement(requirement.groups)
+        rng = self._rng(sample, attempt)
+        written = (write(requirement, rng) for _ in range(WORDINGS))
+        return next((text for text in written if prompt_split(text, requirement) == "train"), None)
 
     def question(self, sample: Sample, image: np.ndarray, attempt: int) -> tuple[str, str] | None:
         scene = read_scene(image)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from tokenizers import Tokenizer, decoders, models, processors, trainers
 from tokenizers.pre_tokenizers import ByteLevel
+from torch import nn
 from transformers import (
     GenerationConfig,
     JanusConfig,
@@ -30,6 +31,9 @@ IMAGE, BOI, EOI, USER, ASSISTANT = (
     "<|User|>",
     "<|Assistant|>",
 )
+EMBEDDING_STD, ROPE_THETA = 0.6, 30.0
+"""What a narrow model needs to learn to look things up in its prompt (which letter stands before the right word):
+embeddings as large as what the layers add to them, and rotary periods no longer than a prompt of some 200 tokens."""
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'user' %}<|User|>: {% else %}<|Assistant|>: {% endif %}"
@@ -134,6 +138,7 @@ def build_config(size: JanusSize, tokenizer: PreTrainedTokenizerFast) -> JanusCo
         num_hidden_layers=size.layers,
         num_attention_heads=size.heads,
         max_position_embeddings=2048,
+        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
         bos_token_id=_token_id(tokenizer, BOS),
         eos_token_id=_token_id(tokenizer, EOS),
         pad_token_id=_token_id(tokenizer, PAD),
@@ -154,6 +159,21 @@ def _token_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
     return number
 
 
+@torch.no_grad()
+def _widen(model: JanusForConditionalGeneration) -> None:
+    """Draws the language model's and the aligners' weights at the scale of their inputs' width.
+
+    transformers' fixed 0.02 suits widths of thousands: at 160, what a layer adds is too small to begin to learn from.
+    """
+    inner = model.model
+    for module in (inner.language_model, inner.aligner, inner.generation_embeddings, inner.generation_aligner):
+        for layer in module.modules():
+            if isinstance(layer, nn.Embedding):
+                layer.weight.normal_(std=EMBEDDING_STD)
+            elif isinstance(layer, nn.Linear):
+                layer.weight.normal_(std=layer.in_features**-0.5)
+
+
 def build_janus(
     size: JanusSize, corpus: Iterable[str], seed: int
 ) -> tuple[JanusForConditionalGeneration, JanusProcessor]:
@@ -162,6 +182,7 @@ def build_janus(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = JanusForConditionalGeneration(build_config(size, tokenizer))
+        _widen(model)
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,

@@ -173,10 +173,27 @@ def random_task(task: str, rng: np.random.Generator, split: Split) -> tuple[str,
 
 
 def prompt_split(text: str, requirement: Requirement) -> Split:
-    """Held out by the kinds that are combined where colours are named, else by the words."""
+    """Held out by what it combines: kinds where several have a colour, shapes and their relation; else by the words.
+
+    Without colours or a relation there are too few combinations to hold some out (four shapes, six pairs of them, 24
+    coloured shapes), so there the wording alone is new.
+    """
     kinds = [(g.colour, g.shape) for g in requirement.groups for _ in range(g.number) if g.colour is not None]
-    held_out = kinds_held_out(kinds) if len(kinds) > 1 else is_held_out("prompt", text)
-    return "held_out" if held_out else "train"
+    if relation_held_out(requirement) or (len(kinds) > 1 and kinds_held_out(kinds)):
+        return "held_out"
+    combines = len(kinds) > 1 or requirement.relation is not None
+    return "held_out" if not combines and is_held_out("prompt", text) else "train"
+
+
+def relation_held_out(requirement: Requirement) -> bool:
+    """Whether these shapes in this relation are held out; "a above b" and "b below a" are one combination."""
+    if requirement.relation is None:
+        return False
+    first, second = (g.shape for g in requirement.groups)
+    if requirement.relation in ("right of", "below"):
+        first, second = second, first
+    across = RELATIONS[requirement.relation][0] == 0
+    return is_held_out("relation", first, "left of" if across else "above", second)
 
 
 def _draw(task: str, rng: np.random.Generator) -> Requirement:
