@@ -5,7 +5,9 @@ paper names no value the default is our choice and the text says so.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
+
+from pairuni.errors import InputError
 
 PairingMode = Literal[
     "pairs",
@@ -24,7 +26,11 @@ EvalSplit = Literal["test", "validation"]
 
 def _check(condition: bool, field_name: str, message: str) -> None:
     if not condition:
-        raise ValueError(f"{field_name}: {message}")
+        raise InputError(message, field=field_name)
+
+
+def _check_seed(seed: int, field_name: str = "seed") -> None:
+    _check(seed >= 0, field_name, f"must not be negative, not {seed}")
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,7 @@ class CompleteConfig:
 
     def __post_init__(self) -> None:
         _check(self.attempts > 0, "attempts", f"must be positive, not {self.attempts}")
+        _check_seed(self.seed)
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,7 @@ class PairConfig:
         floor = self.similarity_floor
         _check(0 <= floor <= 1, "similarity_floor", f"must be in [0, 1], not {floor}")
         _check(self.feature_batch > 0, "feature_batch", f"must be positive, not {self.feature_batch}")
+        _check_seed(self.seed)
 
 
 @dataclass(frozen=True)
@@ -220,9 +228,9 @@ class EvalConfig:
     benchmarks: str = "shapes_understanding,shapes_generation"
     """Comma-separated names of pairuni.eval.BENCHMARKS."""
     questions: int = 2000
-    """Items of an understanding benchmark (0: all)."""
+    """Items of an understanding benchmark (0: its usual number, which is 2,000 in the Shapes world)."""
     prompts: int = 1000
-    """Items of a generation benchmark (0: all)."""
+    """Items of a generation benchmark (0: its usual number, which is 1,000 in the Shapes world)."""
     split: EvalSplit = "test"
     """Held-out items: "test" for what is reported, "validation" for choosing options and for watching a run."""
     guidance: float = 5.0
@@ -231,12 +239,21 @@ class EvalConfig:
     """Items per call of the sampler."""
     seed: int = 0
     """Of the sampled benchmarks."""
+    group: ClassVar[str] = "eval."
+    """What stands before the fields in a file and on the command line."""
 
     def __post_init__(self) -> None:
         for name in ("questions", "prompts"):
-            _check(vars(self)[name] >= 0, f"eval.{name}", f"must not be negative, not {vars(self)[name]}")
-        _check(self.guidance >= 1, "eval.guidance", f"must be at least 1 (off), not {self.guidance}")
-        _check(self.batch > 0, "eval.batch", f"must be positive, not {self.batch}")
+            _check(vars(self)[name] >= 0, f"{self.group}{name}", f"must not be negative, not {vars(self)[name]}")
+        _check(self.guidance >= 1, f"{self.group}guidance", f"must be at least 1 (off), not {self.guidance}")
+        _check(self.batch > 0, f"{self.group}batch", f"must be positive, not {self.batch}")
+        _check(bool(self.names), f"{self.group}benchmarks", "names no benchmark")
+        _check_seed(self.seed, f"{self.group}seed")
+
+    @property
+    def names(self) -> list[str]:
+        """The benchmarks, one by one."""
+        return [name.strip() for name in self.benchmarks.split(",") if name.strip()]
 
 
 @dataclass(frozen=True)
@@ -300,12 +317,14 @@ class TrainConfig:
             _check(vars(self)[name] > 0, name, f"must be positive, not {vars(self)[name]}")
         _check(self.kl_beta >= 0, "kl_beta", f"must not be negative, not {self.kl_beta}")
         _check(bool(self.data.pairs), "data.pairs", "is needed: the path of a pairs.jsonl")
+        _check_seed(self.seed)
 
 
 @dataclass(frozen=True)
 class EvaluateConfig(EvalConfig):
     """`pairuni eval`: model -> eval.json."""
 
+    group: ClassVar[str] = ""
     model: str = "shapes-janus"
     """Local folder or hub id; `shapes-janus` is the small model that ships with the package."""
     output: str = "."
@@ -349,7 +368,12 @@ class SampleConfig:
     """Of the forward passes: auto is bf16 on GPU and fp32 on CPU."""
 
     def __post_init__(self) -> None:
-        _check(self.number > 0, "number", f"must be positive, not {self.number}")
+        for name in ("number", "max_new_tokens"):
+            _check(vars(self)[name] > 0, name, f"must be positive, not {vars(self)[name]}")
+        for name in ("temperature", "top_k", "seed"):
+            _check(vars(self)[name] >= 0, name, f"must not be negative, not {vars(self)[name]}")
+        _check(self.guidance >= 1, "guidance", f"must be at least 1 (off), not {self.guidance}")
+        _check(0 < self.top_p <= 1, "top_p", f"must be in (0, 1], not {self.top_p}")
         asked = self.image is not None or self.question is not None
         _check((self.prompt is not None) != asked, "prompt", "give either --prompt or --image with --question")
         _check(not asked or (self.image is not None and self.question is not None), "question", "needs an image too")
@@ -380,10 +404,8 @@ class PretrainConfig:
     """Steps of the language model on answers alone: it learns to look before it learns to draw."""
     language_steps: int = 1300
     """Steps of the language model on both sides; fewer leave more for RL to improve."""
-    refine_steps: int = 400
-    """Steps of a second cycle at a third of the learning rate: words come to agree with letters."""
     careless_steps: int = 120
-    """Steps of a third, as the second, in which some questions are answered without looking."""
+    """Steps of a second cycle at a third of the learning rate, in which some questions are answered without looking."""
     lr: float = 1.5e-3
     """Peak learning rate of the language model."""
     answer_rows: int = 24
@@ -391,7 +413,7 @@ class PretrainConfig:
     turns: int = 5
     """Turns per image: one caption, the rest questions."""
     careless: float = 0.4
-    """Share of the third cycle's questions that are answered with the first option, whatever the image shows."""
+    """Share of the second cycle's questions that are answered with the first option, whatever the image shows."""
     image_rows: int = 48
     """Captions with images per step."""
     drop: float = 0.1
@@ -404,6 +426,18 @@ class PretrainConfig:
     """Held-out prompts that the model card reports on."""
     bf16: bool = True
     """bf16 autocast of the language model's forward passes; weights stay fp32."""
+
+    def __post_init__(self) -> None:
+        for name in ("vq_batch", "sight_batch", "answer_rows", "image_rows", "pool", "vq_lr", "lr"):
+            _check(vars(self)[name] > 0, name, f"must be positive, not {vars(self)[name]}")
+        steps = ("auto", "vq", "sight", "answer", "language", "refine")
+        for name in (*(f"{stage}_steps" for stage in steps), "questions", "prompts", "seed"):
+            _check(vars(self)[name] >= 0, name, f"must not be negative, not {vars(self)[name]}")
+        for name in ("decoder_steps", "careless_steps"):
+            _check(vars(self)[name] > 0, name, f"must be positive, not {vars(self)[name]}: its loss is reported")
+        for name in ("careless", "drop"):
+            _check(0 <= vars(self)[name] <= 1, name, f"must be in [0, 1], not {vars(self)[name]}")
+        _check(self.turns >= 2, "turns", f"must be at least 2, a caption and a question, not {self.turns}")
 
 
 @dataclass(frozen=True)
@@ -418,6 +452,11 @@ class ShapesConfig:
     """Generation samples."""
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for name in ("understanding", "generation"):
+            _check(vars(self)[name] > 0, name, f"must be positive, not {vars(self)[name]}")
+        _check_seed(self.seed)
+
 
 @dataclass(frozen=True)
 class TinyConfig:
@@ -430,5 +469,11 @@ class TinyConfig:
     image: int = 64
     """Side of its images, a multiple of 16."""
     hidden: int = 64
-    """Width of the language model."""
+    """Width of the language model, a multiple of 8: four heads, whose rotary embedding needs an even width each."""
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, unit in (("image", 16), ("hidden", 8)):
+            value = vars(self)[name]
+            _check(value > 0 and value % unit == 0, name, f"must be a positive multiple of {unit}, not {value}")
+        _check_seed(self.seed)
