@@ -430,8 +430,8 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         for name in ("vq_batch", "sight_batch", "answer_rows", "image_rows", "pool", "vq_lr", "lr"):
             _check(vars(self)[name] > 0, name, f"must be positive, not {vars(self)[name]}")
-        steps = ("auto", "vq", "sight", "answer", "language", "refine")
-        for name in (*(f"{stage}_steps" for stage in steps), "questions", "prompts", "seed"):
+        steps = (name for name in vars(self) if name.endswith("_steps"))
+        for name in (*steps, "questions", "prompts", "seed"):
             _check(vars(self)[name] >= 0, name, f"must not be negative, not {vars(self)[name]}")
         for name in ("decoder_steps", "careless_steps"):
             _check(vars(self)[name] > 0, name, f"must be positive, not {vars(self)[name]}: its loss is reported")
