@@ -56,22 +56,35 @@ def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
     write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
 
 
-def read_json(path: str | Path) -> dict[str, Any]:
-    """Reads a JSON object. Raises InputError naming file and line when it is missing or broken."""
+def check_folder(path: str | Path) -> None:
+    """Raises InputError where `path` can be no folder, because it or what it lies in is a file. Writes nothing.
+
+    For what comes before long work; whatever else can go wrong shows when something is written.
+    """
+    for place in (Path(path), *Path(path).parents):
+        if os.path.lexists(place):
+            if not place.is_dir():
+                what = "is a file, not a folder" if place == Path(path) else f"cannot be made: {place} is a file"
+                raise InputError(what, file=path)
+            return
+
+
+def read_text(path: str | Path) -> str:
+    """Reads a text file. Raises InputError when it is missing or not UTF-8."""
     path = Path(path)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise InputError("no such file", file=path) from None
     except OSError as err:
         raise InputError(f"cannot be read ({err.strerror})", file=path) from None
     except UnicodeDecodeError:
         raise InputError("is not UTF-8 text", file=path) from None
-    except json.JSONDecodeError as err:
-        raise InputError(f"is not valid JSON ({err.msg})", file=path, line=err.lineno) from None
-    if not isinstance(value, dict):
-        raise InputError("must be a JSON object", file=path)
-    return value
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """Reads a JSON object. Raises InputError naming file and line when it is missing or broken."""
+    return _parse(read_text(path), Path(path), None)
 
 
 def file_hash(path: str | Path) -> str:
@@ -100,11 +113,17 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise InputError(f"is not UTF-8 text ({err.reason} at byte {err.start})", file=path) from None
 
 
-def _parse(line: str, path: Path, n: int) -> dict[str, Any]:
+def _parse(text: str, path: Path, n: int | None) -> dict[str, Any]:
+    """The object that line `n` holds, or the whole file where n is None."""
     try:
-        value = json.loads(line)
+        value = json.loads(text)
     except json.JSONDecodeError as err:
-        raise InputError(f"is not valid JSON ({err.msg}, column {err.colno})", file=path, line=n) from None
+        message = f"is not valid JSON ({err.msg}, column {err.colno})"
+        raise InputError(message, file=path, line=err.lineno if n is None else n) from None
+    except RecursionError:
+        raise InputError("cannot be read as JSON (nested too deeply)", file=path, line=n) from None
+    except ValueError as err:  # a number of thousands of digits
+        raise InputError(f"cannot be read as JSON ({err})", file=path, line=n) from None
     if not isinstance(value, dict):
         raise InputError("must be a JSON object", file=path, line=n)
     return value

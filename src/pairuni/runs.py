@@ -3,7 +3,7 @@
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from pairuni.errors import InputError
-from pairuni.files import read_jsonl, write_jsonl, write_text
+from pairuni.files import read_jsonl, read_text, write_jsonl, write_text
 
 TIMING_KEYS = ("seconds/", "tokens_per_second/")
 """Prefixes of metrics that may differ between identical runs."""
@@ -71,12 +71,17 @@ class RunDir:
     def latest(self) -> Path:
         return self.path / "checkpoints" / "latest"
 
+    def latest_name(self) -> str | None:
+        """What `latest` holds, None for a run without a checkpoint. Raises InputError when it is not text."""
+        return read_text(self.latest).strip() if self.latest.is_file() else None
+
     def latest_checkpoint(self) -> Path | None:
         """The folder that `latest` names, None for a run without a checkpoint. Raises InputError when it is gone."""
-        if not self.latest.is_file():
+        name = self.latest_name()
+        if name is None:
             return None
-        folder = self.path / "checkpoints" / self.latest.read_text(encoding="utf-8").strip()
-        if not folder.is_dir():
+        folder = self.path / "checkpoints" / name
+        if not os.path.isdir(folder):  # unlike Path.is_dir, it takes any name
             raise InputError(f"names {folder.name}, which does not exist", file=self.latest)
         return folder
 
@@ -89,24 +94,37 @@ class RunDir:
             os.fsync(file.fileno())
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """All rows of metrics.jsonl. Raises InputError for a missing or broken file."""
-        return [row for _, row in read_jsonl(self.metrics)]
+        """All rows of metrics.jsonl. Raises InputError for a missing or broken file, or a row without `step`."""
+        return [row for _, row in read_steps(self.metrics)]
+
+    def resumable_metrics(self) -> list[dict[str, Any]]:
+        """As `read_metrics`, but for a last line that a crash cut short; nothing where the run has no metrics yet."""
+        rows: list[dict[str, Any]] = []
+        if self.metrics.is_file():
+            text = read_text(self.metrics)
+            last = 0 if text.endswith("\n") else text.count("\n") + 1
+            try:
+                for _, row in read_steps(self.metrics):
+                    rows.append(row)  # one by one: the rows before a broken line count
+            except InputError as err:
+                if err.line != last:
+                    raise
+        return rows
 
     def cut_metrics(self, after: int) -> None:
         """Drops rows of steps later than `after`, and a last line that a crash cut short: resume writes them again."""
-        kept = []
-        if self.metrics.is_file():
-            for line in self.metrics.read_text(encoding="utf-8").splitlines():
-                try:
-                    row = json.loads(line)
-                except json.JSONDecodeError:
-                    break
-                if row["step"] <= after:
-                    kept.append(row)
-        write_jsonl(self.metrics, kept)
+        write_jsonl(self.metrics, [row for row in self.resumable_metrics() if row["step"] <= after])
 
     def write_config(self, resolved: Mapping[str, Any]) -> None:
         write_text(self.config, yaml.safe_dump(dict(resolved), sort_keys=False, allow_unicode=True))
+
+
+def read_steps(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """As `read_jsonl`, for rows that each have a whole number `step`. Raises InputError likewise."""
+    for n, row in read_jsonl(path):
+        if not isinstance(row.get("step"), int):
+            raise InputError("is missing or no whole number", file=path, line=n, field="step")
+        yield n, row
 
 
 def comparable(row: Mapping[str, Any]) -> dict[str, Any]:

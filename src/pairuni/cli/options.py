@@ -4,6 +4,8 @@ jsonargparse does the parsing (types, unknown keys, help from the field docstrin
 """
 
 import re
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
@@ -12,6 +14,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
 from pairuni.errors import InputError
+from pairuni.files import read_text
 
 Config = TypeVar("Config")
 _KEY = re.compile(r"[Kk]ey ['\"]([\w.]+)['\"]")
@@ -21,8 +24,13 @@ _UNKNOWN_TOP = re.compile(r"Option ['\"]([\w.]+)['\"] is not accepted")
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
-def parse_config(cls: type[Config], arguments: list[str], command: str) -> Config:
+def parse_config(
+    cls: type[Config], arguments: list[str], command: str, verify: Callable[[Config], None] | None = None
+) -> Config:
     """Fills `cls` from `--config FILE` and `--field value` overrides (later ones win).
+
+    Args:
+        verify: what else is looked at before the command begins. It raises InputError with the field.
 
     Raises:
         InputError: an unknown key, a value of the wrong type or out of range, a missing key, a broken or missing file.
@@ -33,46 +41,66 @@ def parse_config(cls: type[Config], arguments: list[str], command: str) -> Confi
     files = [Path(b) for a, b in pairwise(arguments) if a == "--config"]
     files += [Path(a.removeprefix("--config=")) for a in arguments if a.startswith("--config=")]
     for file in files:
-        _check_yaml(file)
+        _check_yaml(file, cls)
     try:
         values = vars(parser.instantiate(parser.parse_args(arguments)))
-        return cls(**{k: v for k, v in values.items() if k != "config"})
+        config = cls(**{k: v for k, v in values.items() if k != "config"})
+        if verify is not None:
+            verify(config)
+        return config
     except ArgumentError as err:
-        raise _worded(str(err.message), files, command) from None
-    except InputError:
-        raise
-    except ValueError as err:
-        # A field's own validation: "group.field: what is wrong".
-        field, _, message = str(err).partition(": ")
-        raise _located(field, message or field, files) from None
+        error = _worded(str(err.message), command)
+    except InputError as err:
+        error = err
+    given = {a.removeprefix("--").partition("=")[0] for a in arguments if a.startswith("--")}
+    raise _located(error, [] if error.field in given else files) from None
 
 
-def _check_yaml(file: Path) -> None:
-    """What YAML itself can say against a file, with its line."""
+def _check_yaml(file: Path, cls: type) -> None:
+    """What can be said against a file before its values are looked at, with its line."""
+    text = read_text(file)
     try:
-        value = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError("no such file", file=file) from None
-    except (IsADirectoryError, PermissionError) as err:
-        raise InputError(f"cannot be read ({err.strerror})", file=file) from None
-    except UnicodeDecodeError:
-        raise InputError("is not UTF-8 text", file=file) from None
+        value, root = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as err:
         line = None if err.problem_mark is None else err.problem_mark.line + 1
         raise InputError(f"is not valid YAML ({err.problem})", file=file, line=line) from None
     except yaml.YAMLError as err:
         raise InputError(f"is not valid YAML ({err})", file=file) from None
-    if not isinstance(value, dict):
+    except RecursionError:
+        raise InputError("is not valid YAML (nested too deeply)", file=file) from None
+    except ValueError as err:  # a day that no month has, a number of thousands of digits
+        raise InputError(f"holds a value that cannot be read ({err})", file=file) from None
+    if not isinstance(value, dict) or not isinstance(root, yaml.MappingNode):
         raise InputError("must be a YAML mapping of options", file=file)
+    _check_keys(root, "", file)
+    groups = {f.name: [g.name for g in fields(f.type)] for f in fields(cls) if is_dataclass(f.type)}
+    for key, node in root.value:
+        if key.value not in groups:
+            continue
+        if not isinstance(node, yaml.MappingNode):
+            message = f"must be a group of options ({', '.join(groups[key.value])}), each on a line of its own below it"
+            raise InputError(message, file=file, line=key.start_mark.line + 1, field=key.value)
+        _check_keys(node, f"{key.value}.", file)
 
 
-def _worded(message: str, files: list[Path], command: str) -> InputError:
+def _check_keys(node: yaml.MappingNode, prefix: str, file: Path) -> None:
+    """Keys are words, and YAML itself would let the last of equal ones win in silence."""
+    first: dict[str, int] = {}
+    for key, _ in node.value:
+        line = key.start_mark.line + 1
+        if key.tag != "tag:yaml.org,2002:str":
+            raise InputError(f"{key.value!r} is no name of an option", file=file, line=line)
+        if key.value in first:
+            message = f"is given twice, first in line {first[key.value]}"
+            raise InputError(message, file=file, line=line, field=prefix + key.value)
+        first[key.value] = line
+
+
+def _worded(message: str, command: str) -> InputError:
     if match := _UNKNOWN.search(message):
-        return _located(f"{match[1]}.{match[2]}", "unknown option", files)
+        return InputError("unknown option", field=f"{match[1]}.{match[2]}")
     if match := _UNKNOWN_TOP.search(message):
-        return _located(match[1], "unknown option", files)
-    if match := re.search(r"^Option ['\"]([\w.]+)['\"] is not accepted", message):
-        return _located(match[1], "unknown option", files)
+        return InputError("unknown option", field=match[1])
     if match := re.search(r"required: (.+)", message):
         return InputError(f"is needed; see `pairuni {command} --help`", field=match[1])
     if match := re.search(r"[Uu]nrecognized arguments: (.+)", message):
@@ -80,22 +108,28 @@ def _worded(message: str, files: list[Path], command: str) -> InputError:
     if match := _KEY.search(message):
         what = " ".join(message[match.end() :].replace("typing.", "").split()).lstrip(': "')
         what = re.sub(r"<class '(\w+)'>", r"\1", what)
-        return _located(match[1], "unknown option" if "not expected" in what else what[0].lower() + what[1:], files)
+        if what.startswith("Unable to load config"):
+            what = f"is a group of options: give them as --{match[1]}.NAME"
+        return InputError("unknown option" if "not expected" in what else what[0].lower() + what[1:], field=match[1])
     return InputError(" ".join(message.split()))
 
 
-def _located(field: str, message: str, files: list[Path]) -> InputError:
-    """The error with the file and line in which `field` stands, where one does."""
+def _located(error: InputError, files: list[Path]) -> InputError:
+    """The error with the file and line in which its field stands, where one does."""
+    if error.field is None or error.file is not None:
+        return error
     for file in reversed(files):
-        line = _line_of(field, file)
+        line = _line_of(error.field, file)
         if line is not None:
-            return InputError(message, file=file, line=line, field=field)
-    return InputError(message, field=field)
+            return InputError(error.message, file=file, line=line, field=error.field)
+    return error
 
 
 def _line_of(field: str, file: Path) -> int | None:
-    node, line = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader), None
-    for part in field.split("."):
+    node, line = yaml.compose(read_text(file), Loader=yaml.SafeLoader), None
+    assert isinstance(node, yaml.MappingNode)  # `_check_yaml` has seen it
+    whole = any(key.value == field for key, _ in node.value)  # `group.field: value` in one line
+    for part in [field] if whole else field.split("."):
         if not isinstance(node, yaml.MappingNode):
             return None
         found = next(((k, v) for k, v in node.value if k.value == part), None)

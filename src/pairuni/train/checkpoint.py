@@ -75,17 +75,17 @@ def find_checkpoint(run: RunDir, warn: Callable[[str], None]) -> Path | None:
         warn: is told of each checkpoint that is passed over, and why.
 
     Raises:
-        InputError: there are checkpoints, and none of them is whole.
+        InputError: there are checkpoints, and none of them is whole, or `latest` is not text.
     """
     steps = checkpoint_steps(run)
-    named = _NAME.fullmatch(run.latest.read_text(encoding="utf-8").strip()) if run.latest.is_file() else None
+    named = _NAME.fullmatch(run.latest_name() or "")
     if named and int(named.group(1)) in steps:
         steps = [step for step in steps if step <= int(named.group(1))]
     elif named:
         warn(f"{run.latest}: names {named.group()}, which does not exist")
     for step in reversed(steps):
         folder = run.checkpoint(step)
-        damage = _damage(folder)
+        damage = checkpoint_damage(folder)
         if damage is None:
             return folder
         warn(f"{folder}: {damage}; trying the checkpoint before it")
@@ -139,7 +139,7 @@ def _files(folder: Path) -> list[str]:
     return [path for path in paths if path != "state/files.json"]
 
 
-def _damage(folder: Path) -> str | None:
+def checkpoint_damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint, None for a whole one."""
     try:
         hashes = read_json(folder / "state" / "files.json")

@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 from pairuni.config import TrainConfig
 from pairuni.errors import InputError
-from pairuni.files import read_jsonl, write_json, write_jsonl, write_text
-from pairuni.runs import RunDir, environment
+from pairuni.files import check_folder, write_json, write_jsonl, write_text
+from pairuni.runs import RunDir, environment, read_steps
 from pairuni.train.checkpoint import (
     Progress,
     checkpoint_steps,
@@ -61,11 +61,11 @@ def find_start(run: RunDir, config: TrainConfig) -> Start:
 
     Raises:
         InputError: the directory holds a run with another config (the fields that differ are named), a run that is
-            already further than config.steps, or only damaged checkpoints; or it is no directory.
+            already further than config.steps, broken metrics, or only damaged checkpoints; or it is no directory.
     """
-    if run.path.exists() and not run.path.is_dir():
-        raise InputError("is a file, not a run directory", file=run.path)
+    check_folder(run.path)
     _check_config(run, config)
+    run.resumable_metrics()
     checkpoint = find_checkpoint(run, lambda message: tqdm.write(f"warning: {message}"))
     progress = None if checkpoint is None else read_progress(checkpoint)
     start = Start(checkpoint, progress)
@@ -121,7 +121,7 @@ def _cut(run: RunDir, start: Start) -> None:
     run.cut_metrics(last)
     history = eval_history(run)
     if history.is_file():
-        write_jsonl(history, [row for _, row in read_jsonl(history) if row["step"] <= last])
+        write_jsonl(history, [row for _, row in read_steps(history) if row["step"] <= last])
     for folder in (run.path, run.path / "checkpoints", run.path / "samples"):
         remove_leftovers(folder)
     for step in checkpoint_steps(run):
