@@ -1,5 +1,6 @@
 """What is Janus' own: prompts, exact values against an uncached step-by-step reference."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -265,6 +266,14 @@ def _rows_seen(module: torch.nn.Module, run: Callable[[], object]) -> list[int]:
     run()
     handle.remove()
     return rows
+
+
+def test_sampling_gives_no_warning(tiny_janus: JanusPolicy) -> None:
+    spec = SamplingSpec(guidance=2.0, max_new_tokens=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        _images(tiny_janus, spec)
+        tiny_janus.sample(Side.UNDERSTANDING, _questions(), 2, spec, _seeds(3, 2))
 
 
 def test_work_is_shared(tiny_janus: JanusPolicy) -> None:

@@ -5,14 +5,17 @@ cannot switch guidance off and prefills a prompt once per rollout. Functions run
 Shapes: n rows, D prefixes, P prompt tokens, H hidden width, I tokens per input image.
 """
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache, DynamicCache, JanusForConditionalGeneration
+from transformers import Cache, DynamicCache, JanusForConditionalGeneration, LlamaModel
 from transformers.cache_utils import DynamicLayer
 
+# The argument is `past_key_values` in transformers 5.17; 5.24 has renamed it and warns at the old name until 5.40.
+_CACHE = "cache" if "cache" in inspect.signature(LlamaModel.forward).parameters else "past_key_values"
 # Images decoded to pixels at a time: the image tokenizer's activations dwarf a row of the language model.
 PIXEL_BATCH = 32
 
@@ -95,7 +98,7 @@ def prefill(model: JanusForConditionalGeneration, embedded_DPH: Tensor) -> Prefi
     length = embedded_DPH.shape[1]
     positions = torch.arange(length, device=embedded_DPH.device)[None]
     out = model.model.language_model(
-        inputs_embeds=embedded_DPH, position_ids=positions, past_key_values=cache, use_cache=True
+        inputs_embeds=embedded_DPH, position_ids=positions, use_cache=True, **{_CACHE: cache}
     )
     return Prefix(out.last_hidden_state[:, -1], cache, length)
 
@@ -104,7 +107,7 @@ def advance(model: JanusForConditionalGeneration, cache: Cache, embedded_nH: Ten
     """[n, H]: the states after one more token per row, at `position` counted from BOS."""
     positions = torch.full((1, 1), position, device=embedded_nH.device)
     out = model.model.language_model(
-        inputs_embeds=embedded_nH[:, None], position_ids=positions, past_key_values=cache, use_cache=True
+        inputs_embeds=embedded_nH[:, None], position_ids=positions, use_cache=True, **{_CACHE: cache}
     )
     return out.last_hidden_state[:, -1]
 
