@@ -124,6 +124,11 @@ def _parse(text: str, path: Path, n: int | None) -> dict[str, Any]:
         raise InputError("cannot be read as JSON (nested too deeply)", file=path, line=n) from None
     except ValueError as err:  # a number of thousands of digits
         raise InputError(f"cannot be read as JSON ({err})", file=path, line=n) from None
+    if "\\ud" in text.lower():
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:  # half of a pair: no file could be named or written with it
+            raise InputError("holds a lone surrogate (\\ud800 to \\udfff)", file=path, line=n) from None
     if not isinstance(value, dict):
         raise InputError("must be a JSON object", file=path, line=n)
     return value

@@ -158,7 +158,7 @@ def read_pairs(path: str | Path, image_root: str | Path | None = None) -> list[P
 
     Raises:
         InputError: a line is not JSON, a field is missing, of the wrong type or empty, a similarity is outside
-            [0, 1], an aligned pair has a similarity other than 1, or an image path leaves the root.
+            [0, 1], an aligned pair has a similarity other than 1 or two images, or an image path leaves the root.
     """
     path = Path(path)
     root = Path(image_root) if image_root is not None else path.parent
@@ -195,7 +195,7 @@ def read_samples(path: str | Path, side: Side, image_root: str | Path | None = N
         row = _validate(_SAMPLE, raw, path, n)
         resolve_image(row.image_path, root, file=path, line=n)
         for name in ("prompt",) if side is Side.GENERATION else ("question", "answer"):
-            if not raw.get(name):
+            if not (raw.get(name) or "").strip():
                 raise InputError("is missing or empty", file=path, line=n, field=name)
         kept = {"prompt": row.prompt} if side is Side.GENERATION else {"question": row.question, "answer": row.answer}
         extra = {k: v for k, v in raw.items() if k not in ("id", "side", "image_path", "tag", *kept)}
@@ -249,6 +249,8 @@ def _to_pair(row: _PairRow, raw: dict[str, Any], path: Path, n: int, root: Path)
         raise InputError(f"must be in [0, 1], not {row.similarity}", file=path, line=n, field="similarity")
     if row.kind == "aligned" and row.similarity != 1.0:
         raise InputError(f"an aligned pair has 1.0, not {row.similarity}", file=path, line=n, field="similarity")
+    if row.kind == "aligned" and not same:
+        raise InputError("an aligned pair has one image, this one two", file=path, line=n, field="kind")
     halves = {}
     for key, half, fallback in (
         ("generate_ann", row.generate_ann, Side.GENERATION),

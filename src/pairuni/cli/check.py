@@ -1,16 +1,16 @@
 """`pairuni check PATH`: validates a config, a JSON Lines file or a run directory and says what to mend."""
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 
 import yaml
 
+from pairuni.cli.names import check_model, check_names
 from pairuni.cli.options import parse_config
 from pairuni.config import CompleteConfig, EvaluateConfig, PairConfig, PretrainConfig, TrainConfig
 from pairuni.errors import InputError
 from pairuni.files import read_json, read_jsonl
-from pairuni.records import Quadruple, Side, read_pairs, read_quadruples, read_samples, resolve_image
+from pairuni.records import Side, read_pairs, read_quadruples, read_samples, resolve_image
 from pairuni.runs import RunDir
 
 # Stage -> config class and a key that only its files have.
@@ -52,11 +52,11 @@ def _config(path: Path, stage: str | None) -> str:
     if stage is None:
         try:
             keys = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError):
+        except (yaml.YAMLError, OSError, ValueError, RecursionError):
             keys = {}  # parse_config words this error
         found = [name for name, (_, key) in STAGES.items() if isinstance(keys, dict) and key in keys]
         stage = found[0] if found else "train"
-    config = parse_config(STAGES[stage][0], ["--config", str(path)], stage)
+    config = parse_config(STAGES[stage][0], ["--config", str(path)], stage, _check_meaning)
     if isinstance(config, TrainConfig):
         pairs = Path(config.data.pairs)
         missing = "" if pairs.exists() else f" ({pairs} does not exist yet)"
@@ -64,46 +64,65 @@ def _config(path: Path, stage: str | None) -> str:
     return f"{path}: a valid config for `pairuni {stage}`"
 
 
+def _check_meaning(config: object) -> None:
+    if isinstance(config, TrainConfig | EvaluateConfig):
+        check_names(config)
+        check_model(config)
+
+
 def _jsonl(path: Path, image_root: str | None) -> str:
+    lines = [n for n, _ in read_jsonl(path)]
     _, first = next(read_jsonl(path), (0, None))
     if first is None:
         raise InputError("is empty", file=path)
     root = Path(image_root) if image_root is not None else path.parent
-    if "generate_ann" in first or "understand_ann" in first:
+    if any(key in first for key in ("generate_ann", "understand_ann", "similarity")):
         pairs = read_pairs(path, image_root)
-        _images(path, root, [h for p in pairs for h in (p.generate, p.understand)])
+        halves = (("generate_ann", [p.generate for p in pairs]), ("understand_ann", [p.understand for p in pairs]))
+        rows = [(n, f"{k}.image_path", h.image_path) for k, half in halves for n, h in zip(lines, half, strict=True)]
+        _images(path, root, sorted(rows))
         aligned = sum(p.kind == "aligned" for p in pairs)
         return f"{path}: {len(pairs)} pairs ({aligned} aligned, {len(pairs) - aligned} retrieved), every image opens"
     if "prompt" in first and "question" in first:
         quadruples = read_quadruples(path, image_root)
-        _images(path, root, quadruples)
+        _images(path, root, [(n, "image_path", q.image_path) for n, q in zip(lines, quadruples, strict=True)])
         return f"{path}: {len(quadruples)} quadruples, every image opens"
     if "prompt" in first or "question" in first:
         side = Side.GENERATION if "prompt" in first else Side.UNDERSTANDING
-        return f"{path}: {len(read_samples(path, side, image_root))} {side} samples"
-    return f"{path}: {sum(1 for _ in read_jsonl(path))} JSON objects"
+        samples = read_samples(path, side, image_root)
+        _images(path, root, [(n, "image_path", s.image_path) for n, s in zip(lines, samples, strict=True)])
+        return f"{path}: {len(samples)} {side} samples, every image opens"
+    return f"{path}: {len(lines)} JSON objects"
 
 
-def _images(path: Path, root: Path, quadruples: list[Quadruple]) -> None:
+def _images(path: Path, root: Path, rows: list[tuple[int, str, str]]) -> None:
+    """Opens each image once. Raises InputError with the (line, field, image path) that names it first."""
     from pairuni.data.dataset import load_image
 
-    for image_path in dict.fromkeys(q.image_path for q in quadruples):
-        load_image(resolve_image(image_path, root, file=path))
+    opened: set[str] = set()
+    for line, field, image_path in rows:
+        if image_path in opened:
+            continue
+        opened.add(image_path)
+        image = resolve_image(image_path, root)
+        try:
+            load_image(image)
+        except InputError as err:
+            raise InputError(f"{image}: {err.message}", file=path, line=line, field=field) from None
 
 
 def _run(path: Path) -> str:
+    from pairuni.train.checkpoint import checkpoint_damage
+
     run = RunDir(path)
     if not run.config.is_file():
         raise InputError("is not a run directory: it has no config.yaml", file=path)
-    checks: list[Callable[[], object]] = [
-        lambda: parse_config(TrainConfig, ["--config", str(run.config)], "train"),
-        run.read_metrics,
-        run.latest_checkpoint,
-    ]
-    for each in checks:
-        each()
+    parse_config(TrainConfig, ["--config", str(run.config)], "train")
+    rows, latest = run.read_metrics(), run.latest_checkpoint()
+    damage = None if latest is None else checkpoint_damage(latest)
+    if damage is not None:
+        raise InputError(damage, file=latest)
     for name in (run.environment, run.eval):
         if name.is_file():
             read_json(name)
-    latest = run.latest_checkpoint()
-    return f"{path}: a run of {len(run.read_metrics())} steps, latest checkpoint {latest.name if latest else 'none'}"
+    return f"{path}: a run of {len(rows)} steps, latest checkpoint {latest.name if latest else 'none'}"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from pairuni.cli.names import check_names
 from pairuni.cli.options import parse_config
 from pairuni.config import (
     CompleteConfig,
@@ -18,15 +19,13 @@ from pairuni.config import (
     TrainConfig,
 )
 from pairuni.errors import InputError
+from pairuni.files import check_folder
 
 
 def shapes(arguments: list[str]) -> int:
     config = parse_config(ShapesConfig, arguments, "shapes")
     from pairuni.shapes.world import write_world
 
-    for name in ("understanding", "generation"):
-        if vars(config)[name] < 1:
-            raise InputError(f"must be positive, not {vars(config)[name]}", field=name)
     write_world(Path(config.output), config.understanding, config.generation, config.seed)
     print(f"{config.understanding} understanding and {config.generation} generation samples in {config.output}")
     return 0
@@ -40,6 +39,7 @@ def complete(arguments: list[str]) -> int:
 def run_complete(config: CompleteConfig) -> None:
     from pairuni.data import complete as stage
 
+    check_folder(config.output)
     counts = stage.run_complete(config)["counts"]
     completed, rejected = (", ".join(f"{n} {side}" for side, n in counts[k].items()) for k in ("completed", "rejected"))
     print(f"{counts['inputs']} samples: completed {completed} ({counts['retried']} after a retry); rejected {rejected}")
@@ -56,6 +56,7 @@ def pair(arguments: list[str]) -> int:
 def run_pair(config: PairConfig) -> None:
     from pairuni.data import pairing as stage
 
+    check_folder(config.output)
     summary = stage.run_pair(config)
     counts, similarity = summary["counts"], summary["similarity"]
     aligned = f"{counts['aligned_understanding']} understanding + {counts['aligned_generation']} generation"
@@ -69,7 +70,7 @@ def run_pair(config: PairConfig) -> None:
 
 
 def train(arguments: list[str]) -> int:
-    config = parse_config(TrainConfig, arguments, "train")
+    config = parse_config(TrainConfig, arguments, "train", check_names)
     run_training(config)
     return 0
 
@@ -100,10 +101,11 @@ def run_training(config: TrainConfig) -> None:
 
 
 def evaluate(arguments: list[str]) -> int:
-    config = parse_config(EvaluateConfig, arguments, "eval")
+    config = parse_config(EvaluateConfig, arguments, "eval", check_names)
     from pairuni.eval import runner
     from pairuni.policies import load_policy
 
+    check_folder(config.output)
     policy = load_policy(config.model, device=config.device, precision=config.precision)
     results = runner.evaluate(policy, config, Path(config.output))
     path = runner.write_eval(Path(config.output), config.model, config, results)
@@ -140,6 +142,7 @@ def pretrain(arguments: list[str]) -> int:
     config = parse_config(PretrainConfig, arguments, "pretrain")
     from pairuni.pretrain.script import run_pretrain
 
+    check_folder(config.output)
     summary = run_pretrain(config)
     print("\n".join(f"{name}: {value}" for name, value in summary.items()))
     return 0
@@ -149,6 +152,7 @@ def tiny(arguments: list[str]) -> int:
     config = parse_config(TinyConfig, arguments, "tiny")
     from pairuni.pretrain.script import write_tiny
 
+    check_folder(config.output)
     write_tiny(config)
     print(f"a random Janus of {config.image} px in {config.output}")
     return 0

@@ -11,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 
 from pairuni.cli.commands import run_complete, run_pair, run_training
+from pairuni.cli.names import check_names
 from pairuni.cli.options import parse_config
 from pairuni.config import CompleteConfig, PairConfig, TrainConfig
 from pairuni.errors import InputError
@@ -55,7 +56,7 @@ def run_demo(config: TrainConfig, samples: int) -> None:
 def demo_config(output: Path, seed: int, config_file: str | None, overrides: list[str]) -> TrainConfig:
     source = config_file or str(resources.files("pairuni.configs") / "shapes" / "demo.yaml")
     paths = ["--output", str(output), "--data.pairs", str(output / "data" / "pairs.jsonl")]
-    config = parse_config(TrainConfig, ["--config", source, *paths, *overrides], "demo")
+    config = parse_config(TrainConfig, ["--config", source, *paths, *overrides], "demo", check_names)
     return replace(config, seed=seed)
 
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from pairuni.config import SampleConfig
 from pairuni.data.dataset import load_image
-from pairuni.files import atomic_path
+from pairuni.files import atomic_path, check_folder
 from pairuni.policies import load_policy
 from pairuni.policies.base import SamplingSpec
 from pairuni.policies.sampling import seeds_for
@@ -18,6 +18,7 @@ def run_sample(config: SampleConfig) -> None:
     """Samples `config.number` times, prints the answers or writes the images."""
     side = Side.GENERATION if config.prompt is not None else Side.UNDERSTANDING
     # Read before the model is loaded, so that a wrong path costs no minutes.
+    check_folder(Path(config.output).parent)
     image = None if config.image is None else load_image(config.image)
     spec = SamplingSpec(
         temperature=config.temperature,

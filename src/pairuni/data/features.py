@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
@@ -22,6 +23,8 @@ from pairuni.data.match import normalise
 from pairuni.errors import InputError
 from pairuni.files import atomic_path, file_hash
 
+# What transformers and safetensors raise for files that are absent, cut off or of another model.
+_BROKEN = (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError, StrictDataclassError)
 _PART = 512  # images per cache file: what a kill can cost
 
 
@@ -204,11 +207,13 @@ class ResNet50:
 
         try:
             kind = AutoConfig.from_pretrained(weights).model_type
-            if kind != "resnet":
-                raise InputError(f"{weights} is a {kind} model, not a resnet", field="weights")
-            loaded: Any = ResNetModel.from_pretrained(weights, dtype=torch.float32, output_loading_info=True)
-        except OSError as err:
-            raise InputError(f"cannot load {weights}: {err}", field="weights") from None
+            loaded: Any = None
+            if kind == "resnet":
+                loaded = ResNetModel.from_pretrained(weights, dtype=torch.float32, output_loading_info=True)
+        except _BROKEN as err:
+            raise InputError(f"cannot load {weights}: {' '.join(str(err).split())[:300]}", field="weights") from None
+        if loaded is None:
+            raise InputError(f"{weights} is a {kind} model, not a resnet", field="weights")
         self._model, report = loaded
         if report["missing_keys"] or report["mismatched_keys"]:
             raise InputError(f"{weights} lacks weights of a ResNet", field="weights")

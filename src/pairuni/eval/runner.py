@@ -2,15 +2,18 @@
 
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from pairuni.config import EvalConfig
-from pairuni.eval import load_benchmark
+from pairuni.eval import check_benchmarks, load_benchmark
 from pairuni.eval.base import summarise
 from pairuni.files import write_json, write_jsonl
 from pairuni.policies.base import Sampler
+
+UNSCORED = ("benchmarks", "batch")
+"""Fields of EvalConfig that change no benchmark's score."""
 
 
 def evaluate(sampler: Sampler, config: EvalConfig, output: Path | None = None) -> dict[str, dict[str, Any]]:
@@ -19,8 +22,8 @@ def evaluate(sampler: Sampler, config: EvalConfig, output: Path | None = None) -
     Raises:
         InputError: an unknown benchmark, before anything is run.
     """
-    names = [n.strip() for n in config.benchmarks.split(",") if n.strip()]
-    benchmarks = {name: load_benchmark(name) for name in names}
+    check_benchmarks(config)
+    benchmarks = {name: load_benchmark(name) for name in config.names}
     results = {}
     for name, benchmark in benchmarks.items():
         answers = benchmark.run(sampler, config)
@@ -31,8 +34,9 @@ def evaluate(sampler: Sampler, config: EvalConfig, output: Path | None = None) -
 
 
 def write_eval(output: Path, model: str, config: EvalConfig, results: dict[str, dict[str, Any]]) -> Path:
-    """Writes eval.json into `output`."""
-    digest = hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode()).hexdigest()
+    """Writes eval.json into `output`. Its config_hash is equal where scores may be compared."""
+    protocol = {f.name: vars(config)[f.name] for f in fields(EvalConfig) if f.name not in UNSCORED}
+    digest = hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()
     write_json(output / "eval.json", {"model": model, "config_hash": digest[:16], "benchmarks": results})
     return output / "eval.json"
 

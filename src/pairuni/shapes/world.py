@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from pairuni.config import EvalSplit
-from pairuni.files import write_jsonl
+from pairuni.files import check_folder, write_jsonl
 from pairuni.shapes.captions import TASKS, Requirement, caption, example, prompt_split, random_task, read
 from pairuni.shapes.questions import TYPES, Question, ask
 from pairuni.shapes.renderer import render
@@ -73,6 +73,7 @@ def write_world(folder: Path, understanding: int, generation: int, seed: int) ->
     Understanding samples have a question and no caption, generation samples a caption and no question, as from two
     unrelated sources. Half of the captions describe scenes, half are prompts of the six tasks.
     """
+    check_folder(folder / "images")
     (folder / "images").mkdir(parents=True, exist_ok=True)
     questions, prompts = [], []
     for i in range(understanding):

@@ -4,6 +4,7 @@ Start it with `pairuni train --config ...`, on several GPUs with torchrun. What 
 how a model is evaluated is handed in.
 """
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -101,7 +102,7 @@ def _read_pairs(config: TrainConfig) -> list[Pair]:
     pairs = mix(pairs, mixing.mode, config.seed, features)
     if Side.UNDERSTANDING in trained_sides(config):
         for pair in pairs:
-            if not (root / pair.understand.image_path).is_file():
+            if not os.path.isfile(root / pair.understand.image_path):  # unlike Path.is_file, it takes any name
                 _missing_image(config, pair.understand, root)
     return pairs
 

@@ -37,7 +37,7 @@ def model_type(path_or_hub_id: str | Path) -> str:
     Raises:
         InputError: no such folder, nothing of that name on the Hub, or a config.json that is missing or broken.
     """
-    source = _resolve(path_or_hub_id)
+    source = resolve_model(path_or_hub_id)
     if isinstance(source, Path):
         config = read_json(source / "config.json")
     else:
@@ -61,7 +61,7 @@ def load_janus(path_or_hub_id: str | Path, *, device: str = "auto", precision: s
     Raises:
         InputError: a file is missing, broken, incomplete or of another model; an unknown device or precision.
     """
-    source = _resolve(path_or_hub_id)
+    source = resolve_model(path_or_hub_id)
     place = _device(device)
     if precision not in ("auto", "fp32", "bf16"):
         raise InputError(f"must be auto, fp32 or bf16, not {precision!r}", field="precision")
@@ -135,7 +135,7 @@ def _set_generation_config(policy: JanusPolicy) -> None:
     )
 
 
-def _resolve(path_or_hub_id: str | Path) -> str | Path:
+def resolve_model(path_or_hub_id: str | Path) -> str | Path:
     """A folder that exists, or a hub id."""
     name = str(path_or_hub_id)
     if name in SHIPPED:
