@@ -17,7 +17,6 @@ from tqdm import tqdm
 from transformers import JanusForConditionalGeneration, JanusProcessor
 
 from pairuni.config import EvalConfig, PretrainConfig, TinyConfig
-from pairuni.errors import InputError
 from pairuni.eval.runner import evaluate
 from pairuni.files import atomic_path, read_jsonl, write_json, write_text
 from pairuni.policies import load_policy
@@ -220,10 +219,8 @@ def write_tiny(config: TinyConfig) -> None:
     """`pairuni tiny`: writes a small random Janus in fp32.
 
     Raises:
-        InputError: an image size that is not a multiple of 16, or unreadable texts.
+        InputError: unreadable texts.
     """
-    if config.image % 16 or config.image <= 0:
-        raise InputError(f"must be a positive multiple of 16, not {config.image}", field="image")
     size = JanusSize(
         image=config.image,
         patch=16,
