@@ -26,7 +26,7 @@ demo: setup  ## the whole method on the Shapes world, minutes on a CPU: runs/dem
 	$(BIN)/pairuni demo
 
 full: setup  ## the longer training run of configs/shapes/full.yaml (under an hour)
-	$(BIN)/pairuni demo --config configs/shapes/full.yaml --output runs/full --samples 3000
+	$(BIN)/pairuni train --config configs/shapes/full.yaml
 
 seeds: setup  ## the demo over three seeds, then their table as in docs/results.md
 	for seed in 0 1 2; do $(BIN)/pairuni demo --seed $$seed --output runs/seed_$$seed; done

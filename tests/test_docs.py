@@ -91,7 +91,7 @@ def parse_only(arguments: list[str], folder: Path, monkeypatch: pytest.MonkeyPat
     if command in CONFIGS:
         parse_config(CONFIGS[command], rest, command)
         return
-    monkeypatch.setattr("pairuni.cli.demo.run_demo", lambda config, samples: None)
+    monkeypatch.setattr("pairuni.cli.demo.run_training", lambda config: None)
     monkeypatch.setattr("pairuni.report.html.write_report", lambda inputs, out, title: out)
     if command == "check":
         for name in ("_run", "_config", "_jsonl"):
@@ -348,6 +348,6 @@ def test_keys_of_an_evaluation(tiny_janus: JanusPolicy, tmp_path: Path) -> None:
 
 def test_numbers_that_readme_takes_from_elsewhere() -> None:
     text = README.read_text(encoding="utf-8")
-    size, demo = JanusSize(), demo_config(Path("runs/demo"), 0, None, [])
+    size, demo = JanusSize(), demo_config(Path("runs/demo"), None, [])
     assert f"{size.image} pixels, {size.tokens} image tokens" in text
     assert f"runs/demo/checkpoints/step_{demo.steps:06d}/model" in text

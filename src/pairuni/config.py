@@ -122,9 +122,13 @@ class DataConfig:
     """Folder that image paths are relative to (default: the folder of `pairs`)."""
     batch: int = 8
     """Pairs per step over all devices (paper: 16)."""
+    shapes: int = 0
+    """Shapes images per source that are written, completed and paired into the folder of `pairs` when that file is
+    absent (0: none, the pairs must be there)."""
 
     def __post_init__(self) -> None:
         _check(self.batch > 0, "data.batch", f"must be positive, not {self.batch}")
+        _check(self.shapes == 0 or self.shapes >= 10, "data.shapes", f"must be 0 or at least 10, not {self.shapes}")
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """The commands that are one stage each: parse, run, say what was written. What takes time is imported when it runs."""
 
 import argparse
-import os
 from pathlib import Path
 
 from tqdm import tqdm
@@ -76,7 +75,10 @@ def train(arguments: list[str]) -> int:
 
 
 def run_training(config: TrainConfig) -> None:
-    """Trains with evaluation before, in between and after (log.eval_every), then writes report.html."""
+    """Makes the pairs where data.shapes asks for it, trains, evaluates (log.eval_every), writes report.html."""
+    from pairuni import dist
+    from pairuni.cli.closing import closing
+    from pairuni.cli.shapes_data import make_data
     from pairuni.eval import runner
     from pairuni.policies.base import Policy
     from pairuni.report.html import write_report
@@ -95,9 +97,14 @@ def run_training(config: TrainConfig) -> None:
         tqdm.write(f"step {step}\n{runner.table(results)}")
         return {name: entry["score"] for name, entry in results.items()}
 
-    run(config, evaluate=score)
-    if os.environ.get("RANK", "0") == "0":  # torchrun's: the process group is closed by now
-        print(write_report([run_dir.path], run_dir.report))
+    with dist.process_group(config.model.device):
+        if dist.is_main():
+            make_data(config)
+        dist.barrier()
+        summary = run(config, evaluate=score)
+        if dist.is_main():
+            report = write_report([run_dir.path], run_dir.report)
+            print(f"\n{closing(run_dir, summary)}\n{report}")
 
 
 def evaluate(arguments: list[str]) -> int:

@@ -66,8 +66,8 @@ def train(config: TrainConfig, *, evaluate: Evaluate | None = None) -> dict[str,
             positive; results go to `eval/<benchmark>` in metrics.jsonl and to eval_history.jsonl.
 
     Returns:
-        A summary: path, steps, seconds (of this call), and reward_first and reward_last per side (means over the first
-        and last tenth of the steps).
+        A summary: path, steps, seconds (of this call), the latest checkpoint (None without one), and per side
+        reward_first and reward_last (means over the first and last tenth of the steps) and missing (rewards).
 
     Raises:
         InputError: something in the config, the pairs, the images or the run directory is wrong.
@@ -220,9 +220,12 @@ def _summary(directory: RunDir, config: TrainConfig, seconds: float) -> dict[str
     tenth = max(1, round(len(rows) / 10))
     parts = {"reward_first": rows[:tenth], "reward_last": rows[-tenth:]}
     means: dict[str, dict[str, float | None]] = {}
+    missing = {str(side): sum(row[f"missing/{side}"] for row in rows) for side in trained_sides(config)}
     for name, part in parts.items():
         means[name] = {}
         for side in trained_sides(config):
             known = [row[f"reward_mean/{side}"] for row in part if row[f"reward_mean/{side}"] is not None]
             means[name][str(side)] = sum(known) / len(known) if known else None
-    return {"path": str(directory.path), "steps": len(rows), "seconds": seconds, **means}
+    checkpoint = directory.latest_checkpoint()
+    where = {"path": str(directory.path), "checkpoint": None if checkpoint is None else str(checkpoint)}
+    return where | {"steps": len(rows), "seconds": seconds, "missing": missing, **means}

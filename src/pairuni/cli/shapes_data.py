@@ -1,0 +1,74 @@
+"""The Shapes data that a training config asks for (`data.shapes`): images of two sources, completed and paired.
+
+Every stage is the one that a user's own data goes through. shapes.json beside pairs.jsonl says what the data was made
+from, so that it is never taken for other data.
+"""
+
+from pathlib import Path
+
+from pairuni.cli.commands import run_complete, run_pair
+from pairuni.config import CompleteConfig, PairConfig, TrainConfig
+from pairuni.errors import InputError
+from pairuni.files import check_folder, read_json, write_json
+from pairuni.shapes.world import write_world
+
+RECORD = "shapes.json"
+_SOURCES = ("understanding.jsonl", "generation.jsonl")
+_QUADRUPLES = "quadruples.jsonl"
+
+
+def make_data(config: TrainConfig) -> None:
+    """Writes `data.pairs` where `data.shapes` asks for it and the file is absent. The data's seed is the run's.
+
+    Pairs without a shapes.json beside them are the user's own and are taken as they are.
+
+    Raises:
+        InputError: data of another number of images or another seed is there, or files that would be written over.
+    """
+    if not config.data.shapes:
+        return
+    pairs = Path(config.data.pairs)
+    folder, record = pairs.parent, pairs.parent / RECORD
+    made = {"shapes": config.data.shapes, "seed": config.seed}
+    if pairs.is_file():
+        if record.is_file():
+            _check_record(record, made)
+        return
+    _check_place(config)
+    number = config.data.shapes
+    print(f"no pairs yet: writing {number} understanding and {number} generation images to {folder}")
+    write_json(record, made)  # first, so that a stopped call is seen to be ours and is begun again
+    write_world(folder, number, number, config.seed)
+    print("completing each sample's missing half, then pairing")
+    complete, pair = _stages(folder, number, config.seed)
+    run_complete(complete)
+    run_pair(pair)
+
+
+def _check_record(record: Path, wanted: dict[str, int]) -> None:
+    there = read_json(record)
+    for name, value in wanted.items():
+        if there.get(name) != value:
+            message = f"is {there.get(name)!r} for the data here, but {value} for this run; choose another data.pairs"
+            raise InputError(f"{message}, or data.shapes 0 to take the data as it is", file=record, field=name)
+
+
+def _check_place(config: TrainConfig) -> None:
+    pairs = Path(config.data.pairs)
+    if pairs.name != "pairs.jsonl":
+        raise InputError("must end in pairs.jsonl, the file that data.shapes makes", field="data.pairs")
+    if config.data.image_root is not None:
+        raise InputError("must be left out where data.shapes makes the images", field="data.image_root")
+    check_folder(pairs.parent)
+    for file in (pairs.parent / name for name in (*_SOURCES, _QUADRUPLES)):
+        if file.exists() and not (pairs.parent / RECORD).is_file():
+            raise InputError("is there already, and data.shapes would write over it", file=file)
+
+
+def _stages(folder: Path, number: int, seed: int) -> tuple[CompleteConfig, PairConfig]:
+    understanding, generation = (str(folder / name) for name in _SOURCES)
+    complete = CompleteConfig(understanding, generation, output=str(folder), seed=seed)
+    # The paper's share of aligned pairs (4,971 of 16,320) is near a third; so is a fifth of the images here.
+    quadruples = str(folder / _QUADRUPLES)
+    pair = PairConfig(quadruples, str(folder), extractor="colour_hog", clusters=2 * number // 5, seed=seed)
+    return complete, pair
