@@ -28,7 +28,7 @@ from pairuni.train.checkpoint import (
     remove_leftovers,
 )
 
-FREE = ("output", "steps", "model.device", "log.", "eval.")
+FREE = ("output", "steps", "model.device", "data.shapes", "log.", "eval.")
 """Fields, and prefixes of fields, that may differ when a run is continued."""
 
 
