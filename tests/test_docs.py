@@ -306,7 +306,7 @@ def test_keys_of_the_data_files(demo_data: Path, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def run(demo_data: Path, tiny_janus_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One step with everything that adds a key: a KL term and an evaluation."""
+    """One step with everything that adds a key: a KL term, an evaluation, the gradients of both sides."""
     output = tmp_path_factory.mktemp("run") / "run"
     config = TrainConfig(
         output=str(output),
@@ -315,7 +315,7 @@ def run(demo_data: Path, tiny_janus_folder: Path, tmp_path_factory: pytest.TempP
         model=ModelConfig(path=str(tiny_janus_folder), device="cpu"),
         data=DataConfig(pairs=str(demo_data / "runs" / "demo" / "data" / "pairs.jsonl"), batch=2),
         rollout=RolloutConfig(rollouts=2, guidance=2.0, max_new_tokens=4),
-        log=LogConfig(samples_every=1, sample_prompts=1, eval_every=1),
+        log=LogConfig(samples_every=1, sample_prompts=1, eval_every=1, gradient_cosine_every=1),
     )
     train(config, evaluate=lambda policy, step: {"shapes_generation": 50.0})
     return output

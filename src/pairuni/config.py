@@ -272,9 +272,12 @@ class LogConfig:
     """Older checkpoints are deleted (0: keep all)."""
     eval_every: int = 0
     """Steps between evaluations inside training (0: none)."""
+    gradient_cosine_every: int = 0
+    """Steps between measurements of the cosine between the understanding and the generation loss' gradients (0: never).
+    Needs memory for two more gradients."""
 
     def __post_init__(self) -> None:
-        for name in ("samples_every", "sample_prompts", "checkpoint_every", "keep_checkpoints", "eval_every"):
+        for name in vars(self):
             _check(vars(self)[name] >= 0, f"log.{name}", f"must not be negative, not {vars(self)[name]}")
 
 
@@ -321,6 +324,8 @@ class TrainConfig:
             _check(vars(self)[name] > 0, name, f"must be positive, not {vars(self)[name]}")
         _check(self.kl_beta >= 0, "kl_beta", f"must not be negative, not {self.kl_beta}")
         _check(bool(self.data.pairs), "data.pairs", "is needed: the path of a pairs.jsonl")
+        alone = self.sides != "both" and self.log.gradient_cosine_every > 0
+        _check(not alone, "log.gradient_cosine_every", f"compares both sides, but sides is {self.sides}")
         _check_seed(self.seed)
 
 

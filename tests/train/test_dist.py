@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from train_world import make_config, read_halves, roll_out
 
 from pairuni import dist
-from pairuni.config import DataConfig, OptimConfig, TrainConfig
+from pairuni.config import DataConfig, LogConfig, OptimConfig, TrainConfig
 from pairuni.policies import load_policy
 from pairuni.records import Side
 from pairuni.runs import RunDir, comparable
@@ -64,7 +64,8 @@ def test_two_processes_do_what_one_does(tmp_path: Path, tiny_janus_folder: Path,
     for name, folder in folders.items():
         folder.mkdir()
         data = DataConfig(pairs=str(pairs_file), batch=3)
-        configs[name] = make_config(folder / "run", tiny_janus_folder, pairs_file, data=data, optim=OPTIM)
+        log = LogConfig(samples_every=2, sample_prompts=1, checkpoint_every=2, gradient_cosine_every=1)
+        configs[name] = make_config(folder / "run", tiny_janus_folder, pairs_file, data=data, optim=OPTIM, log=log)
     one_step(configs["one"], folders["one"])
     train(configs["one"])
     mp.spawn(worker, args=(free_ports(), configs["two"], folders["two"]), nprocs=2)
@@ -75,7 +76,7 @@ def test_two_processes_do_what_one_does(tmp_path: Path, tiny_janus_folder: Path,
     for name, grad in expected.items():
         assert (grad - got[name]).abs().max() < 1e-6, name
     rows = [json.loads((folder / "row.json").read_text()) for folder in folders.values()]
-    assert rows[0].keys() == rows[1].keys()
+    assert rows[0].keys() == rows[1].keys() and abs(rows[0]["gradient_cosine"]) > 1e-3
     for key, value in rows[0].items():
         assert rows[1][key] == pytest.approx(value, rel=1e-4, abs=1e-5), key
 

@@ -9,12 +9,14 @@ Shapes: B pairs, R rollouts, T decisions of a rollout, k rows of a chunk, N deci
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from pairuni.algo.gradients import gradient_cosine
 from pairuni.algo.pair_grpo import Totals, pair_credit, row_scales, side_loss, side_totals
 from pairuni.config import TrainConfig
 from pairuni.dist import all_reduce_gradients, global_sum
@@ -62,7 +64,8 @@ def train_step(
         reference: the initial model, exactly when config.kl_beta > 0.
 
     Returns:
-        A row of metrics.jsonl but for `step`, and seconds/ but for the total.
+        A row of metrics.jsonl but for `step`, and seconds/ but for the total. gradient_cosine is that of the first
+        update, in the steps that log.gradient_cosine_every names.
 
     Raises:
         DivergedError: a loss or the gradient norm is not finite.
@@ -72,14 +75,19 @@ def train_step(
     credits = {side: pair_credit(s.rewards_BR, s.weights_B, config.advantage.std_eps) for side, s in batch.items()}
     pieces = {side: _pieces(policy, sampled, credits[side], config) for side, sampled in batch.items()}
     scores = {side: SideScores([], [], []) for side in batch}
+    every = config.log.gradient_cosine_every
+    compared = optimizer.parameters if every and step % every == 0 else []
+    apart: list[list[Tensor | None]] = []
     norms = []
     for update in range(config.updates_per_rollout):
         optimizer.zero_grad()
         for side in batch:
             loss = 0.0
-            for piece in pieces[side]:
-                loss += _backward(policy, piece, scores[side], config, reference)
+            with _kept_apart(compared if update == 0 else []) as gradients:
+                for piece in pieces[side]:
+                    loss += _backward(policy, piece, scores[side], config, reference)
             scores[side].losses.append(global_sum(loss))
+            apart.append(gradients)
         norms.append(_update(optimizer, step, update, {side: scores[side].losses[-1] for side in batch}))
     seconds = {
         "seconds/rollout": sum(sampled.rollout_seconds for sampled in batch.values()),
@@ -87,6 +95,8 @@ def train_step(
         "seconds/update": time.perf_counter() - started,
     }
     common = {"grad_norm": sum(norms) / len(norms), "lr": learning_rate(config.optim, step)}
+    if compared:
+        common["gradient_cosine"] = gradient_cosine(*(_over_processes(compared, side) for side in apart[: len(batch)]))
     return rollout_metrics(batch, credits) | score_metrics(scores) | common | seconds
 
 
@@ -157,6 +167,35 @@ def _backward(
                 scores.gaps.append((float(gap_n.abs().sum()), float(gap_n.abs().max()), len(gap_n)))
         scores.parts.append(part)
     return float(loss.detach())
+
+
+@contextmanager
+def _kept_apart(parameters: Sequence[nn.Parameter]) -> Iterator[list[Tensor | None]]:
+    """Yields the sum of what the backward passes inside add to each gradient, which itself comes out as without it."""
+    sums: list[Tensor | None] = [None] * len(parameters)
+
+    def adder(i: int) -> Callable[[Tensor], None]:
+        def add(gradient: Tensor) -> None:
+            before = sums[i]
+            sums[i] = gradient.clone() if before is None else before.add_(gradient)
+
+        return add
+
+    handles = [parameter.register_hook(adder(i)) for i, parameter in enumerate(parameters)]
+    try:
+        yield sums
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _over_processes(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """One side's gradients, summed over processes. The parameters keep theirs, those of both sides."""
+    holders = [nn.Parameter(parameter.detach()) for parameter in parameters]
+    for holder, gradient in zip(holders, gradients, strict=True):
+        holder.grad = gradient
+    all_reduce_gradients(holders)
+    return [holder.grad for holder in holders]
 
 
 def _update(optimizer: Optimizer, step: int, update: int, losses: Mapping[Side, float]) -> float:

@@ -1,0 +1,42 @@
+"""The gradient cosine against NumPy, and a conflict that is worked out by hand."""
+
+import numpy as np
+import pytest
+import torch
+
+from pairuni.algo.gradients import gradient_cosine
+
+
+def test_it_is_the_cosine_of_the_long_vectors() -> None:
+    rng = np.random.default_rng(0)
+    shapes = [(3, 4), (5,), (2, 1, 2)]
+    a, b = ([rng.normal(size=shape).astype(np.float32) for shape in shapes] for _ in range(2))
+    long_a, long_b = (np.concatenate([part.ravel() for part in parts]).astype(float) for parts in (a, b))
+    expected = long_a @ long_b / np.linalg.norm(long_a) / np.linalg.norm(long_b)
+    got = gradient_cosine(*([torch.from_numpy(part) for part in parts] for parts in (a, b)))
+    assert got == pytest.approx(expected, abs=1e-12)
+
+
+def test_two_losses_that_pull_apart() -> None:
+    # 3x + 4y and -3x + 4y: (3, 4) and (-3, 4), hence (16 - 9) / 25. What only one loss uses has no share in the dot.
+    x, y, z = (torch.zeros(1, requires_grad=True) for _ in range(3))
+    grads = []
+    for loss in (3 * x + 4 * y, -3 * x + 4 * y):
+        grads.append(torch.autograd.grad(loss, [x, y, z], allow_unused=True))
+    assert grads[0][2] is None and gradient_cosine(*grads) == pytest.approx(7 / 25)
+    assert gradient_cosine(grads[0], [-g if g is not None else None for g in grads[0]]) == -1.0
+    assert gradient_cosine(grads[0], [*grads[0][:2], torch.full((1,), 5.0)]) == pytest.approx(5 / 50**0.5)
+
+
+def test_zero_vectors_and_unequal_lengths() -> None:
+    some = [torch.ones(2)]
+    for zero in ([torch.zeros(2)], [None]):
+        assert gradient_cosine(some, zero) == gradient_cosine(zero, zero) == 0.0
+    assert gradient_cosine([], []) == 0.0
+    with pytest.raises(ValueError, match="1 and of 2 parameters"):
+        gradient_cosine(some, [*some, None])
+
+
+def test_tiny_and_huge_gradients_are_summed_in_float64() -> None:
+    tiny, huge = torch.full((4,), 1e-30), torch.full((4,), 1e30)
+    assert gradient_cosine([tiny], [huge]) == 1.0
