@@ -50,6 +50,10 @@ class RunDir:
         return self.path / "environment.json"
 
     @property
+    def inputs(self) -> Path:
+        return self.path / "inputs.json"
+
+    @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
 

@@ -19,7 +19,7 @@ from pairuni.config import TrainConfig
 from pairuni.data.dataset import ImageCache, PairSampler
 from pairuni.data.mixing import image_features, mix
 from pairuni.errors import InputError
-from pairuni.files import read_jsonl, write_jsonl
+from pairuni.files import read_jsonl, write_json, write_jsonl
 from pairuni.policies import load_policy
 from pairuni.policies.base import Policy
 from pairuni.records import Pair, Quadruple, Side, read_pairs, resolve_image
@@ -27,6 +27,7 @@ from pairuni.rewards import load_reward
 from pairuni.rewards.base import Reward
 from pairuni.runs import RunDir
 from pairuni.train.checkpoint import Progress, load_state, save_checkpoint
+from pairuni.train.inputs import input_record
 from pairuni.train.optim import Optimizer
 from pairuni.train.resume import Start, config_hash, eval_history, find_start, open_run
 from pairuni.train.rollout import ImageLoader, collect, trained_sides
@@ -84,6 +85,8 @@ def train(config: TrainConfig, *, evaluate: Evaluate | None = None) -> dict[str,
             run = _set_up(config, directory, pairs, rewards, evaluate, (start, device))
             if dist.is_main():
                 open_run(directory, config, start)
+                if start.checkpoint is None:  # a continued run no longer needs the model that it began with
+                    write_json(directory.inputs, input_record(config))
             dist.barrier()
             _loop(run, start)
         dist.barrier()
