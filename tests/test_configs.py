@@ -16,17 +16,24 @@ from pairuni.data.mixing import UNWEIGHTED
 from pairuni.policies import load_policy
 from pairuni.records import Side
 from pairuni.rewards import load_reward
+from pairuni.train.optim import Optimizer
 
 ROOT = Path(__file__).parents[1] / "configs"
 FILES = sorted(ROOT.rglob("*.yaml"))
-# Widths of the language models (hidden, intermediate, layers, heads), from files that quote the hub configs.
-JANUS_PRO = {"janus_pro_1b": (2048, 5632, 24, 16, 2.077e9), "janus_pro_7b": (4096, 11008, 30, 32, 7.408e9)}
+PAPER = sorted((ROOT / "paper").glob("janus_*.yaml"))
+# Language models of the hub ids in configs/paper, from files that quote their configs: hidden and intermediate width,
+# layers, heads, and all parameters of the whole model.
+JANUS_PRO = {
+    "deepseek-community/Janus-Pro-1B": (2048, 5632, 24, 16, 2.077e9),
+    "deepseek-community/Janus-Pro-7B": (4096, 11008, 30, 32, 7.408e9),
+}
 
 
 def test_there_are_configs() -> None:
     names = {str(f.relative_to(ROOT)) for f in FILES}
     modes = {"aligned_only", "retrieved_only", "from_understanding", "from_generation", "random_pairs", "unpaired"}
     assert {f"shapes/{m}.yaml" for m in modes | {"vanilla", "demo", "full"}} <= names
+    assert len(PAPER) == len(JANUS_PRO)
     assert {"paper/janus_pro_1b.yaml", "paper/janus_pro_7b.yaml", "paper/pair.yaml", "photos/train.yaml"} <= names
 
 
@@ -60,20 +67,22 @@ def test_shapes_configs_name_a_model_that_loads(file: Path) -> None:
     assert policy.image_size == 48 and len(list(policy.trainable())) > 0
 
 
-@pytest.mark.parametrize("name", JANUS_PRO)
-def test_paper_configs(name: str) -> None:
-    config = parse_config(TrainConfig, ["--config", str(ROOT / "paper" / f"{name}.yaml")], "train")
+@pytest.mark.parametrize("file", PAPER, ids=lambda f: f.stem)
+def test_paper_configs(file: Path) -> None:
+    config = parse_config(TrainConfig, ["--config", str(file)], "train")
     assert config.optim.lr == 1e-6 and config.kl_beta == 0 and config.data.batch == 16 and config.steps == 1200
-    assert config.rollout.rollouts == (8 if name.endswith("1b") else 4)
+    assert config.rollout.rollouts == (8 if file.stem.endswith("1b") else 4)
     assert config.rollout.guidance == 5 and config.rollout.temperature == 1 and config.weighting == "sqrt"
-    assert config.model.path == "deepseek-community/" + {"1b": "Janus-Pro-1B", "7b": "Janus-Pro-7B"}[name[-2:]]
+    assert config.model.path.lower().endswith(file.stem.replace("_", "-"))
     pairing = parse_config(PairConfig, ["--config", str(ROOT / "paper" / "pair.yaml")], "pair")
     assert (pairing.extractor, pairing.clusters, pairing.similarity_floor) == ("resnet50", 5000, 0.6)
 
 
-@pytest.mark.parametrize("name", JANUS_PRO)
-def test_the_paper_models_build_on_the_meta_device(name: str) -> None:
-    hidden, intermediate, layers, heads, total = JANUS_PRO[name]
+@pytest.mark.parametrize("file", PAPER, ids=lambda f: f.stem)
+def test_the_paper_models_build_on_the_meta_device(file: Path) -> None:
+    """The model that a config names, with no memory: its size, and an optimiser over it with the config's options."""
+    train = parse_config(TrainConfig, ["--config", str(file)], "train")
+    hidden, intermediate, layers, heads, total = JANUS_PRO[train.model.path]
     text = {"model_type": "llama", "hidden_size": hidden, "intermediate_size": intermediate, "vocab_size": 102400}
     text |= {"num_hidden_layers": layers, "num_attention_heads": heads, "max_position_embeddings": 16384}
     vision, vq = {"projection_dim": hidden}, {"projection_dim": hidden, "image_token_embed_dim": hidden}
@@ -81,3 +90,4 @@ def test_the_paper_models_build_on_the_meta_device(name: str) -> None:
     with torch.device("meta"):
         model = JanusForConditionalGeneration(config)
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(total, rel=0.005)
+    assert Optimizer(model.named_parameters(), train.optim).named.keys() == dict(model.named_parameters()).keys()
