@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pairuni.config import EvalConfig
+from pairuni.config import EvalConfig, EvaluateConfig
 from pairuni.errors import InputError
 from pairuni.eval.base import Answer, summarise
 from pairuni.eval.runner import evaluate, table, write_eval
@@ -109,3 +109,15 @@ def test_an_unknown_benchmark_is_refused_before_anything_runs() -> None:
     with pytest.raises(InputError, match="mmlu"):
         evaluate(oracle, EvalConfig(benchmarks="shapes_understanding,mmlu", questions=6))
     assert oracle.count == 0
+
+
+def test_the_config_hash_covers_what_changes_scores_and_nothing_else(tmp_path: Path) -> None:
+    def digest(config: EvalConfig) -> str:
+        return json.loads(write_eval(tmp_path, "m", config, {}).read_text())["config_hash"]
+
+    first = digest(EvalConfig())
+    same = (EvalConfig(batch=7), EvalConfig(benchmarks="shapes_generation"), EvaluateConfig(output="o", model="n"))
+    assert {digest(config) for config in same} == {first}
+    changes = {"questions": 10, "prompts": 10, "split": "validation", "guidance": 2.0, "seed": 1}
+    other = [digest(EvalConfig(**{name: value})) for name, value in changes.items()]
+    assert len({first, *other}) == 1 + len(changes)
