@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM ?= false
 export OMP_NUM_THREADS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo full seeds test test-slow lint format checkpoint clean
+.PHONY: help setup demo full seeds test test-slow golden lint format checkpoint clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -37,6 +37,9 @@ test: setup lint  ## lint, types, and all tests but the long ones (minutes)
 
 test-slow: setup  ## kills, soaks and whole runs
 	$(BIN)/pytest -m slow
+
+golden: setup  ## write the committed curve of tests/train/test_golden.py anew
+	PAIRUNI_WRITE_GOLDEN=1 $(BIN)/pytest tests/train/test_golden.py
 
 lint: setup  ## ruff and pyright
 	$(BIN)/ruff check .
