@@ -284,7 +284,7 @@ CASES = {
         ["none.jsonl", "no such file"],
     ),
     "demo in a file": (lambda w: ["demo", "--output", str(w / "file" / "x")], [str(Path("file", "x")), "is a file"]),
-    "demo of few samples": (lambda w: ["demo", "--output", str(w / "x"), "--samples", "3"], ["samples", "3"]),
+    "demo of few samples": (lambda w: ["demo", "--output", str(w / "x"), "--samples", "3"], ["data.shapes", "not 3"]),
     "demo of no config": (
         lambda w: ["demo", "--output", str(w / "x"), "--config", str(w / "none.yaml")],
         ["none.yaml", "no such file"],
