@@ -421,7 +421,7 @@ class PretrainConfig:
     """Images with questions per step."""
     turns: int = 5
     """Turns per image: one caption, the rest questions."""
-    careless: float = 0.4
+    careless: float = 0.45
     """Share of the second cycle's questions that are answered with the first option, whatever the image shows."""
     image_rows: int = 48
     """Captions with images per step."""
