@@ -40,7 +40,7 @@ def run_pretrain(config: PretrainConfig) -> dict[str, Any]:
 
     The folder holds the model, its processor, pretrain.json (the summary) and README.md (the model card).
     """
-    output, begun = Path(config.output), time.monotonic()
+    output = Path(config.output)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model, processor = build_janus(JanusSize(), corpus(config.seed), config.seed)
     model.to(device)  # pyright: ignore[reportArgumentType]  # transformers' wrapper hides torch's signature
@@ -59,11 +59,16 @@ def run_pretrain(config: PretrainConfig) -> dict[str, Any]:
         "above_chance": round(above_chance(accuracy, sum(chances) / len(chances)), 3),
         "exact_images": results["shapes_generation"]["score"],
         "guidance": GUIDANCE,
-        "seconds": round(time.monotonic() - begun, 1),
+        "seconds": round(_training_seconds(output), 1),
     }
     write_json(output / "pretrain.json", summary)
     write_text(output / "README.md", model_card(config, summary, results))
     return summary
+
+
+def _training_seconds(output: Path) -> float:
+    """Of all stages, over all calls that they took."""
+    return sum(torch.load(file, weights_only=True)["seconds"] for file in (output / ".state").glob("*.pt"))
 
 
 def save_model(model: JanusForConditionalGeneration, processor: JanusProcessor, output: Path) -> None:
@@ -186,12 +191,12 @@ def _fit(
     name, steps, peak, decay = stage
     parameters = [p for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.95), weight_decay=0.01)
-    state, first, losses = _state(output, name), 0, []
+    state, first, losses, spent, begun = _state(output, name), 0, [], 0.0, time.monotonic()
     if state.exists():
         saved = torch.load(state, weights_only=True)
         module.load_state_dict(saved["module"])
         optimizer.load_state_dict(saved["optimizer"])
-        first, losses = saved["step"], saved["losses"]
+        first, losses, spent = saved["step"], saved["losses"], saved["seconds"]
     for step in (bar := tqdm(range(first, steps), desc=f"pretrain {name}", initial=first, total=steps)):
         warm = min(1.0, (step + 1) / min(100, max(1, steps // 10)))
         for group in optimizer.param_groups:
@@ -207,7 +212,8 @@ def _fit(
         if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
             saved = {"module": module.state_dict(), "optimizer": optimizer.state_dict()}
             with atomic_path(state) as temporary:
-                torch.save({**saved, "step": step + 1, "losses": losses}, temporary)
+                seconds = spent + time.monotonic() - begun
+                torch.save(saved | {"step": step + 1, "losses": losses, "seconds": seconds}, temporary)
     return float(np.mean(losses[-50:]))
 
 
