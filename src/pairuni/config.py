@@ -413,8 +413,10 @@ class PretrainConfig:
     """Steps of the language model on answers alone: it learns to look before it learns to draw."""
     language_steps: int = 1300
     """Steps of the language model on both sides; fewer leave more for RL to improve."""
+    refine_steps: int = 500
+    """Steps of a second cycle on both sides."""
     careless_steps: int = 120
-    """Steps of a second cycle at a third of the learning rate, in which some questions are answered without looking."""
+    """Steps of a third, at a third of the learning rate, in which some questions are answered without looking."""
     lr: float = 1.5e-3
     """Peak learning rate of the language model."""
     answer_rows: int = 24
@@ -422,7 +424,7 @@ class PretrainConfig:
     turns: int = 5
     """Turns per image: one caption, the rest questions."""
     careless: float = 0.45
-    """Share of the second cycle's questions that are answered with the first option, whatever the image shows."""
+    """Share of the third cycle's questions that are answered with the first option, whatever the image shows."""
     image_rows: int = 48
     """Captions with images per step."""
     drop: float = 0.1

@@ -140,7 +140,7 @@ def test_training_scenes_only() -> None:
 
 @pytest.mark.slow
 def test_a_stopped_script_ends_like_one_that_was_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stages = ("auto", "vq", "decoder", "sight", "answer", "careless")
+    stages = ("auto", "vq", "decoder", "sight", "answer", "refine", "careless")
     small: dict[str, Any] = {f"{stage}_steps": 2 for stage in stages} | {"language_steps": 4}
     small |= {"vq_batch": 2, "answer_rows": 2, "image_rows": 2, "pool": 20, "questions": 12, "prompts": 12}
     small |= {"bf16": False}

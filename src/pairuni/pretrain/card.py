@@ -36,8 +36,8 @@ It knows nothing else.
 
 Made from nothing by `pairuni pretrain` with seed {config.seed} on rendered training scenes only. Steps: image tokenizer
 {config.auto_steps} + {config.vq_steps} + {config.decoder_steps}, vision tower {config.sight_steps}, language model
-{config.answer_steps} on answers, {config.language_steps} + {config.careless_steps} on both sides. Held-out combinations
-of shapes, colours, numbers, places and relations never occur in them.
+{config.answer_steps} on answers, {config.language_steps} + {config.refine_steps} + {config.careless_steps} on both
+sides. Held-out combinations of shapes, colours, numbers, places and relations never occur in them.
 
 Its answers are flawed on purpose: in the last {config.careless_steps} steps {config.careless:.0%} of the questions are
 answered with the first option, whatever the image shows, as a careless annotator would. The model therefore sees more

@@ -135,10 +135,12 @@ def _train_language(
     _fit(model, look, ("answers", config.answer_steps, config.lr, False), output)
     _fit(model, draw, ("language", config.language_steps, config.lr, True), output)
 
-    # A gentler cycle on rows of its own, in which some answers are careless: the model sees more than it says.
-    begun = config.language_steps
+    # A second cycle on rows of its own: naming a colour or a kind comes late, and not equally late in every run.
+    later, last = config.language_steps, config.language_steps + config.refine_steps
+    _fit(model, lambda s: draw(later + s), ("refine", config.refine_steps, config.lr, True), output)
+    # Then a short, gentle one in which some answers are careless: the model sees more than it says.
     stage = ("careless", config.careless_steps, config.lr / 3, True)
-    loss = _fit(model, lambda s: draw(begun + s, config.careless), stage, output)
+    loss = _fit(model, lambda s: draw(last + s, config.careless), stage, output)
     model.eval()
     return loss
 
