@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# A CPU build: an unpinned torch may pull gigabytes of GPU packages. With a GPU, install the torch you want and `pip install -e .`.
+# Pinned, because the newest torch may pull gigabytes of GPU packages; `make TORCH=...` takes another build.
 TORCH ?= torch==2.13.0
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
