@@ -124,7 +124,7 @@ def _parse(text: str, path: Path, n: int | None) -> dict[str, Any]:
         raise InputError("cannot be read as JSON (nested too deeply)", file=path, line=n) from None
     except ValueError as err:  # a number of thousands of digits
         raise InputError(f"cannot be read as JSON ({err})", file=path, line=n) from None
-    if "\\ud" in text.lower():
+    if n is not None and "\\ud" in text.lower():  # a record; the report shows other files as they are
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:  # half of a pair: no file could be named or written with it
