@@ -19,7 +19,7 @@ PairingMode = Literal[
     "unpaired",
     "vanilla",
 ]
-Extractor = Literal["resnet50", "colour_hog"]
+Extractor = Literal["resnet50", "dinov3", "clip", "pe", "colour_hog"]
 Precision = Literal["auto", "fp32", "bf16"]
 EvalSplit = Literal["test", "validation"]
 
@@ -34,26 +34,113 @@ def _check_seed(seed: int, field_name: str = "seed") -> None:
 
 
 @dataclass(frozen=True)
+class LlmConfig:
+    """An endpoint that speaks the OpenAI chat protocol. The API key comes from the environment and is never written."""
+
+    base_url: str = "https://api.openai.com/v1"
+    """Address of the endpoint, with its version path."""
+    model: str = ""
+    """The endpoint's name of the model; it must accept images."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """Environment variable that holds the API key; local servers need none."""
+    temperature: float = 0.7
+    max_tokens: int = 1024
+    """Longest reply."""
+    structured: Literal["json_schema", "json_object", "none"] = "json_schema"
+    """How the endpoint is asked for JSON; replies are validated here in any case."""
+    image_side: int = 1024
+    """Longer side of the images that are sent; larger ones are made smaller."""
+    concurrency: int = 32
+    """Samples that are worked on at once."""
+    timeout: float = 60.0
+    """Seconds that one try may take."""
+    retries: int = 6
+    """Tries after the first, on rate limits (as Retry-After says), server errors, time-outs and cut connections."""
+    price_prompt: float = 0.0
+    """Per million prompt tokens, for the running cost."""
+    price_completion: float = 0.0
+    """Per million completion tokens."""
+    image_tokens: int = 1000
+    """Prompt tokens of one image, for the estimate of a dry run."""
+    ledger: str | None = None
+    """Folder of the recorded replies, which processes and hosts may share (default: ledger/ in `output`)."""
+    prompts: str | None = None
+    """Folder with prompt templates of your own; those that it lacks are the shipped ones."""
+    replay: bool = False
+    """Use recorded replies only and ask for nothing."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_tokens", "image_side", "concurrency", "timeout"):
+            _check(vars(self)[name] > 0, f"llm.{name}", f"must be positive, not {vars(self)[name]}")
+        for name in ("temperature", "retries", "price_prompt", "price_completion", "image_tokens"):
+            _check(vars(self)[name] >= 0, f"llm.{name}", f"must not be negative, not {vars(self)[name]}")
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """How the source of one side is read, beside where it is."""
+
+    format: Literal["auto", "jsonl", "datasets", "imagefolder", "webdataset"] = "auto"
+    """jsonl: JSON Lines and image files; datasets: a hub id, or parquet or arrow files; imagefolder: images with a
+    metadata.jsonl or .csv; webdataset: tar shards. auto goes by the ending: .jsonl, .tar, anything else is datasets."""
+    subset: str | None = None
+    """Of a data set on the hub that has several."""
+    split: str = "train"
+    revision: str | None = None
+    """Commit, tag or branch on the hub."""
+    fields: dict[str, str] = field(default_factory=dict)
+    """Our fields (id, image, prompt, question, answer, tag) by the names that they have there; dots step into mappings,
+    lists and JSON text: {"question": "conversations.0.value"}. Those left out have our names; id may be absent."""
+    strip: dict[str, str] = field(default_factory=dict)
+    """Text that is taken out of a field, such as the image's place holder: {"question": "<image>"}."""
+    skip: dict[str, list[str]] = field(default_factory=dict)
+    """Rows left out, and counted, because a field of theirs has one of these values: {"ability": ["detection"]}."""
+    limit: int = 0
+    """Read this many rows (0: all)."""
+
+    def __post_init__(self) -> None:
+        _check(self.limit >= 0, "limit", f"must not be negative, not {self.limit}")
+        for name, keys in (("fields", self.fields), ("strip", self.strip)):
+            unknown = sorted(keys.keys() - {"id", "image", "prompt", "question", "answer", "tag"})
+            _check(not unknown, name, f"{', '.join(unknown)}: not one of id, image, prompt, question, answer, tag")
+
+
+@dataclass(frozen=True)
 class CompleteConfig:
     """`pairuni complete`: understanding and generation samples -> quadruples.jsonl (paper 2.1)."""
 
     understanding: str
-    """JSON Lines of {"id", "image_path", "question", "answer"}."""
+    """JSON Lines of {"id", "image_path", "question", "answer"}, or another source (`understanding_source`)."""
     generation: str
-    """JSON Lines of {"id", "image_path", "prompt"}."""
+    """JSON Lines of {"id", "image_path", "prompt"}, or another source (`generation_source`)."""
     output: str
-    """Folder for quadruples.jsonl and rejected.jsonl; image paths are written relative to `image_root`."""
+    """Folder for quadruples.jsonl and rejected.jsonl, and for images/ where a source is not JSON Lines."""
     image_root: str | None = None
-    """Folder that image paths are relative to (default: each file's own folder, which must then be the same)."""
-    completer: Literal["shapes"] = "shapes"
-    """shapes: the offline completer of the Shapes world, which reads images with its detector."""
+    """Folder that image paths of JSON Lines are relative to (default: each file's own folder). Where both sources are
+    JSON Lines it must be the same for both, and the image paths of quadruples.jsonl are relative to it."""
+    understanding_source: SourceConfig = field(default_factory=SourceConfig)
+    generation_source: SourceConfig = field(default_factory=SourceConfig)
+    completer: Literal["shapes", "llm"] = "shapes"
+    """shapes: offline, for the Shapes world, reads images with its detector; llm: asks the endpoint of `llm`."""
     attempts: int = 3
     """Tries per sample before it is rejected: each is generated, then verified."""
     seed: int = 0
-    """Of the completer's wording and choice of question."""
+    """Of the completer's wording and choice of question, and of where the right option stands."""
+    shards: int = 1
+    """Parts that the samples are divided into, for several processes or hosts. Each writes into a folder of its own;
+    the same command with one part then writes the whole from the shared ledger."""
+    shard: int = 0
+    """Which of the parts this is, from 0."""
+    dry_run: bool = False
+    """Say how many calls and tokens it would take, and what they would cost, and stop."""
+    llm: LlmConfig = field(default_factory=LlmConfig)
 
     def __post_init__(self) -> None:
         _check(self.attempts > 0, "attempts", f"must be positive, not {self.attempts}")
+        _check(self.shards > 0, "shards", f"must be positive, not {self.shards}")
+        _check(0 <= self.shard < self.shards, "shard", f"must be in [0, {self.shards}), not {self.shard}")
+        _check(self.completer != "llm" or bool(self.llm.model), "llm.model", "is needed for completer: llm")
+        _check(self.completer == "llm" or not self.dry_run, "dry_run", "needs completer: llm, others cost nothing")
         _check_seed(self.seed)
 
 
@@ -71,11 +158,22 @@ class PairConfig:
     image_root: str | None = None
     """Folder that image paths are relative to (default: the folder of `quadruples`)."""
     extractor: Extractor = "resnet50"
-    """resnet50: 2048-d, the paper's choice, loaded from `weights`; colour_hog: colour and gradient histograms."""
-    weights: str = "microsoft/resnet-50"
-    """Hub id or local folder of the extractor's weights (resnet50)."""
+    """resnet50: 2048-d, the paper's choice; dinov3, clip; pe: Perception Encoder, needs timm; colour_hog: colour and
+    gradient histograms, needs no weights."""
+    weights: str = ""
+    """Hub id or local folder of the extractor's weights (default: the usual ones of data.features.EXTRACTORS)."""
     feature_batch: int = 64
     """Images per batch of the extractor."""
+    dedup: Literal["exact", "near"] = "exact"
+    """exact: one quadruple per image content; near: also per image that was resized, encoded again or cropped."""
+    dedup_bits: int = 6
+    """Most bits of 64 in which perceptual hashes of near copies differ (resized or encoded again: up to 2 or so)."""
+    dedup_cosine: float = 0.95
+    """Least cosine of near copies' features, for crops, which hashes miss. Depends on the extractor."""
+    references: list[str] = field(default_factory=list)
+    """JSON Lines of evaluation or pre-training sets (image_path, prompt, question): what is in them is left out."""
+    reference_words: int = 8
+    """Words in a row that a prompt or question may not share with a reference's; shorter ones may not be equal."""
     clusters: int = 5000
     """K of k-means; capped at half the images, with a notice. The paper's 4,971 aligned pairs suggest about 5,000."""
     kmeans: Literal["lloyd", "minibatch"] = "lloyd"
@@ -95,7 +193,10 @@ class PairConfig:
     """Keep at most this many pairs, aligned ones first, retrieved ones by falling similarity (0: all)."""
 
     def __post_init__(self) -> None:
-        _check(self.clusters > 0, "clusters", f"must be positive, not {self.clusters}")
+        for name in ("clusters", "reference_words"):
+            _check(vars(self)[name] > 0, name, f"must be positive, not {vars(self)[name]}")
+        _check(0 <= self.dedup_bits <= 32, "dedup_bits", f"must be in [0, 32], not {self.dedup_bits}")
+        _check(0 < self.dedup_cosine <= 1, "dedup_cosine", f"must be in (0, 1], not {self.dedup_cosine}")
         _check(self.neighbours >= 0, "neighbours", f"must not be negative, not {self.neighbours}")
         _check(self.max_pairs >= 0, "max_pairs", f"must not be negative, not {self.max_pairs}")
         floor = self.similarity_floor
@@ -166,8 +267,8 @@ class MixingConfig:
     without a meaningful similarity (random_pairs, unpaired, vanilla) train with weight 1."""
     extractor: Extractor = "colour_hog"
     """Features for mode = unpaired."""
-    weights: str = "microsoft/resnet-50"
-    """Hub id or local folder of the extractor's weights (mode = unpaired with resnet50)."""
+    weights: str = ""
+    """Hub id or local folder of the extractor's weights (mode = unpaired)."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -51,9 +51,22 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+@contextmanager
+def jsonl_writer(path: str | Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Yields a function that appends a row; the file appears whole at the end, or not at all."""
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+
+        def write(row: Mapping[str, Any]) -> None:
+            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+
+        yield write
+
+
 def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Writes JSON Lines atomically."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+    with jsonl_writer(path) as write:
+        for row in rows:
+            write(row)
 
 
 def check_folder(path: str | Path) -> None:

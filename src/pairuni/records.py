@@ -5,7 +5,7 @@ only pairs of quadruples, so a sample without a caption cannot reach it. pairs.j
 (paper section 2, record format) plus `kind`; unknown keys are kept. No torch and no pixels here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
@@ -183,26 +183,31 @@ def read_quadruples(path: str | Path, image_root: str | Path | None = None) -> l
     return list(quadruples.values())
 
 
-def read_samples(path: str | Path, side: Side, image_root: str | Path | None = None) -> list[Sample]:
-    """Reads one side's source file: {"id", "image_path", "prompt"} or {"id", "image_path", "question", "answer"}.
+def iter_samples(path: str | Path, side: Side, image_root: str | Path | None = None) -> Iterator[tuple[int, Sample]]:
+    """(line, sample) of one side's source file: {"id", "image_path", "prompt"} or {..., "question", "answer"}.
 
-    Raises InputError as `read_pairs` does.
+    Raises InputError as `read_pairs` does, but does not look for ids that occur twice.
     """
     path = Path(path)
     root = Path(image_root) if image_root is not None else path.parent
-    samples: dict[int, Sample] = {}
+    empty = True
     for n, raw in read_jsonl(path):
-        row = _validate(_SAMPLE, raw, path, n)
+        row, empty = _validate(_SAMPLE, raw, path, n), False
         resolve_image(row.image_path, root, file=path, line=n)
         for name in ("prompt",) if side is Side.GENERATION else ("question", "answer"):
             if not (raw.get(name) or "").strip():
                 raise InputError("is missing or empty", file=path, line=n, field=name)
         kept = {"prompt": row.prompt} if side is Side.GENERATION else {"question": row.question, "answer": row.answer}
         extra = {k: v for k, v in raw.items() if k not in ("id", "side", "image_path", "tag", *kept)}
-        samples[n] = Sample(row.id, side, row.image_path, tag=row.tag, extra=extra, **kept)
-    _check_unique({n: s.id for n, s in samples.items()}, path)
-    if not samples:
+        yield n, Sample(row.id, side, row.image_path, tag=row.tag, extra=extra, **kept)
+    if empty:
         raise InputError("holds no samples", file=path)
+
+
+def read_samples(path: str | Path, side: Side, image_root: str | Path | None = None) -> list[Sample]:
+    """All of `iter_samples`. Raises InputError likewise, and for an id that occurs twice."""
+    samples = dict(iter_samples(path, side, image_root))
+    _check_unique({n: s.id for n, s in samples.items()}, Path(path))
     return list(samples.values())
 
 

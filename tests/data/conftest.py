@@ -1,12 +1,11 @@
 """Small real inputs: Shapes samples on disk, and the photographs where they are present."""
 
-import json
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from data_files import write_image, write_lines
 
 from pairuni.shapes.captions import TASKS, example, random_task
 from pairuni.shapes.questions import TYPES, ask
@@ -24,17 +23,6 @@ def coco() -> Path:
     if not (folder / "quadruples.jsonl").is_file():
         pytest.skip(f"no photographs at {folder} (set PAIRUNI_REAL_DATA)")
     return folder
-
-
-def write_lines(path: Path, rows: list[dict]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-def write_image(path: Path, pixels: np.ndarray) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
-    return path
 
 
 @pytest.fixture(scope="session")

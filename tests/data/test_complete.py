@@ -8,9 +8,11 @@ import pytest
 
 from pairuni.config import CompleteConfig
 from pairuni.data import complete as module
-from pairuni.data.complete import ShapesCompleter, complete_sample, run_complete
-from pairuni.data.dataset import load_image
-from pairuni.data.sources import image_fault, read_sources
+from pairuni.data.complete import run_complete
+from pairuni.data.completion import Attempt, complete_sample
+from pairuni.data.images import LoadedImage, load_image
+from pairuni.data.shapes_completer import ShapesCompleter
+from pairuni.data.sources import open_sources
 from pairuni.data.verify import Known, ShapesVerifier, right_letters, told
 from pairuni.errors import InputError
 from pairuni.records import Quadruple, Sample, Side, read_quadruples
@@ -21,7 +23,7 @@ from pairuni.shapes.renderer import render
 from pairuni.shapes.scenes import Thing, random_scene, scene_of
 
 SCENE = scene_of([Thing(0, 0, "circle", "red"), Thing(1, 2, "square", "blue"), Thing(2, 2, "square", "blue")])
-IMAGE = render(SCENE)
+IMAGE = LoadedImage(render(SCENE), "")
 WHOLE = Quadruple(
     "q", Side.GENERATION, "a.png", "a red circle and two blue squares", "What colour is the circle? A. blue B. red", "B"
 )
@@ -37,10 +39,7 @@ def test_a_whole_run(shapes_sources, tmp_path):
     assert counts["completed"] == {"understanding": 36, "generation": 36}, counts
     assert summary["image_root"] == str(shapes_sources)
     quadruples = read_quadruples(tmp_path / "out" / "quadruples.jsonl", shapes_sources)
-    sources = {
-        s.id: s
-        for s in read_sources(shapes_sources / "understanding.jsonl", shapes_sources / "generation.jsonl").samples
-    }
+    sources = {item.sample.id: item.sample for item in open_sources(config(shapes_sources, tmp_path))}
     for q in quadruples:
         original = sources[q.id]
         assert (q.side, q.image_path, q.tag, q.extra) == (
@@ -100,7 +99,8 @@ def test_broken_images_are_rejected_and_counted(shapes_sources, tmp_path):
         r["id"]: r["reason"] for r in map(json.loads, (tmp_path / "out/rejected.jsonl").read_text().splitlines())
     }
     assert reasons == {
-        **dict.fromkeys(("empty", "cut", "text", "flipped"), "the image cannot be read"),
+        **dict.fromkeys(("cut", "text", "flipped"), "the image cannot be read"),
+        "empty": "the image file is empty",
         "absent": "the image does not exist",
         "noise": "the completer finds nothing to write",
         "g": "the caption names nothing",
@@ -115,7 +115,7 @@ def test_an_interrupt_leaves_nothing(shapes_sources, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "complete_sample", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run_complete(config(shapes_sources, tmp_path / "out"))
-    assert not (tmp_path / "out").exists()
+    assert [p for p in (tmp_path / "out").rglob("*") if p.is_file()] == []
 
 
 class Stubborn:
@@ -125,7 +125,7 @@ class Stubborn:
         self.right = right
 
     def caption(self, sample, image, attempt):
-        return WHOLE.prompt if attempt == self.right else "a red circle and three blue squares"
+        return WHOLE.prompt if attempt.number == self.right else "a red circle and three blue squares"
 
     def question(self, sample, image, attempt):
         return None
@@ -134,10 +134,10 @@ class Stubborn:
 def test_contradicting_halves_are_written_again_then_rejected():
     sample = Sample("q", Side.UNDERSTANDING, "a.png", question=WHOLE.question, answer="B")
     for right, attempts, expected in ((0, 3, 1), (2, 3, 3)):
-        quadruple, _, tries = complete_sample(sample, IMAGE, Stubborn(right), ShapesVerifier(), attempts)
-        assert quadruple is not None and quadruple.prompt == WHOLE.prompt and tries == expected
-    quadruple, reason, tries = complete_sample(sample, IMAGE, Stubborn(2), ShapesVerifier(), 2)
-    assert (quadruple, reason, tries) == (None, "the caption contradicts the image", 2)
+        done = complete_sample(sample, IMAGE, Stubborn(right), ShapesVerifier(), attempts)
+        assert done.quadruple is not None and done.quadruple.prompt == WHOLE.prompt and done.attempts == expected
+    failed = complete_sample(sample, IMAGE, Stubborn(2), ShapesVerifier(), 2)
+    assert (failed.quadruple, failed.reason, failed.attempts) == (None, "the caption contradicts the image", 2)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_contradicting_halves_are_written_again_then_rejected():
     ],
 )
 def test_contradictions(change, reason):
-    assert ShapesVerifier().contradiction(replace(WHOLE, **change), IMAGE) == reason
+    assert ShapesVerifier().contradiction(replace(WHOLE, **change), IMAGE, Attempt()) == reason
 
 
 def test_every_question_of_the_world_is_answered_as_it_was_made():
@@ -180,28 +180,24 @@ def test_every_question_of_the_world_is_answered_as_it_was_made():
 
 def test_the_completer_writes_the_same_for_the_same_attempt():
     sample = Sample("g", Side.GENERATION, "a.png", prompt=WHOLE.prompt)
-    drawn = [[ShapesCompleter(seed).question(sample, IMAGE, n) for n in range(6)] for seed in (0, 0, 1)]
+    drawn = [[ShapesCompleter(seed).question(sample, IMAGE, Attempt(0, n)) for n in range(6)] for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2] and len(set(drawn[0])) > 1
 
 
 def test_sources_in_different_folders_need_a_root(shapes_sources, tmp_path):
     (tmp_path / "generation.jsonl").write_bytes((shapes_sources / "generation.jsonl").read_bytes())
-    files = shapes_sources / "understanding.jsonl", tmp_path / "generation.jsonl"
+    apart = replace(config(shapes_sources, tmp_path), generation=str(tmp_path / "generation.jsonl"))
     with pytest.raises(InputError, match="image_root"):
-        read_sources(*files)
-    assert read_sources(*files, shapes_sources).image_root == shapes_sources
+        open_sources(apart)
+    assert open_sources(replace(apart, image_root=str(shapes_sources))).image_root == shapes_sources
 
 
 def test_an_id_on_both_sides_is_refused(shapes_sources, tmp_path):
     row = {"id": "u3", "image_path": "images/u3.png", "prompt": "a red circle"}
     (tmp_path / "generation.jsonl").write_text(json.dumps(row))
-    with pytest.raises(InputError, match="'u3'"):
-        read_sources(shapes_sources / "understanding.jsonl", tmp_path / "generation.jsonl", shapes_sources)
-
-
-def test_image_fault(coco):
-    assert image_fault(coco / "images" / "000000000009.jpg") is None
-    assert image_fault(coco / "images") == "the image cannot be read"
+    files = str(shapes_sources / "understanding.jsonl"), str(tmp_path / "generation.jsonl")
+    with pytest.raises(InputError, match=r"generation.jsonl:1: id: 'u3'"):
+        list(open_sources(CompleteConfig(*files, str(tmp_path), str(shapes_sources))))
 
 
 def test_no_caption_is_held_out(shapes_sources, tmp_path):
@@ -212,9 +208,9 @@ def test_no_caption_is_held_out(shapes_sources, tmp_path):
         requirement = read(q.prompt)
         assert requirement is not None and prompt_split(q.prompt, requirement) == "train", q.prompt
     # Many draws of one sample, so that the test does not hang on the fixture's few captions.
-    alone = render(scene_of([Thing(0, 0, "circle", "red")]))
+    alone = LoadedImage(render(scene_of([Thing(0, 0, "circle", "red")])), "")
     for attempt in range(60):
         sample = Sample("u", Side.UNDERSTANDING, "a.png", question="How many things are there? A. 1 B. 2", answer="A")
-        text = ShapesCompleter(0).caption(sample, alone, attempt)
+        text = ShapesCompleter(0).caption(sample, alone, Attempt(0, attempt))
         requirement = None if text is None else read(text)
         assert text is not None and requirement is not None and prompt_split(text, requirement) == "train"

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pairuni.data.dataset import ImageCache, PairSampler, load_image
+from pairuni.data.dataset import ImageCache, PairSampler
+from pairuni.data.images import load_image
 from pairuni.errors import InputError
 from pairuni.records import Pair, Quadruple, Side
 

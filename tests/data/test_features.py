@@ -1,14 +1,18 @@
 """features: what colour_hog tells apart, ResNet against plain NumPy preprocessing, and a cache that computes once."""
 
 import io
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from pairuni.data import features as module
-from pairuni.data.dataset import load_image
-from pairuni.data.features import ColourHog, extract, hash_images, load_extractor
+from pairuni.data.colour_hog import ColourHog
+from pairuni.data.feature_store import FeatureStore
+from pairuni.data.features import EXTRACTORS, extract, hash_images, load_extractor
+from pairuni.data.images import load_image
 from pairuni.errors import InputError
 from pairuni.shapes.renderer import render
 from pairuni.shapes.scenes import Thing, scene_of
@@ -64,14 +68,13 @@ def test_a_changed_image_is_computed_again(paths, tmp_path):
     assert again.calls == [1]
 
 
-def test_an_interrupted_run_keeps_what_it_has(paths, tmp_path, monkeypatch):
+def test_an_interrupted_run_keeps_what_it_has(paths, tmp_path):
     class Interrupted(Means):
         def features(self, images):
             if len(self.calls) == 2:
                 raise KeyboardInterrupt
             return super().features(images)
 
-    monkeypatch.setattr(module, "_PART", 2)
     with pytest.raises(KeyboardInterrupt):
         extract(paths, Interrupted(), 3, tmp_path / "features")
     again = Means()
@@ -79,13 +82,85 @@ def test_an_interrupted_run_keeps_what_it_has(paths, tmp_path, monkeypatch):
     assert again.calls == [1] and np.array_equal(found, extract(paths, Means(), 3))
 
 
-def test_a_broken_cache_file_is_named(paths, tmp_path):
-    extract(paths, Means(), 3, tmp_path / "features")
-    (part,) = (tmp_path / "features" / "means").iterdir()
-    part.write_bytes(part.read_bytes()[:20])
-    with pytest.raises(InputError, match="delete it") as caught:
-        extract(paths, Means(), 3, tmp_path / "features")
-    assert caught.value.file == part
+KEYS = [f"{n:064x}" for n in range(6)]
+ROWS = np.arange(24, dtype=np.float32).reshape(6, 4)
+
+
+def stored(folder, keys=KEYS):
+    with FeatureStore(folder) as store:
+        return store.rows([key for key in keys if key in store])
+
+
+def test_a_store_gives_rows_back_in_any_order(tmp_path):
+    for folder in (tmp_path, None):
+        with FeatureStore(folder) as store:
+            store.add(KEYS[:4], ROWS[:4])
+            store.add(KEYS[4:], ROWS[4:])
+            assert np.array_equal(store.rows(KEYS), ROWS) and np.array_equal(store.rows(KEYS[::-2]), ROWS[::-2])
+            assert np.array_equal(store.rows([KEYS[2]] * 2), ROWS[[2, 2]])
+    assert isinstance(stored(tmp_path), np.memmap), "in the file's order nothing is copied"
+    assert not stored(tmp_path).flags.writeable
+
+
+@pytest.mark.parametrize(
+    ("file", "bytes_left", "rows"),
+    [
+        ("features.f32", 4 * 16 + 3, 4),
+        ("features.f32", 5 * 16, 5),
+        ("keys.sha256", 3 * 32 + 31, 3),
+        ("keys.sha256", 0, 0),
+    ],
+)
+def test_what_a_killed_process_left_is_cut_off(tmp_path, file, bytes_left, rows):
+    with FeatureStore(tmp_path) as store:
+        store.add(KEYS, ROWS)
+    with (tmp_path / file).open("ab") as torn:
+        torn.truncate(bytes_left)
+    with FeatureStore(tmp_path) as store:
+        assert len(store) == rows and [key in store for key in KEYS] == [n < rows for n in range(6)]
+        store.add(KEYS[rows:], ROWS[rows:])
+    assert np.array_equal(stored(tmp_path), ROWS)
+
+
+def test_a_store_that_cannot_be_used_is_named(tmp_path):
+    with FeatureStore(tmp_path / "a") as store:
+        store.add(KEYS, ROWS)
+        with pytest.raises(InputError, match="another process"):
+            FeatureStore(tmp_path / "a")
+        with pytest.raises(InputError, match="rows of 4, not 3"):
+            store.add(["f" * 64], np.ones((1, 3)))
+    (tmp_path / "a" / "store.json").write_text('{"width": "four"}')
+    with pytest.raises(InputError, match=r"store\.json: holds no width"):
+        FeatureStore(tmp_path / "a")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be used"):
+        FeatureStore(tmp_path / "file")
+
+
+def test_killed_while_writing(tmp_path):
+    """Real kills: whatever was written whole comes back as it was."""
+    script = (
+        "import numpy as np, sys; from pathlib import Path; from pairuni.data.feature_store import FeatureStore\n"
+        "with FeatureStore(Path(sys.argv[1])) as store:\n"
+        "    for n in range(len(store), 10**6):\n"
+        "        store.add([f'{n:064x}'], np.full((1, 4096), n))\n"
+    )
+    reached = 0
+    for _ in range(3):
+        process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)])
+        while process.poll() is None and (not (tmp_path / "keys.sha256").is_file() or _size(tmp_path) <= reached):
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+        reached = _size(tmp_path)
+    with FeatureStore(tmp_path) as store:
+        assert len(store) > 0
+        rows = store.rows([f"{n:064x}" for n in range(len(store))])
+        assert (rows == np.arange(len(store))[:, None]).all()
+
+
+def _size(folder):
+    return (folder / "keys.sha256").stat().st_size
 
 
 def test_broken_and_missing_images_are_named(paths):
@@ -219,3 +294,48 @@ def test_weights_that_are_no_resnet(tiny_resnet, tmp_path):
     deeper.save_pretrained(tmp_path / "lacking")
     with pytest.raises(InputError, match="lacks weights"):
         load_extractor("resnet50", str(tmp_path / "lacking"))
+
+
+def test_dinov3_and_clip(tmp_path):
+    """Real classes with random weights: the right output, prepared as each model wants it."""
+    import torch
+    from transformers import CLIPConfig, CLIPModel, DINOv3ViTConfig, DINOv3ViTModel
+
+    torch.manual_seed(0)
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    dinov3 = DINOv3ViTModel(DINOv3ViTConfig(**small, patch_size=8, image_size=32)).eval()
+    towers = {
+        "vision_config": {**small, "patch_size": 8, "image_size": 32, "projection_dim": 6},
+        "text_config": {**small, "vocab_size": 50},
+    }
+    clip = CLIPModel(CLIPConfig(**towers, projection_dim=6)).eval()  # whole, as on the hub
+    image = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)  # its own size: nothing is resized
+    for name, model, mean, std in (
+        ("dinov3", dinov3, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+        ("clip", clip, [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]),
+    ):
+        model.save_pretrained(tmp_path / name)
+        pixels = torch.tensor(((image / 255 - mean) / std).transpose(2, 0, 1)[None], dtype=torch.float32)
+        with torch.inference_mode():
+            if name == "clip":
+                expected = clip.visual_projection(clip.vision_model(pixel_values=pixels).pooler_output)
+            else:
+                expected = dinov3(pixel_values=pixels).last_hidden_state[:, 0]
+        found = load_extractor(name, str(tmp_path / name))
+        assert np.allclose(found.features([image]), expected.numpy(), atol=1e-5) and found.identity.startswith(name)
+        assert found.features([image[:20], image[:, :9]]).shape == (2, len(expected[0]))
+        with pytest.raises(InputError, match="model, not a"):
+            load_extractor("clip" if name == "dinov3" else "dinov3", str(tmp_path / name))
+
+
+def test_pe_says_what_it_needs():
+    with pytest.raises(InputError, match="extractor: pe needs timm"):
+        load_extractor("pe")
+
+
+def test_every_extractor_is_an_option():
+    from typing import get_args
+
+    from pairuni.config import Extractor
+
+    assert set(EXTRACTORS) == set(get_args(Extractor))

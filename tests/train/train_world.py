@@ -19,7 +19,8 @@ from pairuni.config import (
     RolloutConfig,
     TrainConfig,
 )
-from pairuni.data.dataset import Half, load_image
+from pairuni.data.dataset import Half
+from pairuni.data.images import load_image
 from pairuni.policies.base import Policy
 from pairuni.records import Side, read_pairs
 from pairuni.rewards import load_reward

@@ -97,7 +97,7 @@ def _jsonl(path: Path, image_root: str | None) -> str:
 
 def _images(path: Path, root: Path, rows: list[tuple[int, str, str]]) -> None:
     """Opens each image once. Raises InputError with the (line, field, image path) that names it first."""
-    from pairuni.data.dataset import load_image
+    from pairuni.data.images import load_image
 
     opened: set[str] = set()
     for line, field, image_path in rows:

@@ -31,7 +31,13 @@ def shapes(arguments: list[str]) -> int:
 
 
 def complete(arguments: list[str]) -> int:
-    run_complete(parse_config(CompleteConfig, arguments, "complete"))
+    config = parse_config(CompleteConfig, arguments, "complete")
+    if not config.dry_run:
+        run_complete(config)
+        return 0
+    from pairuni.data.complete import estimate
+
+    print("\n".join(f"{name.replace('_', ' ')}: {value:,}" for name, value in estimate(config).items()))
     return 0
 
 
@@ -39,12 +45,17 @@ def run_complete(config: CompleteConfig) -> None:
     from pairuni.data import complete as stage
 
     check_folder(config.output)
-    counts = stage.run_complete(config)["counts"]
+    summary = stage.run_complete(config)
+    counts = summary["counts"]
     completed, rejected = (", ".join(f"{n} {side}" for side, n in counts[k].items()) for k in ("completed", "rejected"))
     print(f"{counts['inputs']} samples: completed {completed} ({counts['retried']} after a retry); rejected {rejected}")
     for reason, number in counts["reasons"].items():
         print(f"  {number} x {reason}")
-    print(Path(config.output) / "quadruples.jsonl")
+    if "llm" in summary:
+        used = summary["llm"]
+        tokens = f"{used['prompt_tokens']:,} + {used['completion_tokens']:,} tokens"
+        print(f"{used['calls']} calls ({tokens}, cost {used['cost']:.2f}), {used['replayed']} replayed from the ledger")
+    print(summary["quadruples"])
 
 
 def pair(arguments: list[str]) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
@@ -35,6 +35,7 @@ def parse_config(
     Raises:
         InputError: an unknown key, a value of the wrong type or out of range, a missing key, a broken or missing file.
     """
+    arguments = _spelled(arguments, _flags(cls))
     parser = ArgumentParser(prog=f"pairuni {command}", exit_on_error=False)
     parser.add_argument("--config", action="config", help="YAML file with any of the options below.")
     parser.add_class_arguments(cls, None)
@@ -54,6 +55,26 @@ def parse_config(
         error = err
     given = {a.removeprefix("--").partition("=")[0] for a in arguments if a.startswith("--")}
     raise _located(error, [] if error.field in given else files) from None
+
+
+def _flags(cls: Any, prefix: str = "") -> set[str]:
+    """Options that are true or false, with their groups."""
+    found = {prefix + f.name for f in fields(cls) if f.type is bool}
+    groups = (_flags(f.type, f"{prefix}{f.name}.") for f in fields(cls) if is_dataclass(f.type))
+    return found.union(*groups)
+
+
+def _spelled(arguments: list[str], flags: set[str]) -> list[str]:
+    """Hyphens in option names as underscores, and a flag without a value as true."""
+    spelled = []
+    for argument, following in pairwise([*arguments, "--"]):
+        name, equals, value = argument.partition("=")
+        if name.startswith("--"):
+            name = name.replace("-", "_").replace("__", "--", 1)
+            bare = name.removeprefix("--") in flags and not equals and following.startswith("--")
+            argument = f"{name}=true" if bare else name + equals + value
+        spelled.append(argument)
+    return spelled
 
 
 def _check_yaml(file: Path, cls: type) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from pairuni.config import SampleConfig
-from pairuni.data.dataset import load_image
+from pairuni.data.images import load_image
 from pairuni.files import atomic_path, check_folder
 from pairuni.policies import load_policy
 from pairuni.policies.base import SamplingSpec

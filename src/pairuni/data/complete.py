@@ -1,155 +1,210 @@
-"""Semantic completion: samples with one half -> quadruples (paper 2.1), generate-then-verify, the `complete` stage.
+"""The `complete` stage: understanding and generation samples -> quadruples.jsonl (paper 2.1).
 
-The completer writes the missing half, the verifier checks the whole against the original half and the image, and a
-sample that fails is tried again and then rejected with the reason. `ShapesCompleter` works offline on the Shapes
-world; a completer that asks a language model is one more class here.
+Samples are worked on side by side and written in their order, so that the files do not depend on timing. What a
+language language model said is in the ledger (llm.py): a killed run continues without paying twice, and a second run
+costs nothing.
 """
 
-import hashlib
+import itertools
 from collections import Counter
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from pairuni.config import CompleteConfig
-from pairuni.data.dataset import load_image
-from pairuni.data.sources import image_fault, read_sources
-from pairuni.data.verify import ShapesVerifier, Verifier, told
-from pairuni.files import file_hash, write_json, write_jsonl
-from pairuni.records import Quadruple, Sample, Side
-from pairuni.shapes.captions import Requirement, describe, placed, prompt_split, relation_held_out, write
-from pairuni.shapes.detector import read_scene
-from pairuni.shapes.questions import ask
+from pairuni.data.completion import Outcome, complete_sample
+from pairuni.data.images import LoadedImage, look
+from pairuni.data.llm_completer import NO_REPLY, LlmCompleter, LlmVerifier, Templates, texts_of
+from pairuni.data.ordered import in_order
+from pairuni.data.shapes_completer import ShapesCompleter
+from pairuni.data.sources import Item, Sources, open_sources
+from pairuni.data.verify import ShapesVerifier
+from pairuni.files import file_hash, jsonl_writer, write_json
+from pairuni.llm import Chat, Ledger
+from pairuni.records import Sample, Side
 
-WORDINGS = 20
-"""Tries at a caption whose wording is not held out; one in six is."""
-
-
-class Completer(Protocol):
-    """Writes missing halves. Each attempt at a sample is a new one; the same attempt writes the same."""
-
-    def caption(self, sample: Sample, image: np.ndarray, attempt: int) -> str | None:
-        """A caption of an understanding sample, with the evidence its question needs; None where it cannot tell."""
-        ...
-
-    def question(self, sample: Sample, image: np.ndarray, attempt: int) -> tuple[str, str] | None:
-        """(question with inline options, answer letter) on a generation sample's caption; None where it cannot."""
-        ...
+_CHARACTERS = 4
+"""Per token, roughly, in English."""
+_REPLY_TOKENS = 100
+"""Of a caption, question or verdict, roughly."""
 
 
-class ShapesCompleter:
-    """Reads Shapes images with the detector, captions them whole, and asks what a caption can answer.
+@dataclass(frozen=True)
+class Placed:
+    """An item and its place among those of its side."""
 
-    It writes training data: captions of the held-out split, which evaluation asks for, are never written.
-    """
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-
-    def caption(self, sample: Sample, image: np.ndarray, attempt: int) -> str | None:
-        scene = read_scene(image)
-        if scene is None:
-            return None
-        requirement = describe(scene)
-        if (sample.question or "").startswith(("Where is the", "Is the ")):
-            requirement = Requirement(tuple(placed(group, scene) for group in requirement.groups))
-        if relation_held_out(requirement):
-            requirement = Requirement(requirement.groups)
-        rng = self._rng(sample, attempt)
-        written = (write(requirement, rng) for _ in range(WORDINGS))
-        return next((text for text in written if prompt_split(text, requirement) == "train"), None)
-
-    def question(self, sample: Sample, image: np.ndarray, attempt: int) -> tuple[str, str] | None:
-        scene = read_scene(image)
-        if scene is None:
-            return None
-        rng, things = self._rng(sample, attempt), told(sample.prompt or "")
-        types = ["existence", "comparison", "count"]
-        if any(k.colour is not None for k in things):
-            types += ["colour", "binding"]
-        if any(k.cell is not None for k in things):
-            types.append("position")
-        drawn = (ask(scene, str(kind), rng) for kind in rng.permutation(types))
-        question = next((q for q in drawn if q is not None), None)
-        return None if question is None else (question.text, question.answer)
-
-    def _rng(self, sample: Sample, attempt: int) -> np.random.Generator:
-        name = int.from_bytes(hashlib.sha256(sample.id.encode()).digest()[:8])
-        return np.random.default_rng([self.seed, name, attempt])
+    item: Item
+    position: int
 
 
-def complete_sample(
-    sample: Sample, image: np.ndarray, completer: Completer, verifier: Verifier, attempts: int
-) -> tuple[Quadruple | None, str, int]:
-    """(quadruple or None, why the last attempt failed, attempts made)."""
-    reason = ""
-    for attempt in range(attempts):
-        quadruple = _attempt(sample, image, completer, attempt)
-        reason = "the completer finds nothing to write" if quadruple is None else ""
-        if quadruple is not None:
-            reason = verifier.contradiction(quadruple, image) or ""
-            if not reason:
-                return quadruple, "", attempt + 1
-    return None, reason, attempts
+@dataclass(frozen=True)
+class Finished:
+    """What became of an item, and what was unusual about its image."""
+
+    outcome: Outcome
+    notes: tuple[str, ...] = ()
 
 
-def _attempt(sample: Sample, image: np.ndarray, completer: Completer, attempt: int) -> Quadruple | None:
-    prompt, question, answer = sample.prompt, sample.question, sample.answer
-    if sample.side is Side.UNDERSTANDING:
-        prompt = completer.caption(sample, image, attempt)
-    else:
-        question, answer = completer.question(sample, image, attempt) or (None, None)
-    if prompt is None or question is None or answer is None:
-        return None
-    return Quadruple(sample.id, sample.side, sample.image_path, prompt, question, answer, sample.tag, sample.extra)
+class Tally:
+    """Counts what became of the samples."""
+
+    def __init__(self) -> None:
+        self.inputs = self.retried = 0
+        self.completed, self.rejected = (dict.fromkeys((str(side) for side in Side), 0) for _ in range(2))
+        self.reasons: Counter[str] = Counter()
+        self.notes: Counter[str] = Counter()
+
+    def add(self, sample: Sample, finished: Finished) -> None:
+        outcome = finished.outcome
+        self.notes.update(finished.notes)
+        self.inputs += 1
+        self.retried += outcome.attempts > 1
+        ended = self.rejected if outcome.quadruple is None else self.completed
+        ended[str(sample.side)] += 1
+        if outcome.quadruple is None:
+            self.reasons[outcome.reason.partition(":")[0]] += 1
+
+    def to_json(self) -> dict[str, Any]:
+        counts = {"inputs": self.inputs, "completed": self.completed, "rejected": self.rejected}
+        found = {"reasons": dict(sorted(self.reasons.items())), "notes": dict(sorted(self.notes.items()))}
+        return {**counts, "retried": self.retried, **found}
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What a config comes to."""
+
+    sources: Sources
+    chat: Chat | None
+    outcomes: Callable[[str], Iterator[tuple[Item, Finished, tqdm]]]
 
 
 def run_complete(config: CompleteConfig) -> dict[str, Any]:
-    """The `complete` stage: writes quadruples.jsonl, rejected.jsonl and completion.json to `config.output`.
+    """Writes quadruples.jsonl, rejected.jsonl and completion.json to `config.output`; files appear whole or not at all.
 
-    Returns what completion.json holds: options, the image root that paths are relative to, input hashes, and counts
-    {inputs, completed and rejected by side, retried, reasons}. Files appear whole or not at all.
+    Images that a source has inside its own files are put into images/ of the output. With several shards each writes to
+    a folder of its own below it. Returns what completion.json holds: options, the image root that paths are relative
+    to, input hashes, counts {inputs, completed and rejected by side, retried, reasons, notes, left_out} and, of a
+    language model, calls, tokens and cost.
 
     Raises:
-        InputError: a source file is wrong (`read_sources`). Broken images are rejections.
+        InputError: a source file is wrong (`Sources`), or the endpoint is unusable. Broken images are rejections.
     """
-    sources = read_sources(config.understanding, config.generation, config.image_root)
-    completer, verifier = ShapesCompleter(config.seed), ShapesVerifier()
-    done: list[Quadruple] = []
-    rejected: list[tuple[Sample, str]] = []
-    retried = 0
-    for sample in tqdm(sources.samples, desc="complete", unit="sample"):
-        path = sources.image_root / sample.image_path
-        fault = image_fault(path)
-        if fault is not None:
-            rejected.append((sample, fault))
-            continue
-        quadruple, reason, tries = complete_sample(sample, load_image(path), completer, verifier, config.attempts)
-        retried += tries > 1
-        if quadruple is None:
-            rejected.append((sample, reason))
-        else:
-            done.append(quadruple)
+    run, tally = _begin(config), Tally()
     output = Path(config.output)
-    write_jsonl(output / "quadruples.jsonl", (q.to_json() for q in done))
-    write_jsonl(output / "rejected.jsonl", (_rejection(sample, reason) for sample, reason in rejected))
+    if config.shards > 1:
+        output /= f"shard_{config.shard:05d}_of_{config.shards:05d}"
+    with jsonl_writer(output / "quadruples.jsonl") as keep, jsonl_writer(output / "rejected.jsonl") as reject:
+        for item, finished, bar in run.outcomes("complete"):
+            tally.add(item.sample, finished)
+            if finished.outcome.quadruple is None:
+                reject(_rejection(item.sample, finished.outcome.reason))
+            else:
+                keep(finished.outcome.quadruple.to_json())
+                if run.sources.gathers:
+                    _gather(item, run.sources.image_root)
+            if run.chat is not None:
+                bar.set_postfix_str(_progress(run.chat, tally), refresh=False)
+    files = {str(side): Path(vars(config)[side]) for side in Side}
     summary = {
         "options": asdict(config),
-        "image_root": str(sources.image_root),
-        "input_hashes": {name: file_hash(vars(config)[name]) for name in ("understanding", "generation")},
-        "counts": {
-            "inputs": len(sources.samples),
-            "completed": {str(side): sum(q.side is side for q in done) for side in Side},
-            "rejected": {str(side): sum(s.side is side for s, _ in rejected) for side in Side},
-            "retried": retried,
-            "reasons": dict(sorted(Counter(reason for _, reason in rejected).items())),
-        },
+        "quadruples": str(output / "quadruples.jsonl"),
+        "image_root": str(run.sources.image_root),
+        "input_hashes": {name: file_hash(path) if path.is_file() else None for name, path in files.items()},
+        "counts": {**tally.to_json(), "left_out": dict(run.sources.left_out)},
     }
+    if run.chat is not None:
+        summary["llm"] = {**asdict(run.chat.usage), "cost": round(run.chat.usage.cost(config.llm), 4)}
     write_json(output / "completion.json", summary)
     return summary
+
+
+def estimate(config: CompleteConfig) -> dict[str, float]:
+    """What a run would take if no sample needed a second try: samples, those still to be asked about, tokens, cost.
+
+    What the ledger holds is replayed. Two calls per sample are counted: one writes, one judges. Nothing is asked and
+    nothing is written.
+
+    Raises:
+        InputError: as `run_complete`.
+    """
+    run, templates = _begin(replace(config, llm=replace(config.llm, replay=True))), Templates(config.llm.prompts)
+    samples = calls = tokens = 0
+    for item, finished, _ in run.outcomes("dry run"):
+        samples += 1
+        if finished.outcome.reason.startswith(NO_REPLY):
+            texts, pictures = texts_of(item.sample, templates)
+            calls += len(texts)
+            tokens += sum(map(len, texts)) // _CHARACTERS + pictures * config.llm.image_tokens
+    replies = calls * _REPLY_TOKENS
+    cost = (tokens * config.llm.price_prompt + replies * config.llm.price_completion) / 1e6
+    counts = {"samples": samples, "calls": calls, "prompt_tokens": tokens, "completion_tokens": replies}
+    return {**counts, "cost": round(cost, 2)}
+
+
+def _begin(config: CompleteConfig) -> _Run:
+    sources = open_sources(config)
+    chat, completer, verifier = None, ShapesCompleter(config.seed), ShapesVerifier()
+    if config.completer == "llm":
+        chat = Chat(config.llm, Ledger(Path(config.llm.ledger or Path(config.output) / "ledger")))
+        templates = Templates(config.llm.prompts)
+        completer, verifier = LlmCompleter(chat, templates, config.seed), LlmVerifier(chat, templates)
+
+    def work(placed: Placed) -> Finished:
+        item = placed.item
+        image = item.fault or _looked_at(item)
+        if isinstance(image, str):
+            return Finished(Outcome(None, image, 0))
+        outcome = complete_sample(item.sample, image, completer, verifier, config.attempts, placed.position)
+        return Finished(outcome, image.notes)
+
+    def outcomes(what: str) -> Iterator[tuple[Item, Finished, tqdm]]:
+        mine = itertools.islice(_placed(sources), config.shard, None, config.shards)
+        workers = 1 if chat is None else config.llm.concurrency
+        bar = tqdm(in_order(work, mine, workers), what, unit="sample")
+        for placed, finished in bar:
+            yield placed.item, finished, bar
+
+    return _Run(sources, chat, outcomes)
+
+
+def _placed(sources: Sources) -> Iterator[Placed]:
+    counts = dict.fromkeys(Side, 0)
+    for item in sources:
+        side = item.sample.side
+        yield Placed(item, counts[side])
+        counts[side] += 1
+
+
+def _looked_at(item: Item) -> LoadedImage | str:
+    try:
+        return look(item.read())
+    except FileNotFoundError:
+        return "the image does not exist"
+    except OSError:
+        return "the image cannot be read"
+
+
+def _gather(item: Item, root: Path) -> None:
+    """Puts the image where its sample says, whole or not at all. One that a killed run has put there is left."""
+    place, content = root / item.sample.image_path, item.read()
+    if place.is_file() and place.stat().st_size == len(content):
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    temporary = place.with_name(f".{place.name}")
+    temporary.write_bytes(content)
+    temporary.replace(place)
+
+
+def _progress(chat: Chat, tally: Tally) -> str:
+    usage = chat.usage
+    return (
+        f"{sum(tally.rejected.values())} rejected, {usage.calls} calls, {usage.replayed} replayed, "
+        f"cost {usage.cost(chat.config):.2f}"
+    )
 
 
 def _rejection(sample: Sample, reason: str) -> dict[str, Any]:

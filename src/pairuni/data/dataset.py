@@ -6,8 +6,6 @@ whether the pairs are still the same. Mixing modes that change the pairs themsel
 
 import hashlib
 import json
-import struct
-import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,14 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from pairuni.config import PairingMode
+from pairuni.data.images import load_image
 from pairuni.errors import InputError
 from pairuni.records import Pair, Quadruple, Side
-
-BROKEN_IMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
-"""What PIL raises for images that it cannot read."""
 
 
 @dataclass(frozen=True)
@@ -89,33 +84,6 @@ class PairSampler:
             kept = {e: o for e, o in self._orders.items() if e == epoch - 1}
             self._orders = kept | {epoch: np.random.default_rng([self.seed, epoch]).permutation(len(self._units))}
         return self._orders[epoch]
-
-
-def load_image(path: str | Path) -> np.ndarray:
-    """Decodes an image to uint8 [H, W, 3]: turned as its EXIF says, transparency over white.
-
-    Raises:
-        InputError: the file is missing, is not an image, is cut off, or is so large that PIL takes it for an attack.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as file:
-                file.load()
-                return np.asarray(_rgb(ImageOps.exif_transpose(file)))
-    except FileNotFoundError:
-        raise InputError("no such image", file=path) from None
-    except (*BROKEN_IMAGE, Image.DecompressionBombWarning) as err:
-        raise InputError(f"cannot be read as an image ({err})", file=path) from None
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))  # PIL would cut values off at 255
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
 
 
 class ImageCache:

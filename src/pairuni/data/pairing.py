@@ -10,6 +10,7 @@ kept and the others are counted as duplicates; hence no image is matched with a 
 
 import resource
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from pairuni.config import PairConfig
+from pairuni.data.cleaning import COPY, REASONS, Images, Removal, clean
 from pairuni.data.cluster import cluster
 from pairuni.data.features import extract, hash_images, load_extractor
 from pairuni.data.match import match, normalise
@@ -157,23 +159,30 @@ def run_pair(config: PairConfig) -> dict[str, Any]:
     clock.lap("read")
     extractor = load_extractor(config.extractor, config.weights)
     clock.lap("load_extractor")
+    cache = output / "features"
     try:
         hashes = hash_images(paths)
         clock.lap("hashes")
-        features_ND = extract(paths, extractor, config.feature_batch, output / "features", hashes)
+        features_ND = extract(paths, extractor, config.feature_batch, cache, hashes)
         clock.lap("features")
+        removals = clean(quadruples, Images(paths, hashes, features_ND), config, extractor, cache)
+        clock.lap("clean")
     except InputError as err:
         raise _with_line(err, source, paths) from None
-    pairing = build_pairs(quadruples, features_ND, config, hashes)
+    left = np.setdiff1d(np.arange(len(quadruples)), [r.index for r in removals])
+    if not len(left):
+        raise InputError("nothing is left: every quadruple is in a reference set", file=source)
+    pairing = build_pairs([quadruples[i] for i in left], features_ND[left], config)
     clock.lap("pairing")
     write_jsonl(output / "pairs.jsonl", (p.to_json() for p in pairing.pairs))
+    write_jsonl(output / "removed.jsonl", (r.to_json(quadruples[r.index]) for r in removals))
     clock.lap("write")
     summary = {
         "options": asdict(config),
         "extractor": extractor.identity,
         "input_hashes": {"quadruples": file_hash(source), "images": sha256(" ".join(hashes).encode()).hexdigest()},
         "pairs_hash": file_hash(output / "pairs.jsonl"),
-        "counts": asdict(pairing.counts),
+        "counts": asdict(pairing.counts) | _removed(quadruples, hashes, removals),
         "similarity": _quantiles([p.similarity for p in pairing.pairs if p.kind == "retrieved"]),
         "random_pair_cosine": _quantiles(_random_cosines(features_ND, hashes, config.seed)),
         "notices": _notices(config, pairing.counts, output, root),
@@ -183,6 +192,14 @@ def run_pair(config: PairConfig) -> dict[str, Any]:
     }
     write_json(output / "pairing.json", summary)
     return summary
+
+
+def _removed(quadruples: Sequence[Quadruple], hashes: Sequence[str], removals: Sequence[Removal]) -> dict[str, Any]:
+    """Counts of what never reached Algorithm 1."""
+    _, across = _first_of_each(quadruples, hashes)
+    counted = Counter(r.reason for r in removals)
+    duplicates = {"duplicates": counted[COPY], "duplicates_across_sides": across}
+    return {"inputs": len(quadruples), **duplicates, "removed": {reason: counted[reason] for reason in REASONS}}
 
 
 class _Clock:

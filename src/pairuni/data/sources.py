@@ -1,60 +1,236 @@
-"""Reads understanding and generation samples and looks at their images (paper 2, inputs).
+"""Understanding and generation samples from where they are (paper 2, inputs), one at a time.
 
-Errors in a file's format stop the run. Images that are missing or broken do not, since large collections always hold
-some: `image_fault` says what is wrong with one, for the completion stage to count and reject.
+JSON Lines beside image files, and everything that the `datasets` library streams: hub data sets, parquet, arrow,
+folders of images, tar shards. Errors in a JSON Lines file's format stop the run. What is wrong with a single image or
+a single row of the others does not, since large collections always hold some: it is said in `Item.fault`, to be
+counted and rejected.
 """
 
-from dataclasses import dataclass
+import hashlib
+import itertools
+import json
+import re
+import tarfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from PIL import Image
-
-from pairuni.data.dataset import BROKEN_IMAGE, load_image
+from pairuni.config import CompleteConfig, SourceConfig
 from pairuni.errors import InputError
-from pairuni.records import Sample, Side, read_samples
+from pairuni.records import Sample, Side, iter_samples, resolve_image
+
+_HALF = {Side.UNDERSTANDING: ("question", "answer"), Side.GENERATION: ("prompt",)}
+_SAFE = re.compile(r"[^A-Za-z0-9._-]+")
+_BROKEN = (OSError, EOFError, ValueError, RuntimeError, TypeError, LookupError, tarfile.TarError)
+"""What `datasets` raises for files and names that it cannot use, besides its own errors, which derive from these."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A sample on its way: where its image's bytes are, or why it cannot be used."""
+
+    sample: Sample
+    content: Path | bytes
+    fault: str | None = None
+
+    def read(self) -> bytes:
+        """The image file's bytes. Raises OSError."""
+        return self.content if isinstance(self.content, bytes) else self.content.read_bytes()
 
 
 @dataclass(frozen=True)
 class Sources:
     """The samples of both sides, understanding first, and the folder that their image paths are relative to."""
 
-    samples: tuple[Sample, ...]
+    config: CompleteConfig
     image_root: Path
+    gathers: bool
+    """Images are to be put below `image_root` when their sample is kept: a source has them inside its own files."""
+    left_out: Counter[str] = field(default_factory=Counter)
+    """Rows passed over so far because of `skip`, by "field: value"."""
+
+    def __iter__(self) -> Iterator[Item]:
+        """Raises InputError: a source cannot be read, or an id occurs twice."""
+        seen: set[bytes] = set()
+        for side in Side:
+            location, how = _source(self.config, side)
+            for line, item in self._items(side, location, how):
+                digest = hashlib.blake2b(item.sample.id.encode(), digest_size=8).digest()
+                if digest in seen and line is not None:
+                    raise InputError(f"{item.sample.id!r} occurs twice", file=location, line=line, field="id")
+                yield replace(item, fault="the id occurs twice") if digest in seen else item
+                seen.add(digest)
+
+    def check(self) -> None:
+        """Reads what is JSON Lines through, so that a mistake in it is seen before any work. Raises InputError."""
+        if not self.gathers:
+            for _ in self:
+                pass
+        for side in Side if self.gathers else ():
+            location, how = _source(self.config, side)
+            if kind(location, how) == "jsonl":
+                for _ in self._items(side, location, how):
+                    pass
+
+    def _items(self, side: Side, location: str, how: SourceConfig) -> Iterator[tuple[int | None, Item]]:
+        """(line of a JSON Lines file, item)."""
+        if kind(location, how) == "jsonl":
+            root = Path(location).parent if self.config.image_root is None else Path(self.config.image_root)
+            samples = iter_samples(location, side, root)
+            for n, sample in itertools.islice(samples, how.limit or None):
+                place = resolve_image(sample.image_path, root)
+                yield n, Item(self._gathered(sample) if self.gathers else sample, place)
+            return
+        for n, row in enumerate(itertools.islice(_rows(location, how), how.limit or None)):
+            skipped = _skipped(row, how)
+            if skipped is not None:
+                self.left_out[skipped] += 1
+            else:
+                yield None, _item(row, side, how, f"{side[0]}{n:08d}", Path(location))
+
+    def _gathered(self, sample: Sample) -> Sample:
+        return replace(sample, image_path=image_place(sample.id, sample.side, Path(sample.image_path).suffix))
 
 
-def read_sources(understanding: str | Path, generation: str | Path, image_root: str | Path | None = None) -> Sources:
-    """Reads both files. Without `image_root`, images are relative to the files' folder, which must be the same.
+def open_sources(config: CompleteConfig) -> Sources:
+    """Looks at where both sources are and at every line of JSON Lines; the rest is read when it is iterated.
 
     Raises:
-        InputError: as `read_samples`, an id occurs on both sides, or the files lie in different folders and no
-            image_root is given.
+        InputError: JSON Lines in different folders without an image_root, or options that do not fit the format.
     """
-    files = {Side.UNDERSTANDING: Path(understanding), Side.GENERATION: Path(generation)}
-    if image_root is None:
-        folders = {path.parent.resolve() for path in files.values()}
-        if len(folders) > 1:
-            raise InputError("is needed, because the two files lie in different folders", field="image_root")
-        image_root = files[Side.UNDERSTANDING].parent
-    by_side = {side: read_samples(path, side, image_root) for side, path in files.items()}
-    both = {s.id for s in by_side[Side.UNDERSTANDING]} & {s.id for s in by_side[Side.GENERATION]}
-    if both:
-        raise InputError(
-            f"{min(both)!r} occurs in {files[Side.UNDERSTANDING]} too", file=files[Side.GENERATION], field="id"
-        )
-    return Sources(tuple(s for samples in by_side.values() for s in samples), Path(image_root))
+    gathers = False
+    for side in Side:
+        location, how = _source(config, side)
+        found = kind(location, how)
+        gathers |= found != "jsonl"
+        if found == "jsonl" and (how.fields or how.strip or how.skip):
+            raise InputError("fields, strip and skip are not for JSON Lines", field=f"{side}_source")
+    folders = {Path(_source(config, side)[0]).parent.resolve() for side in Side}
+    if not gathers and config.image_root is None and len(folders) > 1:
+        raise InputError("is needed, because the two files lie in different folders", field="image_root")
+    root = Path(config.output) if gathers else Path(config.image_root or Path(config.understanding).parent)
+    sources = Sources(config, root, gathers)
+    sources.check()
+    return sources
 
 
-def image_fault(path: Path) -> str | None:
-    """Why the image cannot be used (missing, empty, not an image, cut off), None where it decodes as a whole."""
+def kind(location: str, how: SourceConfig) -> str:
+    """The format of a source, auto resolved."""
+    if how.format != "auto":
+        return how.format
+    return {"jsonl": "jsonl", "tar": "webdataset"}.get(location.rpartition(".")[2], "datasets")
+
+
+def image_place(id: str, side: Side, suffix: str) -> str:
+    """images/SIDE/ID.SUFFIX; an id that is no file name is made one, told apart by a hash."""
+    name = _SAFE.sub("_", id)[:100]
+    if name != id:
+        name += "-" + hashlib.sha256(id.encode()).hexdigest()[:8]
+    return f"images/{side}/{name}{suffix.lower() or '.img'}"
+
+
+def _source(config: CompleteConfig, side: Side) -> tuple[str, SourceConfig]:
+    if side is Side.UNDERSTANDING:
+        return config.understanding, config.understanding_source
+    return config.generation, config.generation_source
+
+
+def _rows(location: str, how: SourceConfig) -> Iterator[dict[str, Any]]:
+    """Rows as the `datasets` library streams them, images as they are in the file."""
+    import datasets  # here, since JSON Lines need none of it
+
     try:
-        with Image.open(path) as file:
-            file.verify()  # checksums, which decoding may pass over
-    except FileNotFoundError:
-        return "the image does not exist"
-    except BROKEN_IMAGE:
-        return "the image cannot be read"
-    try:
-        load_image(path)
-    except InputError:
-        return "the image cannot be read"
-    return None
+        stream: Any = _stream(location, how)
+        for name, feature in (stream.features or {}).items():
+            bare = getattr(feature, "feature", feature)
+            if isinstance(bare, datasets.Image):
+                raw = datasets.Image(decode=False)
+                stream = stream.cast_column(name, raw if bare is feature else datasets.List(raw))
+        yield from stream
+    except _BROKEN as err:
+        raise InputError(f"cannot be read: {' '.join(str(err).split())[:300]}", file=location) from None
+
+
+def _stream(location: str, how: SourceConfig) -> Any:
+    import datasets
+
+    found, path = kind(location, how), Path(location)
+    split: Any = how.split
+    if found == "imagefolder":
+        return datasets.load_dataset("imagefolder", data_dir=location, split=split, streaming=True)
+    if found == "webdataset":
+        return datasets.load_dataset("webdataset", data_files=location, split=split, streaming=True)
+    if (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
+        saved: Any = datasets.load_from_disk(location)
+        return (saved[how.split] if isinstance(saved, datasets.DatasetDict) else saved).to_iterable_dataset()
+    for ending in ("parquet", "arrow"):
+        files = sorted(map(str, path.rglob(f"*.{ending}"))) if path.is_dir() else [location] * location.endswith(ending)
+        if files:
+            return datasets.load_dataset(ending, data_files=files, split="train", streaming=True)
+    return datasets.load_dataset(location, how.subset, split=split, revision=how.revision, streaming=True)
+
+
+def _item(row: Mapping[str, Any], side: Side, how: SourceConfig, made_id: str, location: Path) -> Item:
+    values = {name: _pick(row, how.fields.get(name, name)) for name in ("id", "image", "tag", *_HALF[side])}
+    texts = {name: _text(values[name]).replace(how.strip.get(name, "\0"), "").strip() for name in _HALF[side]}
+    id = _text(values["id"]).strip() or made_id
+    missing = [name for name, text in texts.items() if not text]
+    content, suffix, fault = _image(values["image"], location)
+    if missing:
+        fault = f"{' and '.join(missing)} missing or empty"
+        texts |= dict.fromkeys(missing, "?")  # a Sample has its half; this one is rejected
+    half: dict[str, Any] = {**texts, "tag": _text(values["tag"])}
+    return Item(Sample(id, side, image_place(id, side, suffix), **half), content, fault)
+
+
+def _image(value: Any, location: Path) -> tuple[bytes, str, str | None]:
+    """(bytes, file ending, what is wrong)."""
+    if isinstance(value, bytes):
+        value = {"bytes": value}
+    if isinstance(value, str):
+        value = {"path": value}
+    if not isinstance(value, Mapping):
+        return b"", "", "the row has no image"
+    name, content = _text(value.get("path")), value.get("bytes")
+    if content is None and name:
+        place = Path(name) if Path(name).is_absolute() else location / name
+        if not place.resolve().is_relative_to(location.resolve()):
+            return b"", "", "the image's path leaves the data set"
+        try:
+            content = place.read_bytes()
+        except OSError:
+            return b"", "", "the image does not exist"
+    return content or b"", Path(name).suffix, None
+
+
+def _pick(row: Any, path: str) -> Any:
+    """What `path` leads to, None where it leads nowhere. A name that has dots itself is found first."""
+    if isinstance(row, Mapping) and path in row:
+        return row[path]
+    for part in path.split("."):
+        if isinstance(row, str):
+            try:
+                row = json.loads(row)
+            except ValueError:
+                return None
+        if isinstance(row, Mapping):
+            row = row.get(part)
+        elif isinstance(row, list) and re.fullmatch(r"-?\d+", part) and -len(row) <= int(part) < len(row):
+            row = row[int(part)]
+        else:
+            return None
+    return row
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return "" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _skipped(row: Mapping[str, Any], how: SourceConfig) -> str | None:
+    """The "field: value" for which the row is left out."""
+    found = ((name, _text(_pick(row, name))) for name in how.skip)
+    return next((f"{name}: {value}" for name, value in found if value in how.skip[name]), None)

@@ -1,29 +1,20 @@
 """Does a completed quadruple hold together? (paper 2.1, the check after generation)
 
-A verifier looks at image, caption, question and answer together: the caption must not contradict the image, must carry
-the evidence that the question needs, and the answer must follow from both. `ShapesVerifier` decides this exactly for
-the Shapes world: it reads things from the image and from the caption and answers the question with each.
+`ShapesVerifier` decides it exactly for the Shapes world: it reads things from the image and from the caption and
+answers the question with each. The caption must not contradict the image and must carry the evidence that the
+question needs, and the answer must follow from both.
 """
 
 import re
 from collections import Counter
 from dataclasses import dataclass
-from typing import Protocol
 
-import numpy as np
-
+from pairuni.data.completion import Attempt
+from pairuni.data.images import LoadedImage
 from pairuni.records import Quadruple
 from pairuni.shapes.captions import RELATIONS, fits, read
 from pairuni.shapes.detector import read_scene
 from pairuni.shapes.scenes import CELLS, COLOURS, GRID, SHAPES
-
-
-class Verifier(Protocol):
-    """Finds contradictions."""
-
-    def contradiction(self, quadruple: Quadruple, image: np.ndarray) -> str | None:
-        """What is wrong with the quadruple, None where nothing is. image: uint8 [H, W, 3]."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -43,8 +34,8 @@ _OPTION = re.compile(r"\b([A-Z])\. (.*?)(?=\s+[A-Z]\. |\n|$)")
 class ShapesVerifier:
     """Exact for captions and questions in the words of the Shapes world; others are said to be unknown."""
 
-    def contradiction(self, quadruple: Quadruple, image: np.ndarray) -> str | None:
-        scene = read_scene(image)
+    def contradiction(self, quadruple: Quadruple, image: LoadedImage, attempt: Attempt) -> str | None:
+        scene = read_scene(image.pixels)
         if scene is None:
             return "the image does not show a readable scene"
         requirement = read(quadruple.prompt)

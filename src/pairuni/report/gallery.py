@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pairuni.data.dataset import load_image
+from pairuni.data.images import load_image
 from pairuni.errors import InputError
 from pairuni.records import Pair, Quadruple, Side, resolve_image
 from pairuni.report.data import PairFile, SampleRow, read_sample_rows

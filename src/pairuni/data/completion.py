@@ -1,0 +1,93 @@
+"""Generate-then-verify (paper 2.1): the loop, and what a completer and a verifier must offer.
+
+The completer writes the missing half, the verifier checks the whole against the original half and the image, and a
+sample that fails is tried again, with the complaint, and then rejected with the reason. Completers: the offline one of
+the Shapes world (shapes_completer.py) and one that asks a language model (llm_completer.py).
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from pairuni.data.images import LoadedImage
+from pairuni.records import Quadruple, Sample, Side
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try at one sample."""
+
+    position: int = 0
+    """Of the sample among those of its side, for what is spread evenly over samples."""
+    number: int = 0
+    """From 0."""
+    complaint: str = ""
+    """Why the try before was refused."""
+
+
+class Completer(Protocol):
+    """Writes missing halves. Each attempt at a sample is a new one; the same attempt writes the same."""
+
+    def caption(self, sample: Sample, image: LoadedImage, attempt: Attempt) -> str | None:
+        """A caption of an understanding sample, with the evidence its question needs; None where it cannot tell."""
+        ...
+
+    def question(self, sample: Sample, image: LoadedImage, attempt: Attempt) -> tuple[str, str] | None:
+        """(question with inline options, answer letter) on a generation sample's caption; None where it cannot."""
+        ...
+
+
+class Verifier(Protocol):
+    """Finds contradictions."""
+
+    def contradiction(self, quadruple: Quadruple, image: LoadedImage, attempt: Attempt) -> str | None:
+        """What is wrong with the quadruple, None where nothing is."""
+        ...
+
+
+class Rejected(Exception):
+    """This attempt came to nothing, for the reason in its message; `final` ones are not worth another."""
+
+    def __init__(self, reason: str, final: bool = False) -> None:
+        super().__init__(reason)
+        self.final = final
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a sample."""
+
+    quadruple: Quadruple | None
+    reason: str
+    """Why the last attempt failed; what stands before a colon is the kind of reason. Empty where none failed last."""
+    attempts: int
+
+
+def complete_sample(
+    sample: Sample, image: LoadedImage, completer: Completer, verifier: Verifier, attempts: int, position: int = 0
+) -> Outcome:
+    """Up to `attempts` tries: generate, verify, and again with the complaint."""
+    reason = ""
+    for number in range(attempts):
+        attempt = Attempt(position, number, reason)
+        try:
+            quadruple = _completed(sample, image, completer, attempt)
+            reason = verifier.contradiction(quadruple, image, attempt) or ""
+        except Rejected as err:
+            reason = str(err)
+            if err.final:
+                return Outcome(None, reason, number + 1)
+            continue
+        if not reason:
+            return Outcome(quadruple, "", number + 1)
+    return Outcome(None, reason, attempts)
+
+
+def _completed(sample: Sample, image: LoadedImage, completer: Completer, attempt: Attempt) -> Quadruple:
+    prompt, question, answer = sample.prompt, sample.question, sample.answer
+    if sample.side is Side.UNDERSTANDING:
+        prompt = completer.caption(sample, image, attempt)
+    else:
+        question, answer = completer.question(sample, image, attempt) or (None, None)
+    if prompt is None or question is None or answer is None:
+        raise Rejected("the completer finds nothing to write")
+    return Quadruple(sample.id, sample.side, sample.image_path, prompt, question, answer, sample.tag, sample.extra)

@@ -1,0 +1,112 @@
+"""Feature rows on disk by image content: append-only, memory-mapped, and found again after a kill.
+
+A folder holds features.f32 (rows of float32), keys.sha256 (32 bytes per row, written after the row) and store.json (the
+width). Rows without a key, and what a killed process left of a row, are cut off when the store is opened for writing.
+One process writes at a time; a lock says so.
+"""
+
+import fcntl
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from pairuni.errors import InputError
+from pairuni.files import read_json, write_json
+
+_KEY = 32  # bytes of a SHA-256
+_FLOAT = 4
+
+
+class FeatureStore:
+    """Use as a context manager. Without a folder it lives in memory."""
+
+    def __init__(self, folder: Path | None) -> None:
+        """Raises InputError: the folder cannot be used, its record is broken, or another process writes to it."""
+        self._folder, self._width = folder, 0
+        self._row_of: dict[bytes, int] = {}
+        self._memory: list[np.ndarray] = []
+        self._open_for_writing = False
+        if folder is not None and folder.exists():
+            self._open(folder)
+
+    def __enter__(self) -> "FeatureStore":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._open_for_writing:
+            for file in (self._features, self._keys, self._lock):
+                file.close()
+
+    def __contains__(self, key: str) -> bool:
+        return bytes.fromhex(key) in self._row_of
+
+    def __len__(self) -> int:
+        return len(self._row_of)
+
+    def add(self, keys: Sequence[str], features_ND: np.ndarray) -> None:
+        """Appends rows whose keys are new. Raises InputError where the width is not that of the rows before."""
+        features_ND = np.ascontiguousarray(features_ND, dtype=np.float32)
+        if self._folder is not None and not self._open_for_writing:
+            self._open(self._folder)  # only now, so that a run without a single row leaves no folder
+        if self._width and features_ND.shape[1] != self._width:
+            raise InputError(f"holds rows of {self._width}, not {features_ND.shape[1]}; delete it", file=self._folder)
+        if self._folder is None:
+            self._memory.append(features_ND)
+        else:
+            if not self._width:
+                write_json(self._folder / "store.json", {"width": features_ND.shape[1]})
+            self._append(self._features, features_ND.tobytes())
+            self._append(self._keys, b"".join(bytes.fromhex(key) for key in keys))
+        self._width = features_ND.shape[1]
+        for key in keys:
+            self._row_of[bytes.fromhex(key)] = len(self._row_of)
+
+    def rows(self, keys: Sequence[str]) -> np.ndarray:
+        """float32 [len(keys), D]. A read-only view of the file where the keys are its rows in their order."""
+        places = np.array([self._row_of[bytes.fromhex(key)] for key in keys])
+        if self._folder is None:
+            stored = np.concatenate(self._memory)
+        else:
+            stored = np.memmap(self._folder / "features.f32", np.float32, "r", shape=(len(self), self._width))
+        return stored if np.array_equal(places, np.arange(len(self))) else np.take(stored, places, axis=0)
+
+    def _open(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = (folder / "lock").open("wb")
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError("another process writes features here", file=folder) from None
+        except OSError as err:
+            raise InputError(f"cannot be used ({err.strerror})", file=folder) from None
+        self._open_for_writing = True
+        self._features, self._keys = (folder / "features.f32").open("ab"), (folder / "keys.sha256").open("ab")
+        if not (folder / "store.json").is_file():
+            self._cut(0, 0)  # rows without a record of their width are of no use
+            return
+        width = read_json(folder / "store.json").get("width")
+        if not isinstance(width, int) or width < 1:
+            raise InputError("holds no width, delete the folder", file=folder / "store.json")
+        count = min(self._keys.tell() // _KEY, self._features.tell() // (width * _FLOAT))
+        self._cut(count * width * _FLOAT, count * _KEY)
+        self._width = width
+        names = (folder / "keys.sha256").read_bytes()
+        self._row_of = {names[n * _KEY : (n + 1) * _KEY]: n for n in range(count)}
+        if len(self._row_of) != count:
+            raise InputError("holds a key twice, delete the folder", file=folder / "keys.sha256")
+
+    def _cut(self, features: int, keys: int) -> None:
+        self._features.truncate(features)
+        self._keys.truncate(keys)
+
+    @staticmethod
+    def _append(file: Any, content: bytes) -> None:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())

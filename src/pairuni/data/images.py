@@ -1,0 +1,86 @@
+"""Images from disk or memory: decoded as a viewer shows them, or the reason why not.
+
+`load_image` is for data that has been checked: it raises. `look` is for collections that have not: it says what is
+wrong with an image, and what had to be done to it, for the caller to count.
+"""
+
+import hashlib
+import io
+import struct
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from pairuni.errors import InputError
+
+BROKEN_IMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+"""What PIL raises for images that it cannot read."""
+_TURNED = 0x0112  # the EXIF tag that says how a camera was held
+
+
+@dataclass(frozen=True)
+class LoadedImage:
+    """An image and what identifies it."""
+
+    pixels: np.ndarray
+    """uint8 [H, W, 3]."""
+    content_hash: str
+    """SHA-256 of the file."""
+    notes: tuple[str, ...] = ()
+    """What is unusual about it and was put right."""
+
+
+def load_image(path: str | Path) -> np.ndarray:
+    """Decodes an image to uint8 [H, W, 3]: turned as its EXIF says, transparency over white.
+
+    Raises:
+        InputError: the file is missing, is not an image, is cut off, or is so large that PIL takes it for an attack.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as file:
+                file.load()
+                return np.asarray(_rgb(ImageOps.exif_transpose(file)))
+    except FileNotFoundError:
+        raise InputError("no such image", file=path) from None
+    except (*BROKEN_IMAGE, Image.DecompressionBombWarning) as err:
+        raise InputError(f"cannot be read as an image ({err})", file=path) from None
+
+
+def look(content: bytes) -> LoadedImage | str:
+    """The image in a file's bytes as `load_image` decodes it, or why it cannot be used."""
+    if not content:
+        return "the image file is empty"
+    notes = []
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(content)) as file:
+                file.verify()  # checksums, which decoding may pass over
+            with Image.open(io.BytesIO(content)) as file:
+                if getattr(file, "n_frames", 1) > 1:
+                    return "the image is animated"
+                if file.mode == "CMYK":
+                    notes.append("CMYK turned into RGB")
+                if file.getexif().get(_TURNED, 1) != 1:
+                    notes.append("turned as its EXIF says")
+                file.load()
+                pixels = np.asarray(_rgb(ImageOps.exif_transpose(file)))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return "the image is too large"
+    except BROKEN_IMAGE:
+        return "the image cannot be read"
+    return LoadedImage(pixels, hashlib.sha256(content).hexdigest(), tuple(notes))
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))  # PIL would cut values off at 255
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
