@@ -3,7 +3,9 @@
 import io
 import json
 import tarfile
+import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -249,6 +251,17 @@ def test_unusable_images_are_said_to_be():
         "gif": "the image is animated",
         "bomb": "the image is too large",
     }
+
+
+def test_images_that_are_too_large_are_seen_in_threads_and_no_filter_changes(monkeypatch):
+    """Between the limit and twice the limit PIL only warns."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    large, small = (encoded(Image.new("RGB", (side, 40), "red"), "PNG") for side in (30, 20))
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(look, [large, small] * 200))
+    assert found[::2] == ["the image is too large"] * 200 and not any(isinstance(f, str) for f in found[1::2])
+    assert list(warnings.filters) == before
 
 
 def test_a_photograph(coco):

@@ -1,7 +1,7 @@
 """The `complete` stage: understanding and generation samples -> quadruples.jsonl (paper 2.1).
 
 Samples are worked on side by side and written in their order, so that the files do not depend on timing. What a
-language language model said is in the ledger (llm.py): a killed run continues without paying twice, and a second run
+language model said is in the ledger (llm.py): a killed run continues without paying twice, and a second run
 costs nothing.
 """
 

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import imagehash
 import numpy as np
 from PIL import Image
 
@@ -33,6 +32,8 @@ class PerceptualHash:
 
     def features(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """float32 [n, 64]."""
+        import imagehash  # here, since it loads wavelets that no other run needs
+
         bits = [imagehash.phash(Image.fromarray(image)).hash.ravel() for image in images]
         return np.where(np.stack(bits), np.float32(1), np.float32(-1))
 

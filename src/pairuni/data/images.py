@@ -8,6 +8,8 @@ import hashlib
 import io
 import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +21,8 @@ from pairuni.errors import InputError
 BROKEN_IMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 """What PIL raises for images that it cannot read."""
 _TURNED = 0x0112  # the EXIF tag that says how a camera was held
+# `_opened` refuses what PIL only warns of. Filters are the process': changing them per image is not safe in threads.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 @dataclass(frozen=True)
@@ -40,14 +44,12 @@ def load_image(path: str | Path) -> np.ndarray:
         InputError: the file is missing, is not an image, is cut off, or is so large that PIL takes it for an attack.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as file:
-                file.load()
-                return np.asarray(_rgb(ImageOps.exif_transpose(file)))
+        with _opened(path) as file:
+            file.load()
+            return np.asarray(_rgb(ImageOps.exif_transpose(file)))
     except FileNotFoundError:
         raise InputError("no such image", file=path) from None
-    except (*BROKEN_IMAGE, Image.DecompressionBombWarning) as err:
+    except BROKEN_IMAGE as err:
         raise InputError(f"cannot be read as an image ({err})", file=path) from None
 
 
@@ -57,24 +59,31 @@ def look(content: bytes) -> LoadedImage | str:
         return "the image file is empty"
     notes = []
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content)) as file:
-                file.verify()  # checksums, which decoding may pass over
-            with Image.open(io.BytesIO(content)) as file:
-                if getattr(file, "n_frames", 1) > 1:
-                    return "the image is animated"
-                if file.mode == "CMYK":
-                    notes.append("CMYK turned into RGB")
-                if file.getexif().get(_TURNED, 1) != 1:
-                    notes.append("turned as its EXIF says")
-                file.load()
-                pixels = np.asarray(_rgb(ImageOps.exif_transpose(file)))
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        with _opened(io.BytesIO(content)) as file:
+            file.verify()  # checksums, which decoding may pass over
+        with _opened(io.BytesIO(content)) as file:
+            if getattr(file, "n_frames", 1) > 1:
+                return "the image is animated"
+            if file.mode == "CMYK":
+                notes.append("CMYK turned into RGB")
+            if file.getexif().get(_TURNED, 1) != 1:
+                notes.append("turned as its EXIF says")
+            file.load()
+            pixels = np.asarray(_rgb(ImageOps.exif_transpose(file)))
+    except Image.DecompressionBombError:
         return "the image is too large"
     except BROKEN_IMAGE:
         return "the image cannot be read"
     return LoadedImage(pixels, hashlib.sha256(content).hexdigest(), tuple(notes))
+
+
+@contextmanager
+def _opened(source: str | Path | io.BytesIO) -> Iterator[Image.Image]:
+    """Opens an image. Raises DecompressionBombError from PIL's own limit of pixels on, not from twice as many."""
+    with Image.open(source) as file:
+        if Image.MAX_IMAGE_PIXELS is not None and file.width * file.height > Image.MAX_IMAGE_PIXELS:
+            raise Image.DecompressionBombError(f"{file.width} x {file.height} pixels are too many")
+        yield file
 
 
 def _rgb(image: Image.Image) -> Image.Image:

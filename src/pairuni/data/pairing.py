@@ -5,7 +5,8 @@ images are matched to the remaining understanding images by similarity and becom
 at most once. The paper is silent on the visiting order (here: shuffled by the seed, recorded) and on duplicates.
 
 Duplicates: files with equal content are one image. The first quadruple of it, in file order and whichever its side, is
-kept and the others are counted as duplicates; hence no image is matched with a copy of itself.
+kept and the others are counted as duplicates; hence no image is matched with a copy of itself. The stage leaves out
+near copies too where asked (cleaning.py).
 """
 
 import resource
