@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
@@ -259,7 +260,7 @@ def test_images_that_are_too_large_are_seen_in_threads_and_no_filter_changes(mon
     def changed(*_: object, **__: object) -> None:
         raise AssertionError("warning filters are changed")
 
-    monkeypatch.setattr(warnings, "catch_warnings", changed)
+    monkeypatch.setattr("pairuni.data.images.warnings", SimpleNamespace(catch_warnings=changed))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     large, small = (encoded(Image.new("RGB", (side, 40), "red"), "PNG") for side in (30, 20))
     before = list(warnings.filters)
