@@ -35,7 +35,11 @@ seeds: setup  ## the demo over three seeds, then their table as in docs/results.
 test: setup lint  ## lint, types, and all tests but the long ones (minutes)
 	$(BIN)/pytest -m "not slow"
 
-test-slow: setup  ## kills, soaks and whole runs
+$(VENV)/.cluster: $(VENV)/.ready
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev,cluster]"
+	@touch $@
+
+test-slow: $(VENV)/.cluster  ## kills, soaks and whole runs; installs Ray first
 	$(BIN)/pytest -m slow
 
 golden: setup  ## write the committed curve of tests/train/test_golden.py anew

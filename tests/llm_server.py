@@ -1,18 +1,20 @@
 """An endpoint that speaks the OpenAI chat protocol on this machine, with scripted replies and scripted failures.
 
-It reads what it answers from the prompt, as a model would: the question's number, the caption. Failures are drawn by
+Replies are those of examples/scripted_endpoint.py, but for verdicts on what is "impossible". Failures are drawn by
 the call's key and how often it came, so that they do not depend on timing. A call whose key was answered before is
 answered from memory and not charged: what an endpoint that knows idempotency keys does.
 """
 
 import hashlib
 import json
-import re
 import threading
 import time
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Any
+
+import scripted_endpoint
+from scripted_endpoint import completion, reply
 
 TRANSPORT = ("rate_limit", "server_error", "time_out", "cut")
 """Failures after which the same call is sent again; nothing was charged."""
@@ -58,16 +60,12 @@ class Endpoint(ThreadingHTTPServer):
         return self.ways[int(draw / self.fail * len(self.ways))] if draw < self.fail else None
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(scripted_endpoint.Handler):
     server: Endpoint  # pyright: ignore[reportIncompatibleVariableOverride]
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
 
     def do_POST(self) -> None:
         server = self.server
-        request = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        request = self.request_body()
         key = self.headers.get("Idempotency-Key", "")
         with server.lock:
             server.requests.append(request)
@@ -77,10 +75,10 @@ class _Handler(BaseHTTPRequestHandler):
             known, scripted = server.paid.get(key), server.scripted.pop(0) if server.scripted else None
             server.again += known is not None
         if scripted is not None:
-            self._send(*scripted)
+            self.send(*scripted)
             return
         if known is not None:
-            self._send(200, known)
+            self.send(200, known)
             return
         way = server.way(key, number)
         if way is not None:
@@ -90,10 +88,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._fail(way)
             return
         text = '{"caption": "it stops he' if way == "malformed" else json.dumps(_reply(request, way == "contradiction"))
-        body = _completion(text)
+        body = completion(text)
         with server.lock:
             server.paid[key] = body
-        self._send(200, body)
+        self.send(200, body)
 
     def _fail(self, way: str) -> None:
         if way == "time_out":
@@ -107,36 +105,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         else:
             headers = {"Retry-After": "0.05"} if way == "rate_limit" else {"retry-after-ms": "10"}
-            self._send(429 if way == "rate_limit" else 500, b'{"error": {"message": "busy"}}', headers)
-
-    def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        for name, value in {"content-type": "application/json", **(headers or {})}.items():
-            self.send_header(name, value)
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-
-def _completion(text: str) -> bytes:
-    message = {"role": "assistant", "content": text}
-    usage = {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120}
-    choices = [{"index": 0, "finish_reason": "stop", "message": message}]
-    fields = {"id": "c", "object": "chat.completion", "created": 1, "model": "scripted"}
-    return json.dumps({**fields, "choices": choices, "usage": usage}).encode()
+            self.send(429 if way == "rate_limit" else 500, b'{"error": {"message": "busy"}}', headers)
 
 
 def _reply(request: dict[str, Any], contradiction: bool) -> dict[str, Any]:
     text = " ".join(part["text"] for part in request["messages"][0]["content"] if part["type"] == "text")
-    name = request["response_format"]["json_schema"]["name"]
-    if name == "CaptionReply":
-        answer = re.search(r"Right answer: (.*)", text)
-        assert answer is not None
-        return {"caption": f"A photograph, of which one says {answer[1]}.", "evidence": answer[1], "consistent": True}
-    if name == "QuestionReply":
-        wrong = ["a unicorn", "a submarine", "a volcano"]
-        caption = re.search(r"do not see:\s+(.*)", text)
-        assert caption is not None
-        return {"question": "What is shown?", "right": caption[1], "wrong": wrong, "consistent": True}
-    never = "impossible" in text
-    return {"contradiction": contradiction or never, "reason": "it is not so" if contradiction or never else ""}
+    said = reply(request)
+    if "contradiction" in said and (contradiction or "impossible" in text):
+        return {"contradiction": True, "reason": "it is not so"}
+    return said

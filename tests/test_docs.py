@@ -16,12 +16,14 @@ from PIL import Image
 
 from pairuni.cli.demo import demo_config
 from pairuni.cli.main import COMMANDS, main
-from pairuni.cli.options import parse_config
+from pairuni.cli.options import parse_config, with_words
 from pairuni.config import (
     CompleteConfig,
     DataConfig,
     EvalConfig,
     EvaluateConfig,
+    GalleryConfig,
+    HfDatasetConfig,
     LogConfig,
     ModelConfig,
     PairConfig,
@@ -58,6 +60,11 @@ CONFIGS: dict[str, type] = {
     "pretrain": PretrainConfig,
 }
 
+PARTS: dict[str, tuple[type, tuple[str, ...]]] = {
+    "analyse pairs": (GalleryConfig, ("rejected",)),
+    "export hf-dataset": (HfDatasetConfig, ("language",)),
+}
+
 
 def fences(path: Path, language: str) -> list[str]:
     return [text for kind, text in FENCE.findall(path.read_text(encoding="utf-8")) if kind == language]
@@ -91,6 +98,10 @@ def parse_only(arguments: list[str], folder: Path, monkeypatch: pytest.MonkeyPat
     if command in CONFIGS:
         parse_config(CONFIGS[command], rest, command)
         return
+    if (part := " ".join(arguments[:2])) in PARTS:
+        config, lists = PARTS[part]
+        parse_config(config, with_words(rest[1:], "pairs", lists), part)
+        return
     monkeypatch.setattr("pairuni.cli.demo.run_training", lambda config: None)
     monkeypatch.setattr("pairuni.report.html.write_report", lambda inputs, out, title: out)
     if command == "check":
@@ -109,7 +120,7 @@ def test_commands_parse(name: str, arguments: list[str], tmp_path: Path, monkeyp
 
 
 def test_every_command_is_shown_and_a_wrong_option_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert {*CONFIGS, "demo", "report", "check"} == set(COMMANDS)
+    assert {*CONFIGS, *(part.split()[0] for part in PARTS), "demo", "report", "check"} == set(COMMANDS)
     shown = {arguments[0] for _, arguments in COMMAND_LINES}
     assert set(COMMANDS) - shown <= {"pretrain"}
     with pytest.raises(InputError):

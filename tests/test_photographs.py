@@ -7,8 +7,10 @@ from html import escape
 from pathlib import Path
 
 import pytest
+from markupsafe import escape as markup
 from PIL import Image
 
+from llm_server import Endpoint
 from pairuni.cli.main import main
 from pairuni.report.gallery import GALLERY_PAIRS
 
@@ -48,3 +50,31 @@ def test_photographs_from_quadruples_to_report(tmp_path: Path) -> None:
     assert main(["sample", "--model", trained, "--prompt", "a dog", "--output", out]) == 0
     with Image.open(out) as image:
         assert image.size == (4 * 64, 64)  # four rollouts side by side
+
+
+@needs_photographs
+def test_photographs_from_two_sources_to_the_gallery(tmp_path: Path) -> None:
+    """complete -> pair -> train -> gallery, one command each, the missing halves from an endpoint on this machine."""
+    data, pairs, run = tmp_path / "completed", tmp_path / "pairs", tmp_path / "run"
+    with Endpoint() as endpoint:
+        complete = ["complete", "--config", str(CONFIGS / "complete.yaml"), "--llm.base_url", endpoint.url]
+        complete += ["--understanding", str(DATA / "understanding.jsonl"), "--output", str(data)]
+        complete += ["--generation", str(DATA / "generation.jsonl"), "--understanding_source.limit", "60"]
+        assert main(complete) == 0
+        asked = len(endpoint.requests)
+        assert asked >= 2 * (60 + 80) and main(complete) == 0 and len(endpoint.requests) == asked  # paid once
+        endpoint.shutdown()
+    pair = ["pair", "--config", str(CONFIGS / "pair.yaml"), "--quadruples", str(data / "quadruples.jsonl")]
+    assert main([*pair, "--output", str(pairs), "--image_root", str(DATA)]) == 0
+    train = ["train", "--config", str(CONFIGS / "train.yaml"), "--model.path", "shapes-janus", "--steps", "2"]
+    train += ["--data.pairs", str(pairs / "pairs.jsonl"), "--data.image_root", str(DATA), "--output", str(run)]
+    assert main(train) == 0
+    assert len((run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()) == 2
+    with Image.open(next((run / "samples" / "step_000002").glob("*.png"))) as image:
+        assert image.height % 48 == 0
+    gallery = ["analyse", "pairs", str(pairs / "pairs.jsonl"), "--image_root", str(DATA)]
+    assert main([*gallery, "--out", str(tmp_path / "gallery.html")]) == 0
+    page = (tmp_path / "gallery.html").read_text(encoding="utf-8")
+    rows = [json.loads(line) for line in (pairs / "pairs.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert {row["kind"] for row in rows} == {"aligned", "retrieved"}
+    assert all(str(markup(row["understand_ann"]["prompt"])) in page for row in rows[:5])

@@ -4,6 +4,7 @@ A stage's config is one dataclass; YAML files and `--group.field value` override
 paper names no value the default is our choice and the text says so.
 """
 
+import re
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -164,6 +165,11 @@ class PairConfig:
     """Hub id or local folder of the extractor's weights (default: the usual ones of data.features.EXTRACTORS)."""
     feature_batch: int = 64
     """Images per batch of the extractor."""
+    engine: Literal["local", "ray"] = "local"
+    """What computes features: this process, or Ray Data on this machine or a cluster (needs `pairuni[cluster]`)."""
+    ray_address: str = ""
+    """host:port of a running Ray cluster, or auto for the one that this machine is part of. All its machines must see
+    images and `output` under the same paths. Default: a Ray that is started for this run, on this machine."""
     dedup: Literal["exact", "near"] = "exact"
     """exact: one quadruple per image content; near: also per image that was resized, encoded again or cropped."""
     dedup_bits: int = 6
@@ -178,12 +184,19 @@ class PairConfig:
     """K of k-means; capped at half the images, with a notice. The paper's 4,971 aligned pairs suggest about 5,000."""
     kmeans: Literal["lloyd", "minibatch"] = "lloyd"
     """lloyd: spherical, full passes; minibatch: scikit-learn's, the paper's name for it, leaves singleton clusters."""
+    kmeans_passes: int = 50
+    """Most passes over the images; it stops where no image moves. Not stated in the paper."""
     seed: int = 0
     """Of the clustering, the order in which generation samples are visited, and random selection."""
     neighbours: int = 0
     """Candidates per generation image, the n most similar (0: all above the floor). Not stated in the paper."""
     similarity_floor: float = 0.6
     """Least cosine similarity of a retrieved pair (paper: 0.6). What it means depends on the extractor."""
+    index: Literal["exact", "ivf"] = "exact"
+    """How candidates are found. exact: all products, on a GPU where there is one; ivf: an inverted file of faiss, for
+    many millions of images, needs `pairuni[faiss]`; its recall is measured on a sample and written down."""
+    index_probes: int = 32
+    """Lists of the inverted file that one image is compared with; more find more."""
     matching: Literal["paper_order", "greedy", "optimal"] = "paper_order"
     """paper_order: generation images in shuffled file order take their best free partner; greedy: edges by falling
     similarity; optimal: maximum total similarity, one-to-one."""
@@ -193,7 +206,7 @@ class PairConfig:
     """Keep at most this many pairs, aligned ones first, retrieved ones by falling similarity (0: all)."""
 
     def __post_init__(self) -> None:
-        for name in ("clusters", "reference_words"):
+        for name in ("clusters", "kmeans_passes", "index_probes", "reference_words"):
             _check(vars(self)[name] > 0, name, f"must be positive, not {vars(self)[name]}")
         _check(0 <= self.dedup_bits <= 32, "dedup_bits", f"must be in [0, 32], not {self.dedup_bits}")
         _check(0 < self.dedup_cosine <= 1, "dedup_cosine", f"must be in (0, 1], not {self.dedup_cosine}")
@@ -202,6 +215,7 @@ class PairConfig:
         floor = self.similarity_floor
         _check(0 <= floor <= 1, "similarity_floor", f"must be in [0, 1], not {floor}")
         _check(self.feature_batch > 0, "feature_batch", f"must be positive, not {self.feature_batch}")
+        _check(self.engine == "ray" or not self.ray_address, "ray_address", "needs engine: ray")
         _check_seed(self.seed)
 
 
@@ -364,7 +378,7 @@ class EvalConfig:
 @dataclass(frozen=True)
 class LogConfig:
     samples_every: int = 10
-    """Steps between sample grids at fixed prompts (0: never)."""
+    """Steps between sample grids at fixed prompts; the last step always has one (0: never)."""
     sample_prompts: int = 4
     """Pairs in a sample grid."""
     checkpoint_every: int = 50
@@ -372,7 +386,7 @@ class LogConfig:
     keep_checkpoints: int = 2
     """Older checkpoints are deleted (0: keep all)."""
     eval_every: int = 0
-    """Steps between evaluations inside training (0: none)."""
+    """Steps between evaluations inside training; the last step is always evaluated (0: none)."""
     gradient_cosine_every: int = 0
     """Steps between measurements of the cosine between the understanding and the generation loss' gradients (0: never).
     Needs memory for two more gradients."""
@@ -589,3 +603,68 @@ class TinyConfig:
             value = vars(self)[name]
             _check(value > 0 and value % unit == 0, name, f"must be a positive multiple of {unit}, not {value}")
         _check_seed(self.seed)
+
+
+@dataclass(frozen=True)
+class GalleryConfig:
+    """`pairuni analyse pairs`: pairs.jsonl and what was left over -> one HTML page to look through."""
+
+    pairs: str
+    """pairs.jsonl; removed.jsonl, unmatched.jsonl and pairing.json beside it are shown too."""
+    image_root: str | None = None
+    """Folder that image paths are relative to (default: each file's own folder)."""
+    rejected: list[str] = field(default_factory=list)
+    """Files of rejected samples (default: the one beside the quadruples that pairing.json names)."""
+    out: str | None = None
+    """The page (default: gallery.html beside the pairs)."""
+    limit: int = 400
+    """At most this many pairs, unmatched, removed and rejected samples each, drawn evenly over kind, similarity, reason
+    and tag (0: all). A pair of two photographs takes about 25 kB."""
+    seed: int = 0
+    """Of that draw."""
+    thumbnail: int = 224
+    """Longer side of the embedded images in pixels; smaller images stay as they are."""
+
+    def __post_init__(self) -> None:
+        _check(self.limit >= 0, "limit", f"must not be negative, not {self.limit}")
+        _check(self.thumbnail > 0, "thumbnail", f"must be positive, not {self.thumbnail}")
+        _check_seed(self.seed)
+
+
+@dataclass(frozen=True)
+class HfDatasetConfig:
+    """`pairuni export hf-dataset`: pairs.jsonl -> a folder that `datasets.load_dataset` and the Hub read."""
+
+    pairs: str
+    """pairs.jsonl; pairing.json beside it goes into the data card."""
+    output: str
+    """Folder for data/, README.md and similarity.png. One that holds anything but an earlier export is refused."""
+    image_root: str | None = None
+    """Folder that image paths are relative to (default: the folder of `pairs`)."""
+    overwrite: bool = False
+    """Replace `output` whatever it holds: everything in it is deleted."""
+    title: str = ""
+    """Name on the data card (default: the name of the output folder)."""
+    license: str = ""
+    """The Hub's identifier of the data set's licence, such as cc-by-4.0 (default: the card states none)."""
+    license_name: str = ""
+    """What the licence is called, for license = other."""
+    license_link: str = ""
+    """Where it can be read, for license = other."""
+    source_licenses: dict[str, str] = field(default_factory=dict)
+    """Licences of what the data was made from, by name: {"COCO train2017": "annotations CC BY 4.0"}."""
+    language: list[str] = field(default_factory=list)
+    """Languages of the texts as the Hub writes them: [en]."""
+    shard_mb: int = 500
+    """A parquet file ends when it holds this many megabytes of images."""
+
+    def __post_init__(self) -> None:
+        named = bool(re.fullmatch(r"[a-z0-9][a-z0-9.-]*", self.license))
+        _check(not self.license or named, "license", f"must be an identifier such as cc-by-4.0, not {self.license!r}")
+        for name in ("license_name", "license_link"):
+            stray = vars(self)[name] and self.license != "other"
+            _check(not stray, name, "is only for license = other; others are known by their identifier")
+        _check(self.license != "other" or bool(self.license_name), "license_name", "is needed for license = other")
+        for code in self.language:
+            _check(bool(re.fullmatch(r"[a-z]{2,3}", code)), "language", f"must be codes such as en, not {code!r}")
+        _check(self.shard_mb > 0, "shard_mb", f"must be positive, not {self.shard_mb}")

@@ -162,7 +162,7 @@ def read_pairs(path: str | Path, image_root: str | Path | None = None) -> list[P
     """
     path = Path(path)
     root = Path(image_root) if image_root is not None else path.parent
-    pairs = {n: _to_pair(_validate(_PAIR, raw, path, n), raw, path, n, root) for n, raw in read_jsonl(path)}
+    pairs = {n: _to_pair(validate_row(_PAIR, raw, path, n), raw, path, n, root) for n, raw in read_jsonl(path)}
     _check_unique({n: p.id for n, p in pairs.items()}, path)
     if not pairs:
         raise InputError("holds no pairs", file=path)
@@ -175,7 +175,7 @@ def read_quadruples(path: str | Path, image_root: str | Path | None = None) -> l
     root = Path(image_root) if image_root is not None else path.parent
     quadruples: dict[int, Quadruple] = {}
     for n, raw in read_jsonl(path):
-        row = _validate(_QUADRUPLE, raw, path, n)
+        row = validate_row(_QUADRUPLE, raw, path, n)
         quadruples[n] = _to_quadruple(row, raw, row.id, Side(row.side), (path, n, "", root))
     _check_unique({n: q.id for n, q in quadruples.items()}, path)
     if not quadruples:
@@ -192,7 +192,7 @@ def iter_samples(path: str | Path, side: Side, image_root: str | Path | None = N
     root = Path(image_root) if image_root is not None else path.parent
     empty = True
     for n, raw in read_jsonl(path):
-        row, empty = _validate(_SAMPLE, raw, path, n), False
+        row, empty = validate_row(_SAMPLE, raw, path, n), False
         resolve_image(row.image_path, root, file=path, line=n)
         for name in ("prompt",) if side is Side.GENERATION else ("question", "answer"):
             if not (raw.get(name) or "").strip():
@@ -227,7 +227,8 @@ def resolve_image(
     return Path(root) / pure
 
 
-def _validate(adapter: TypeAdapter[Row], raw: dict[str, Any], path: Path, n: int) -> Row:
+def validate_row(adapter: TypeAdapter[Row], raw: dict[str, Any], path: Path, n: int) -> Row:
+    """Line `n` of a file as what `adapter` makes of it. Raises InputError naming file, line and field."""
     try:
         return adapter.validate_python(raw)
     except ValidationError as err:

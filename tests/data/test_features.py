@@ -339,3 +339,40 @@ def test_every_extractor_is_an_option():
     from pairuni.config import Extractor
 
     assert set(EXTRACTORS) == set(get_args(Extractor))
+
+
+def test_rows_in_any_order(tmp_path):
+    folder = tmp_path / "store"
+    with FeatureStore(folder) as store:
+        store.add(KEYS[:2], ROWS[:2])
+        store.add_unordered(KEYS[2:5], [(np.array([2, 0]), ROWS[[4, 2]]), (np.array([1]), ROWS[[3]])])
+        store.add_unordered([], [])
+        store.add(KEYS[5:], ROWS[5:])
+        assert np.array_equal(store.rows(KEYS), ROWS)
+    with FeatureStore(folder) as store:
+        assert len(store) == 6 and np.array_equal(store.rows(KEYS[::-1]), ROWS[::-1])
+    with FeatureStore(tmp_path / "new") as store:
+        store.add_unordered(KEYS, [(np.arange(6)[::-1], ROWS[::-1])])
+        assert np.array_equal(store.rows(KEYS), ROWS)
+
+
+def test_rows_in_any_order_count_together_or_not_at_all(tmp_path):
+    folder = tmp_path / "store"
+
+    def parts(end):
+        yield np.array([0]), ROWS[[2]]
+        if end is not None:
+            raise end
+
+    with FeatureStore(folder) as store:
+        store.add(KEYS[:2], ROWS[:2])
+        # It is stopped; a row is missing.
+        for end, error in ((KeyboardInterrupt(), KeyboardInterrupt), (None, AssertionError)):
+            with pytest.raises(error):
+                store.add_unordered(KEYS[2:4], parts(end))
+            assert len(store) == 2 and (folder / "features.f32").stat().st_size == 2 * 4 * 4
+        with pytest.raises(InputError, match="holds rows of 4, not 3"):
+            store.add_unordered(KEYS[2:3], [(np.array([0]), ROWS[:1, :3])])
+        store.add(KEYS[2:], ROWS[2:])
+    with FeatureStore(folder) as store:
+        assert np.array_equal(store.rows(KEYS), ROWS)

@@ -79,7 +79,7 @@ def test_a_whole_run(sources, tmp_path, endpoint):
     quadruples = read_quadruples(tmp_path / "out" / "quadruples.jsonl", sources)
     assert [q.id for q in quadruples[:5]] == ["u0", "u1", "u2", "u4", "u5"]
     by_id = {q.id: q for q in quadruples}
-    assert by_id["u4"].prompt == "A photograph, of which one says tree 4." and by_id["u4"].answer == "tree 4"
+    assert by_id["u4"].prompt.endswith(" Tree 4.") and by_id["u4"].answer == "tree 4"
     stem, _, last = by_id["g8"].question.partition("\n")
     assert last == INSTRUCTION and f" {by_id['g8'].answer}. a sight, number 8" in stem
     assert read_json(tmp_path / "out" / "completion.json") == json.loads(json.dumps(summary))

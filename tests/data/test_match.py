@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
-from pairuni.data import match as module
+from pairuni.data import products
 from pairuni.data.match import candidates, match
 
 STRATEGIES = ("paper_order", "greedy", "optimal")
@@ -146,7 +146,7 @@ def test_similarity_never_exceeds_one():
 def test_blocks_do_not_change_the_graph(monkeypatch):
     gen, und = planted(1, gen=40, und=30)
     whole = candidates(gen, und, 3, 0.2)
-    monkeypatch.setattr(module, "_BLOCK", 64)
+    monkeypatch.setitem(products.SIZES, "cpu", (8, 64))
     parts = candidates(gen, und, 3, 0.2)
     assert all(np.array_equal(vars(whole)[k], vars(parts)[k]) for k in vars(whole))
 

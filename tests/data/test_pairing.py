@@ -11,7 +11,7 @@ from PIL import Image
 
 from pairuni.config import PairConfig
 from pairuni.data.cluster import medoids
-from pairuni.data.pairing import build_pairs, run_pair
+from pairuni.data.pairing import ALONE, CUT, TAKEN, build_pairs, run_pair
 from pairuni.errors import InputError
 from pairuni.records import Quadruple, Side, read_pairs
 
@@ -115,6 +115,27 @@ def test_max_pairs_keeps_aligned_then_the_most_similar():
     few = build_pairs(quadruples, features, options(max_pairs=4))
     assert [p.kind for p in few.pairs] == ["aligned"] * 4
     assert {p.generate.id for p in few.pairs} < {p.generate.id for p in everything[:6]}
+
+
+@pytest.mark.parametrize("max_pairs", [0, 12])
+def test_what_is_in_no_pair_is_listed_with_the_reason(max_pairs):
+    quadruples, features = planted(2, n=80)
+    config = options(max_pairs=max_pairs, similarity_floor=0.8)
+    pairing = build_pairs(quadruples, features, config)
+    used = {half.id for pair in pairing.pairs for half in (pair.generate, pair.understand)}
+    reasons = {q.id: reason for q, reason in pairing.unmatched}
+    assert used.isdisjoint(reasons) and used | reasons.keys() == {q.id for q in quadruples}
+    unit = features.astype(float) / np.linalg.norm(features.astype(float), axis=1, keepdims=True)
+    chosen = {quadruples[i].id for i in medoids(features, config.clusters, config.seed)}
+    whole = build_pairs(quadruples, features, options(similarity_floor=0.8))
+    paired = {half.id for pair in whole.pairs for half in (pair.generate, pair.understand)}
+    for i, quadruple in enumerate(quadruples):
+        if quadruple.id in reasons:
+            others = [j for j, q in enumerate(quadruples) if q.side is not quadruple.side and q.id not in chosen]
+            near = max(float(unit[i] @ unit[j]) for j in others) >= 0.8
+            wanted = CUT if quadruple.id in paired else TAKEN if near else ALONE
+            assert reasons[quadruple.id] == wanted
+    assert set(reasons.values()) == {ALONE, TAKEN} | ({CUT} if max_pairs else set())
 
 
 def test_the_order_of_generation_images_is_seeded_and_recorded():

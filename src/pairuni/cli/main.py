@@ -21,6 +21,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "sample": ("pairuni.cli.commands:sample", "try a model: images for a prompt, or answers about an image"),
     "eval": ("pairuni.cli.commands:evaluate", "model -> eval.json, both abilities"),
     "report": ("pairuni.cli.commands:report", "runs and eval.json files -> one self-contained HTML page"),
+    "analyse": ("pairuni.cli.analyse:analyse", "look at data: `analyse pairs` makes one HTML page of a pairs file"),
+    "export": ("pairuni.cli.export:export", "for others: `export hf-dataset` makes a folder for the Hub"),
     "check": ("pairuni.cli.check:check", "validate a config, a JSON Lines file, or a run directory"),
     "tiny": ("pairuni.cli.commands:tiny", "a small Janus with random weights, to try a pipeline"),
     "pretrain": ("pairuni.cli.commands:pretrain", "make the small Shapes Janus from nothing"),

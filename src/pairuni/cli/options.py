@@ -3,6 +3,7 @@
 jsonargparse does the parsing (types, unknown keys, help from the field docstrings); this file words its errors.
 """
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
@@ -55,6 +56,26 @@ def parse_config(
         error = err
     given = {a.removeprefix("--").partition("=")[0] for a in arguments if a.startswith("--")}
     raise _located(error, [] if error.field in given else files) from None
+
+
+def with_words(arguments: list[str], first: str, lists: tuple[str, ...] = ()) -> list[str]:
+    """Options from a command line that begins with a bare word, the value of `first`, and names several values of an
+    option of `lists` one after the other: `FILE --rejected A B` for ("pairs", ("rejected",)).
+    """
+    spread: list[str] = []
+    gathered: list[str] | None = None
+    if arguments and not arguments[0].startswith("-"):
+        arguments = [f"--{first}", *arguments]
+    for argument in [*arguments, "--"]:
+        if gathered is not None and argument.startswith("--"):
+            spread.append(json.dumps(gathered))
+            gathered = None
+        if gathered is not None:
+            gathered.append(argument)
+        elif argument != "--":
+            spread.append(argument)
+            gathered = [] if argument.removeprefix("--") in lists else None
+    return spread
 
 
 def _flags(cls: Any, prefix: str = "") -> set[str]:

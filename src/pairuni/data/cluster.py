@@ -2,24 +2,31 @@
 
 Pure functions, numpy in and numpy out, float32. The default is spherical Lloyd with full passes: short mini-batch runs
 at thousands of clusters leave up to two thirds of them with one image, whose "medoid" is then no prototype, so the
-numbers of empty and singleton clusters are part of the result.
-Shapes: N images, D features, C clusters.
+numbers of empty and singleton clusters are part of the result. A pass compares images with the centroids that moved,
+all of them only where an image's own did: late passes cost little. Nearest means nearest in float64 (products.py), so
+that threads and devices do not change the result (they may with minibatch, which is scikit-learn's).
+Shapes: N images, R of them, D features, C clusters, P rows of a pool.
 """
 
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import numpy as np
+import torch
 from scipy.sparse import csr_matrix
 from sklearn.cluster import MiniBatchKMeans
+from tqdm import tqdm
 
 from pairuni.data.match import normalise
+from pairuni.data.products import above, exact, fastest
 
 PASSES = 50
 """Most passes of Lloyd's algorithm; it usually settles earlier."""
-_BLOCK = 1 << 22  # similarities that are held at once
 _POOL = 64  # candidates that are compared with all images in one product while seeding
+_SKETCH = 128  # dimensions that seeding measures distances in
 _MINIBATCH = 8192  # below this, batches hold too few images per cluster at C in the thousands
+_ROWS = 1 << 14  # images whose nearest centroids are looked for at once
+_CROWD = 3  # proposals per image beyond which the faster precision takes longer
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,12 @@ class Clustering:
     """Clusters without a member."""
     singletons: int
     """Clusters with one member."""
+    passes: int
+    """Passes over the images, 0 for minibatch, which counts otherwise."""
+    settled: bool
+    """Whether no image moved in the last pass (minibatch: whether it stopped before its limit)."""
+    mean_cosine: float
+    """Of images with the centroid of their cluster."""
 
 
 def medoids(features_ND: np.ndarray, clusters: int, seed: int) -> np.ndarray:
@@ -53,100 +66,200 @@ def cluster(
     seed: int,
     kmeans: Literal["lloyd", "minibatch"],
     select: Literal["medoid", "random"],
+    passes: int = PASSES,
 ) -> Clustering:
     """Clusters the L2-normalised rows and selects one member of each cluster.
 
-    kmeans: lloyd (spherical, until no image moves or PASSES) or minibatch (scikit-learn, Euclidean). select: medoid,
+    kmeans: lloyd (spherical, until no image moves or `passes`) or minibatch (scikit-learn, Euclidean). select: medoid,
     the member with the largest inner product with its centroid (the lowest index of equals), or a random member.
 
     Raises:
-        ValueError: as `medoids`, or an unknown option.
+        ValueError: as `medoids`, an unknown option, or passes < 1.
     """
     if kmeans not in ("lloyd", "minibatch") or select not in ("medoid", "random"):
         raise ValueError(f"kmeans must be lloyd or minibatch and select medoid or random, not {kmeans!r}, {select!r}")
     if not 1 <= clusters <= len(features_ND):
         raise ValueError(f"clusters must be between 1 and the number of images ({len(features_ND)}), not {clusters}")
+    if passes < 1:
+        raise ValueError(f"passes must be positive, not {passes}")
     features_ND = normalise(features_ND)
     rng = np.random.default_rng(seed)
-    assignment_N, centroids_CD = (_lloyd if kmeans == "lloyd" else _minibatch)(features_ND, clusters, rng)
-    score_N = np.einsum("nd,nd->n", features_ND, centroids_CD[assignment_N])
+    run = (_lloyd if kmeans == "lloyd" else _minibatch)(features_ND, clusters, rng, passes)
+    score_N = exact(features_ND, run.centroids_CD, np.arange(len(features_ND)), run.assignment_N)
+    length_C = np.maximum(np.linalg.norm(run.centroids_CD, axis=1), np.finfo(np.float32).tiny)
+    mean_cosine = float((score_N / length_C[run.assignment_N]).mean())
     if select == "random":
         score_N = rng.random(len(features_ND))
-    ordered = np.lexsort((np.arange(len(score_N)), -score_N, assignment_N))
-    _, first = np.unique(assignment_N[ordered], return_index=True)
-    sizes_C = np.bincount(assignment_N, minlength=clusters)
-    return Clustering(np.sort(ordered[first]), assignment_N, int((sizes_C == 0).sum()), int((sizes_C == 1).sum()))
+    ordered = np.lexsort((np.arange(len(score_N)), -score_N, run.assignment_N))
+    _, first = np.unique(run.assignment_N[ordered], return_index=True)
+    sizes_C = np.bincount(run.assignment_N, minlength=clusters)
+    selected, empty, singletons = np.sort(ordered[first]), int((sizes_C == 0).sum()), int((sizes_C == 1).sum())
+    return Clustering(selected, run.assignment_N, empty, singletons, run.passes, run.settled, mean_cosine)
 
 
-def _lloyd(features_ND: np.ndarray, clusters: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """(assignment, unit centroids of that assignment). Clusters that get no seed come last and stay empty."""
+@dataclass
+class _Run:
+    """The state of k-means. `score_N`: float64, each image's product with its centroid (Lloyd)."""
+
+    assignment_N: np.ndarray
+    centroids_CD: np.ndarray
+    score_N: np.ndarray
+    passes: int = 0
+    settled: bool = False
+
+
+def _lloyd(features_ND: np.ndarray, clusters: int, rng: np.random.Generator, passes: int) -> _Run:
+    """Unit centroids of the last assignment. Clusters that get no seed come last and stay empty."""
+    n = len(features_ND)
     centroids_CD = features_ND[_seeds(features_ND, clusters, rng)]
-    assignment_N = np.full(len(features_ND), -1)
-    for _ in range(PASSES):
-        nearest_N = _nearest(features_ND, centroids_CD)
-        if np.array_equal(nearest_N, assignment_N):
-            break
-        assignment_N = nearest_N
-        centroids_CD = _centroids(features_ND, assignment_N, centroids_CD)
-    return assignment_N, centroids_CD
+    run = _Run(np.zeros(n, np.int64), centroids_CD, np.full(n, -np.inf))
+    moved_C = np.ones(len(centroids_CD), bool)
+    with tqdm(total=passes, desc="k-means", unit="pass", disable=n < _ROWS) as bar:
+        while run.passes < passes and not run.settled:
+            before_N = run.assignment_N.copy()
+            _reassign(features_ND, run, moved_C)
+            run.passes += 1
+            away_N = np.flatnonzero(run.assignment_N != before_N) if run.passes > 1 else np.arange(n)
+            run.settled = not len(away_N)
+            touched_C = np.zeros(len(moved_C), bool)
+            touched_C[run.assignment_N[away_N]] = touched_C[before_N[away_N]] = True
+            moved_C = _move(features_ND, run, touched_C)
+            bar.update()
+            bar.set_postfix(moved=len(away_N))
+    return run
 
 
-def _minibatch(features_ND: np.ndarray, clusters: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _reassign(features_ND: np.ndarray, run: _Run, moved_C: np.ndarray) -> None:
+    """Gives each image its nearest centroid, the first of equals, where only those in `moved_C` are new.
+
+    Images of a centroid that stood still are nearest to it or to one that moved; the others are compared with all.
+    """
+    moved, precision = np.flatnonzero(moved_C), fastest()
+    lost_N = moved_C[run.assignment_N]
+    run.score_N[lost_N] = -np.inf
+    for rows, columns in ((np.flatnonzero(lost_N), np.arange(len(moved_C))), (np.flatnonzero(~lost_N), moved)):
+        for start in range(0, len(rows) if len(columns) else 0, _ROWS):
+            some = rows[start : start + _ROWS]
+            # All rows and all columns, the first pass, need no copy.
+            features_RD = features_ND if len(some) == len(features_ND) else np.take(features_ND, some, axis=0)
+            centroids_CD = run.centroids_CD[columns]
+            proposed = _improve(features_RD, run, some, columns, centroids_CD, precision)
+            if proposed > _CROWD * len(some):
+                precision = torch.float32
+
+
+def _improve(
+    features_RD: np.ndarray,
+    run: _Run,
+    rows: np.ndarray,
+    columns: np.ndarray,
+    centroids_CD: np.ndarray,
+    precision: torch.dtype,
+) -> int:
+    """Reassigns `rows` to any of `columns` that is nearer than their own centroid; the number of proposals."""
+    least_R1 = torch.from_numpy(run.score_N[rows].astype(np.float32))[:, None]  # what the nearest surely reaches
+
+    def limit(products_RS: torch.Tensor, start: int, margin: float) -> torch.Tensor:
+        known_R1 = least_R1[start : start + len(products_RS)]
+        known_R1[:] = torch.maximum(known_R1, products_RS.amax(dim=1, keepdim=True).float().cpu() - margin)
+        return known_R1.to(products_RS.device) - margin
+
+    found = [(row, column) for row, column in above(features_RD, centroids_CD, limit, precision)]
+    row_E, column_E = (np.concatenate(part) for part in zip(*found, strict=True))
+    score_E = exact(features_RD, centroids_CD, row_E, column_E)
+    name_E = columns[column_E]
+    order = np.lexsort((name_E, -score_E, row_E))
+    row_E, score_E, name_E = row_E[order], score_E[order], name_E[order]
+    first = np.flatnonzero(np.diff(row_E, prepend=-1))
+    best, score, name = rows[row_E[first]], score_E[first], name_E[first]
+    own_score, own = run.score_N[best], run.assignment_N[best]
+    nearer = (score > own_score) | ((score == own_score) & (name < own))
+    run.score_N[best[nearer]], run.assignment_N[best[nearer]] = score[nearer], name[nearer]
+    return len(row_E)
+
+
+def _move(features_ND: np.ndarray, run: _Run, touched_C: np.ndarray) -> np.ndarray:
+    """Sets the centroids of `touched_C` to the unit means of their images; which of all centroids have moved [C].
+
+    A cluster without images, or whose images cancel, keeps its centroid and may win images again.
+    """
+    touched = np.flatnonzero(touched_C)
+    rows = np.flatnonzero(touched_C[run.assignment_N])
+    place_C = np.cumsum(touched_C) - 1
+    sum_TD = np.zeros((len(touched), features_ND.shape[1]), np.float32)
+    for start in range(0, len(rows), _ROWS):
+        some = rows[start : start + _ROWS]
+        ends = (place_C[run.assignment_N[some]], np.arange(len(some)))
+        member = csr_matrix((np.ones(len(some), np.float32), ends), shape=(len(touched), len(some)))
+        sum_TD += np.asarray(member @ np.take(features_ND, some, axis=0))
+    length_T1 = np.linalg.norm(sum_TD, axis=1, keepdims=True)
+    old_TD = run.centroids_CD[touched]
+    new_TD = np.where(length_T1 > 1e-6, sum_TD / np.maximum(length_T1, 1e-6), old_TD).astype(np.float32)
+    moved_C = np.zeros(len(touched_C), bool)
+    moved_C[touched] = (new_TD != old_TD).any(axis=1)
+    run.centroids_CD[touched] = new_TD
+    return moved_C
+
+
+def _minibatch(features_ND: np.ndarray, clusters: int, rng: np.random.Generator, passes: int) -> _Run:
     # Seeded as Lloyd is: scikit-learn's own k-means++ makes one pass over all images per cluster.
     seeds_CD = features_ND[_seeds(features_ND, clusters, rng)]
     state, batch = int(rng.integers(2**31)), min(_MINIBATCH, len(features_ND))
     # scikit-learn has no annotations: what is inferred from its defaults is wrong.
     model: Any = MiniBatchKMeans(len(seeds_CD), init=cast(Any, seeds_CD), batch_size=batch, random_state=state)
-    model.set_params(n_init=1).fit(features_ND)
-    return model.labels_.astype(np.int64), model.cluster_centers_.astype(np.float32)
+    model.set_params(n_init=1, max_iter=passes).fit(features_ND)
+    settled = model.n_steps_ < passes * len(features_ND) // batch
+    centroids_CD = model.cluster_centers_.astype(np.float32)
+    return _Run(model.labels_.astype(np.int64), centroids_CD, np.empty(0), settled=settled)
 
 
 def _seeds(features_ND: np.ndarray, clusters: int, rng: np.random.Generator) -> np.ndarray:
     """Greedy k-means++: of a few rows drawn by squared distance to the seeds, the one that lowers the total most.
 
-    Rows are drawn from pools, so that distances come from matrix products instead of one product per seed. Stops early
-    when every row equals a seed.
+    Rows are drawn from pools, so that distances come from matrix products instead of one product per seed, of a sketch
+    of the rows in float64: rounding that differs between machines could only in theory change a draw. Stops early when
+    every row equals a seed.
     """
+    sketch_NK = _sketch(features_ND, rng)
+    square_N = np.einsum("nk,nk->n", sketch_NK, sketch_NK)
     tries = 2 + int(np.log(clusters))
     seeds = [int(rng.integers(len(features_ND)))]
-    distance_N = _distance(features_ND, features_ND[seeds])[:, 0]
-    while len(seeds) < clusters and distance_N.any():
-        drawn_N = distance_N.astype(np.float64) / distance_N.sum(dtype=np.float64)
-        pool = rng.choice(len(features_ND), min(_POOL, np.count_nonzero(drawn_N)), replace=False, p=drawn_N)
-        before = distance_N[pool]
-        distance_NP = _distance(features_ND, features_ND[pool])
-        for _ in range(min(_POOL // 4, clusters - len(seeds))):
-            # Rows of the pool that the seeds since have come close to must become as unlikely as a new draw has it.
-            weight = distance_N[pool].astype(np.float64) / before
-            if not weight.any():
-                break
-            few = rng.choice(len(pool), min(tries, np.count_nonzero(weight)), replace=False, p=weight / weight.sum())
-            totals = [np.minimum(distance_N, distance_NP[:, i]).sum(dtype=np.float64) for i in few]
-            best = few[int(np.argmin(totals))]
-            seeds.append(int(pool[best]))
-            distance_N = np.minimum(distance_N, distance_NP[:, best])
+    distance_N = _distance(sketch_NK, square_N, np.array(seeds))[0]
+    with tqdm(total=clusters, initial=1, desc="k-means seeds", unit="seed", disable=len(features_ND) < _ROWS) as bar:
+        while len(seeds) < clusters and distance_N.any():
+            pool_share = distance_N / distance_N.sum()
+            size = min(_POOL, np.count_nonzero(pool_share))
+            pool = rng.choice(len(features_ND), size, replace=False, p=pool_share)
+            before = distance_N[pool]
+            distance_PN = _distance(sketch_NK, square_N, pool)
+            for _ in range(min(_POOL // 2, clusters - len(seeds))):
+                # Rows of the pool that the seeds since have come close to must become as unlikely as a new draw has it.
+                weight = distance_N[pool] / before
+                if not weight.any():
+                    break
+                few = rng.choice(size, min(tries, np.count_nonzero(weight)), replace=False, p=weight / weight.sum())
+                left = [np.minimum(distance_N, distance_PN[i]) for i in few]
+                best = int(np.argmin([each.sum() for each in left]))
+                seeds.append(int(pool[few[best]]))
+                distance_N = left[best]
+                bar.update()
     return np.array(seeds)
 
 
-def _distance(features_ND: np.ndarray, others_PD: np.ndarray) -> np.ndarray:
-    """Squared distances of unit rows, [N, P]; rows equal up to rounding are at 0."""
-    distance_NP = 2 - 2 * (features_ND @ others_PD.T)
-    return np.where(distance_NP < 1e-6, np.float32(0), distance_NP)
+def _sketch(features_ND: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """float64 [N, at most _SKETCH]: the rows, or random projections that keep distances to within some 10 %."""
+    n, width = features_ND.shape
+    if width <= _SKETCH:
+        return features_ND.astype(np.float64)
+    signs_DK = rng.choice((-1.0, 1.0), size=(width, _SKETCH)) / np.sqrt(_SKETCH)
+    starts = range(0, n, _ROWS)
+    return np.concatenate([features_ND[start : start + _ROWS].astype(np.float64) @ signs_DK for start in starts])
 
 
-def _nearest(features_ND: np.ndarray, centroids_CD: np.ndarray) -> np.ndarray:
-    rows = max(1, _BLOCK // len(centroids_CD))
-    parts = [
-        np.argmax(features_ND[start : start + rows] @ centroids_CD.T, axis=1)
-        for start in range(0, len(features_ND), rows)
-    ]
-    return np.concatenate(parts)
-
-
-def _centroids(features_ND: np.ndarray, assignment_N: np.ndarray, old_CD: np.ndarray) -> np.ndarray:
-    """Unit means; a cluster without members, or whose members cancel, keeps its centroid and may win members again."""
-    n = len(features_ND)
-    member = csr_matrix((np.ones(n, np.float32), (assignment_N, np.arange(n))), shape=(len(old_CD), n))
-    sum_CD = np.asarray(member @ features_ND)
-    length_C = np.linalg.norm(sum_CD, axis=1, keepdims=True)
-    return np.where(length_C > 1e-6, sum_CD / np.maximum(length_C, 1e-6), old_CD).astype(np.float32)
+def _distance(sketch_NK: np.ndarray, square_N: np.ndarray, rows_P: np.ndarray) -> np.ndarray:
+    """Squared distances of these rows to all, [P, N]; rows equal up to the rounding of their features are at 0."""
+    distance_PN = sketch_NK[rows_P] @ sketch_NK.T
+    distance_PN *= -2
+    distance_PN += square_N + square_N[rows_P, None]
+    distance_PN[distance_PN < 1e-6] = 0
+    return distance_PN

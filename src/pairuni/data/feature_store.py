@@ -7,7 +7,7 @@ One process writes at a time; a lock says so.
 
 import fcntl
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,7 +26,7 @@ class FeatureStore:
 
     def __init__(self, folder: Path | None) -> None:
         """Raises InputError: the folder cannot be used, its record is broken, or another process writes to it."""
-        self._folder, self._width = folder, 0
+        self.folder, self._width = folder, 0
         self._row_of: dict[bytes, int] = {}
         self._memory: list[np.ndarray] = []
         self._open_for_writing = False
@@ -49,31 +49,73 @@ class FeatureStore:
     def __len__(self) -> int:
         return len(self._row_of)
 
+    def reserve(self) -> None:
+        """Opens the folder for writing and so keeps other processes out. `add` does it too; harmless when repeated."""
+        if self.folder is not None and not self._open_for_writing:
+            self._open(self.folder)
+
     def add(self, keys: Sequence[str], features_ND: np.ndarray) -> None:
         """Appends rows whose keys are new. Raises InputError where the width is not that of the rows before."""
         features_ND = np.ascontiguousarray(features_ND, dtype=np.float32)
-        if self._folder is not None and not self._open_for_writing:
-            self._open(self._folder)  # only now, so that a run without a single row leaves no folder
-        if self._width and features_ND.shape[1] != self._width:
-            raise InputError(f"holds rows of {self._width}, not {features_ND.shape[1]}; delete it", file=self._folder)
-        if self._folder is None:
+        self.reserve()  # only now, so that a run without a single row leaves no folder
+        self._set_width(features_ND.shape[1])
+        if self.folder is None:
             self._memory.append(features_ND)
         else:
-            if not self._width:
-                write_json(self._folder / "store.json", {"width": features_ND.shape[1]})
             self._append(self._features, features_ND.tobytes())
+        self._name(keys)
+
+    def add_unordered(self, keys: Sequence[str], parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
+        """Appends rows whose keys are new and whose features come in any order; memory is that of one part.
+
+        Args:
+            parts: (places_n, features_nD): rows and where their keys stand in `keys`. All places must occur.
+
+        Raises:
+            InputError: the width is not that of the rows before. Nothing is added then, nor when it is killed.
+        """
+        assert self.folder is not None
+        if not keys:
+            return
+        self.reserve()
+        start, size, seen_n = len(self), len(self) * self._width * _FLOAT, np.zeros(len(keys), dtype=bool)
+        try:
+            for places_n, features_nD in parts:
+                self._set_width(features_nD.shape[1])
+                shape = (start + len(keys), self._width)
+                self._features.truncate(shape[0] * self._width * _FLOAT)  # the first time it grows
+                stored = np.memmap(self.folder / "features.f32", np.float32, "r+", shape=shape)
+                stored[start + places_n] = features_nD
+                stored.flush()
+                seen_n[places_n] = True
+            assert seen_n.all()
+        except BaseException:
+            self._features.truncate(size)
+            raise
+        os.fsync(self._features.fileno())
+        self._name(keys)
+
+    def _set_width(self, width: int) -> None:
+        if self._width and width != self._width:
+            raise InputError(f"holds rows of {self._width}, not {width}; delete it", file=self.folder)
+        if self.folder is not None and not self._width:
+            write_json(self.folder / "store.json", {"width": width})
+        self._width = width
+
+    def _name(self, keys: Sequence[str]) -> None:
+        """Makes the rows that were written count."""
+        if self.folder is not None:
             self._append(self._keys, b"".join(bytes.fromhex(key) for key in keys))
-        self._width = features_ND.shape[1]
         for key in keys:
             self._row_of[bytes.fromhex(key)] = len(self._row_of)
 
     def rows(self, keys: Sequence[str]) -> np.ndarray:
         """float32 [len(keys), D]. A read-only view of the file where the keys are its rows in their order."""
         places = np.array([self._row_of[bytes.fromhex(key)] for key in keys])
-        if self._folder is None:
+        if self.folder is None:
             stored = np.concatenate(self._memory)
         else:
-            stored = np.memmap(self._folder / "features.f32", np.float32, "r", shape=(len(self), self._width))
+            stored = np.memmap(self.folder / "features.f32", np.float32, "r", shape=(len(self), self._width))
         return stored if np.array_equal(places, np.arange(len(self))) else np.take(stored, places, axis=0)
 
     def _open(self, folder: Path) -> None:

@@ -6,19 +6,24 @@ generation images are visited in row order.
 Shapes: G generation images, U understanding images, E edges, D features.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import torch
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components, min_weight_full_bipartite_matching
+
+from pairuni.data.products import above, exact
 
 Strategy = Literal["paper_order", "greedy", "optimal"]
 
 DECIMALS = 7
 """Similarities are rounded to this, the precision of float32 features: equal images tie wherever they stand."""
-_MARGIN = 1e-5  # of the float32 prefilter; its rounding error at 2048 dimensions is about 1e-6
-_BLOCK = 1 << 22  # similarities, and feature values while edges are rescored, that are held at once
+_UNIT = 2e-7  # rows of float32 that were normalised are this close to length 1
+_SPARE = 3  # times as many edges as are wanted may be held
+_ROWS = 1 << 12  # rows that are normalised at once
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,15 @@ def match(
         ValueError: an argument is out of range, or a feature row is zero or not finite.
     """
     edges = candidates(features_gen_ND, features_und_ND, neighbours, floor)
-    size = len(features_gen_ND), len(features_und_ND)
+    chosen = choose(edges, (len(features_gen_ND), len(features_und_ND)), strategy)
+    return edges.g_E[chosen], edges.u_E[chosen], edges.similarity_E[chosen]
+
+
+def choose(edges: Edges, size: tuple[int, int], strategy: Strategy) -> np.ndarray:
+    """Indices [P] of the edges of a one-to-one matching, sorted by g; `size` is (G, U). As `match`, on its graph.
+
+    Raises ValueError: no such strategy.
+    """
     if strategy == "optimal":
         chosen = _optimal(edges, size)
     elif strategy in ("paper_order", "greedy"):
@@ -62,12 +75,13 @@ def match(
         chosen = _first_free(edges, order, size)
     else:
         raise ValueError(f"strategy must be paper_order, greedy or optimal, not {strategy!r}")
-    chosen = chosen[np.argsort(edges.g_E[chosen], kind="stable")]
-    return edges.g_E[chosen], edges.u_E[chosen], edges.similarity_E[chosen]
+    return chosen[np.argsort(edges.g_E[chosen], kind="stable")]
 
 
 def candidates(features_gen_ND: np.ndarray, features_und_ND: np.ndarray, neighbours: int, floor: float) -> Edges:
-    """The candidate graph. Memory is bounded by the number of edges that it returns. Raises ValueError as `match`."""
+    """The candidate graph, exact. Memory is bounded by the number of edges that it returns. Raises ValueError as
+    `match`.
+    """
     if not 0.0 <= floor <= 1.0:
         raise ValueError(f"floor must be in [0, 1], not {floor}")
     if neighbours < 0:
@@ -75,52 +89,63 @@ def candidates(features_gen_ND: np.ndarray, features_und_ND: np.ndarray, neighbo
     gen_GD, und_UD = normalise(features_gen_ND), normalise(features_und_ND)
     if gen_GD.shape[1] != und_UD.shape[1]:
         raise ValueError(f"features of both sides must agree in width: {gen_GD.shape[1]} and {und_UD.shape[1]}")
+
+    def limit(products_RS: torch.Tensor, start: int, margin: float) -> torch.Tensor:
+        least_R1 = torch.full((len(products_RS), 1), floor - margin, device=products_RS.device)
+        if 0 < neighbours < products_RS.shape[1]:
+            # The n-th best of these may be off by the margin, and so may what beats it.
+            last_R1 = products_RS.topk(neighbours, dim=1).values[:, -1:].float()
+            least_R1 = torch.maximum(least_R1, last_R1 - 2 * margin)
+        return least_R1
+
     parts: list[Edges] = []
-    rows = max(1, _BLOCK // max(1, len(und_UD)))
-    for start in range(0, len(gen_GD) if len(und_UD) else 0, rows):
-        similarity_RU = gen_GD[start : start + rows] @ und_UD.T
-        least_R = np.full(len(similarity_RU), floor - _MARGIN, dtype=np.float32)
-        if 0 < neighbours < len(und_UD):
-            last = len(und_UD) - neighbours
-            least_R = np.maximum(least_R, np.partition(similarity_RU, last, axis=1)[:, last] - np.float32(_MARGIN))
-        g_E, u_E = np.nonzero(similarity_RU >= least_R[:, None])
-        parts.append(_rescored(gen_GD, und_UD, g_E + start, u_E, (neighbours, floor)))
+    for g_E, u_E in above(gen_GD, und_UD, limit):
+        parts.append(scored(gen_GD, und_UD, g_E, u_E, floor))
+        if neighbours and sum(len(part.g_E) for part in parts) > _SPARE * neighbours * len(gen_GD):
+            parts = [ordered(parts, neighbours)]  # many shards: keep the best n so far
+    return ordered(parts, neighbours)
+
+
+def ordered(parts: Sequence[Edges], neighbours: int) -> Edges:
+    """All edges by (g, similarity falling, u), the first n of each g where `neighbours` is n > 0."""
+    names = ("g_E", "u_E", "similarity_E")
     if not parts:
         return Edges(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
-    g_E, u_E, similarity_E = (np.concatenate([vars(p)[name] for p in parts]) for name in ("g_E", "u_E", "similarity_E"))
-    return Edges(g_E, u_E, similarity_E)
-
-
-def normalise(features_ND: np.ndarray) -> np.ndarray:
-    """float32 [N, D] with rows of length 1. Raises ValueError for a zero or non-finite row, naming its index."""
-    if features_ND.ndim != 2:
-        raise ValueError(f"features must be [N, D], not of shape {features_ND.shape}")
-    length_N = np.sqrt(np.einsum("nd,nd->n", features_ND, features_ND, dtype=np.float64))
-    bad = np.flatnonzero(~(np.isfinite(length_N) & (length_N > 0)))
-    if len(bad):
-        raise ValueError(f"feature row {bad[0]} is zero or not finite ({len(bad)} such rows)")
-    return (features_ND / length_N[:, None]).astype(np.float32)
-
-
-def _rescored(
-    gen_GD: np.ndarray, und_UD: np.ndarray, g_E: np.ndarray, u_E: np.ndarray, limits: tuple[int, float]
-) -> Edges:
-    """Exact similarities of prefiltered edges: the sum of one edge does not depend on where its rows stand."""
-    neighbours, floor = limits
-    similarity_E = np.empty(len(g_E))
-    step = max(1, _BLOCK // gen_GD.shape[1])
-    for start in range(0, len(g_E), step):
-        g, u = g_E[start : start + step], u_E[start : start + step]
-        similarity_E[start : start + step] = np.einsum("ed,ed->e", gen_GD[g], und_UD[u], dtype=np.float64)
-    similarity_E = np.round(similarity_E, DECIMALS)
-    kept = similarity_E >= floor
-    g_E, u_E, similarity_E = g_E[kept], u_E[kept], np.clip(similarity_E[kept], 0.0, 1.0)
+    g_E, u_E, similarity_E = (np.concatenate([vars(part)[name] for part in parts]) for name in names)
     order = np.lexsort((u_E, -similarity_E, g_E))
     g_E, u_E, similarity_E = g_E[order], u_E[order], similarity_E[order]
     if neighbours:
         kept = np.arange(len(g_E)) - np.searchsorted(g_E, g_E, side="left") < neighbours  # rank within the row
         g_E, u_E, similarity_E = g_E[kept], u_E[kept], similarity_E[kept]
     return Edges(g_E, u_E, similarity_E)
+
+
+def normalise(features_ND: np.ndarray) -> np.ndarray:
+    """float32 [N, D] with rows of length 1; the same array where it is that already.
+
+    Raises:
+        ValueError: a row is zero or not finite (the message names its index), or the shape is another.
+    """
+    if features_ND.ndim != 2:
+        raise ValueError(f"features must be [N, D], not of shape {features_ND.shape}")
+    length_N = np.sqrt(np.einsum("nd,nd->n", features_ND, features_ND, dtype=np.float64))
+    bad = np.flatnonzero(~(np.isfinite(length_N) & (length_N > 0)))
+    if len(bad):
+        raise ValueError(f"feature row {bad[0]} is zero or not finite ({len(bad)} such rows)")
+    if features_ND.dtype == np.float32 and np.abs(length_N - 1).max(initial=0) < _UNIT:
+        return features_ND
+    unit_ND = np.empty(features_ND.shape, np.float32)
+    for start in range(0, len(unit_ND), _ROWS):
+        block = slice(start, start + _ROWS)
+        unit_ND[block] = features_ND[block] / length_N[block, None]
+    return unit_ND
+
+
+def scored(gen_GD: np.ndarray, und_UD: np.ndarray, g_E: np.ndarray, u_E: np.ndarray, floor: float) -> Edges:
+    """The proposed edges that reach the floor, with their exact similarities."""
+    similarity_E = np.round(exact(gen_GD, und_UD, g_E, u_E), DECIMALS)
+    kept = similarity_E >= floor
+    return Edges(g_E[kept], u_E[kept], np.clip(similarity_E[kept], 0.0, 1.0))
 
 
 def _first_free(edges: Edges, order_E: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -22,16 +22,19 @@ from typing import Any
 import numpy as np
 
 from pairuni.config import PairConfig
+from pairuni.data.approximate import approximate_candidates, recall
 from pairuni.data.cleaning import COPY, REASONS, Images, Removal, clean
 from pairuni.data.cluster import cluster
 from pairuni.data.features import extract, hash_images, load_extractor
-from pairuni.data.match import match, normalise
+from pairuni.data.match import Edges, candidates, choose, normalise
+from pairuni.data.ray_engine import choose_engine
 from pairuni.errors import InputError
 from pairuni.files import file_hash, read_jsonl, write_json, write_jsonl
 from pairuni.records import Pair, Quadruple, Side, read_quadruples
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 _RANDOM_PAIRS = 10_000
+ALONE, TAKEN, CUT = "no candidate reaches the floor", "every candidate is in another pair", "cut by max_pairs"
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,12 @@ class Pairing:
     counts: Counts
     generation_order: list[str]
     """Ids of the remaining generation quadruples in the order in which they were visited."""
+    unmatched: list[tuple[Quadruple, str]]
+    """What is in no pair, in file order, with the reason."""
+    kmeans: dict[str, Any]
+    """How the clustering ended: passes, settled, mean_cosine."""
+    graph: dict[str, Any]
+    """The candidates: index, edges, and what an approximate index missed."""
 
 
 def build_pairs(
@@ -88,18 +97,19 @@ def build_pairs(
         raise ValueError("every quadruple needs a side")
     kept, across = _first_of_each(quadruples, contents)
     images = [quadruples[i] for i in kept]
-    features_ND = normalise(features_ND[kept])
+    features_ND = normalise(features_ND if len(kept) == len(quadruples) else features_ND[kept])
     clusters = max(1, min(options.clusters, len(images) // 2))
-    clustering = cluster(features_ND, clusters, options.seed, options.kmeans, options.select)
+    how = options.kmeans, options.select, options.kmeans_passes
+    clustering = cluster(features_ND, clusters, options.seed, *how)
     rest = np.setdiff1d(np.arange(len(images)), clustering.selected)
     is_generation = np.array([q.side is Side.GENERATION for q in images])
     und, gen = rest[~is_generation[rest]], rest[is_generation[rest]]
     gen = np.random.default_rng(options.seed).permutation(gen)
-    g, u, similarity = match(
-        features_ND[gen], features_ND[und], options.neighbours, options.similarity_floor, options.matching
-    )
-    edges = sorted(zip(gen[g].tolist(), und[u].tolist(), similarity.tolist(), strict=True))
-    selected, matched = _cut(clustering.selected.tolist(), edges, options)
+    edges, graph = _graph(features_ND[gen], features_ND[und], options)
+    chosen = choose(edges, (len(gen), len(und)), options.matching)
+    g, u, similarity = gen[edges.g_E[chosen]], und[edges.u_E[chosen]], edges.similarity_E[chosen]
+    found = sorted(zip(g.tolist(), u.tolist(), similarity.tolist(), strict=True))
+    selected, matched = _cut(clustering.selected.tolist(), found, options)
     pairs = [Pair(f"a{n:06d}", "aligned", 1.0, images[i], images[i]) for n, i in enumerate(selected)]
     pairs += [Pair(f"r{n:06d}", "retrieved", s, images[i], images[j]) for n, (i, j, s) in enumerate(matched)]
     aligned_generation = int(is_generation[selected].sum()) if selected else 0
@@ -113,11 +123,29 @@ def build_pairs(
         aligned_understanding=len(selected) - aligned_generation,
         aligned_generation=aligned_generation,
         retrieved=len(matched),
-        unmatched_understanding=len(und) - len(edges),
-        unmatched_generation=len(gen) - len(edges),
-        cut=len(clustering.selected) + len(edges) - len(pairs),
+        unmatched_understanding=len(und) - len(found),
+        unmatched_generation=len(gen) - len(found),
+        cut=len(clustering.selected) + len(found) - len(pairs),
     )
-    return Pairing(pairs, counts, [images[i].id for i in gen])
+    reasons = dict.fromkeys(rest.tolist(), ALONE)
+    reasons |= dict.fromkeys(np.concatenate([gen[edges.g_E], und[edges.u_E]]).tolist(), TAKEN)
+    reasons |= dict.fromkeys([*clustering.selected.tolist(), *g.tolist(), *u.tolist()], CUT)
+    for i in [*selected, *(end for edge in matched for end in edge[:2])]:
+        del reasons[i]
+    unmatched = [(images[i], reason) for i, reason in sorted(reasons.items())]
+    kmeans = {name: vars(clustering)[name] for name in ("passes", "settled", "mean_cosine")}
+    return Pairing(pairs, counts, [images[i].id for i in gen], unmatched, kmeans, graph)
+
+
+def _graph(gen_GD: np.ndarray, und_UD: np.ndarray, options: PairConfig) -> tuple[Edges, dict[str, Any]]:
+    """The candidates and what is written about them."""
+    limits = options.neighbours, options.similarity_floor
+    if options.index == "exact" or not len(gen_GD) or not len(und_UD):
+        edges = candidates(gen_GD, und_UD, *limits)
+        return edges, {"index": "exact", "edges": len(edges.g_E)}
+    edges = approximate_candidates(gen_GD, und_UD, *limits, probes=options.index_probes, seed=options.seed)
+    share, truth = recall(edges, gen_GD, und_UD, *limits, seed=options.seed)
+    return edges, {"index": "ivf", "edges": len(edges.g_E), "recall": share, "recall_of_edges": truth}
 
 
 def _first_of_each(quadruples: Sequence[Quadruple], contents: Sequence[str]) -> tuple[list[int], int]:
@@ -158,13 +186,13 @@ def run_pair(config: PairConfig) -> dict[str, Any]:
     quadruples = read_quadruples(source, root)
     paths = [root / q.image_path for q in quadruples]
     clock.lap("read")
-    extractor = load_extractor(config.extractor, config.weights)
+    engine, extractor = choose_engine(config), load_extractor(config.extractor, config.weights)
     clock.lap("load_extractor")
     cache = output / "features"
     try:
         hashes = hash_images(paths)
         clock.lap("hashes")
-        features_ND = extract(paths, extractor, config.feature_batch, cache, hashes)
+        features_ND = extract(paths, extractor, config.feature_batch, cache, hashes, engine)
         clock.lap("features")
         removals = clean(quadruples, Images(paths, hashes, features_ND), config, extractor, cache)
         clock.lap("clean")
@@ -177,6 +205,7 @@ def run_pair(config: PairConfig) -> dict[str, Any]:
     clock.lap("pairing")
     write_jsonl(output / "pairs.jsonl", (p.to_json() for p in pairing.pairs))
     write_jsonl(output / "removed.jsonl", (r.to_json(quadruples[r.index]) for r in removals))
+    write_jsonl(output / "unmatched.jsonl", ({**q.to_json(), "reason": why} for q, why in pairing.unmatched))
     clock.lap("write")
     summary = {
         "options": asdict(config),
@@ -184,6 +213,8 @@ def run_pair(config: PairConfig) -> dict[str, Any]:
         "input_hashes": {"quadruples": file_hash(source), "images": sha256(" ".join(hashes).encode()).hexdigest()},
         "pairs_hash": file_hash(output / "pairs.jsonl"),
         "counts": asdict(pairing.counts) | _removed(quadruples, hashes, removals),
+        "kmeans": pairing.kmeans,
+        "graph": pairing.graph,
         "similarity": _quantiles([p.similarity for p in pairing.pairs if p.kind == "retrieved"]),
         "random_pair_cosine": _quantiles(_random_cosines(features_ND, hashes, config.seed)),
         "notices": _notices(config, pairing.counts, output, root),

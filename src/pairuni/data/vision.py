@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from safetensors import SafetensorError
@@ -55,8 +56,6 @@ class VisionModel:
 
     def __init__(self, name: str, model: Any, preparation: Preparation, pooled: Callable[[Any, Any], Any]) -> None:
         """pooled: (model, pixels [n, 3, S, S]) -> features [n, D]."""
-        import torch  # here, since pairing with colour_hog needs no torch
-
         self._model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
         self._preparation, self._pooled = preparation, pooled
         digest = hashlib.sha256(repr(preparation).encode())
@@ -66,8 +65,6 @@ class VisionModel:
 
     def features(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """float32 [n, D]."""
-        import torch
-
         pixels = torch.from_numpy(np.stack([self._preparation.pixels(image) for image in images]))
         device = next(self._model.parameters()).device
         with torch.inference_mode():
@@ -116,8 +113,7 @@ def perception_encoder(weights: str) -> VisionModel:
 
 def _loaded(weights: str, kinds: tuple[str, ...], class_name: str) -> Any:
     """The model in fp32 with all its weights. Raises InputError otherwise."""
-    import torch
-    import transformers
+    import transformers  # here, since it takes seconds
 
     try:
         config: Any = transformers.AutoConfig.from_pretrained(weights)

@@ -1,39 +1,24 @@
 """Pictures of a run: pairs side by side, and samples at the same prompts before and after training.
 
-Images are embedded as PNG data URIs of at most MAX_SIDE pixels. One that is missing, broken or outside its folder
-leaves a note in its place: a report is often made where the data no longer is.
+An image that is missing, broken or outside its folder leaves a note in its place (data/pictures.py): a report is often
+made where the data no longer is.
 """
 
-import io
-from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from pairuni.data.images import load_image
-from pairuni.errors import InputError
-from pairuni.records import Pair, Quadruple, Side, resolve_image
+from pairuni.data.pictures import Picture, embed
+from pairuni.records import Pair, Quadruple, Side
 from pairuni.report.data import PairFile, SampleRow, read_sample_rows
 
 GALLERY_PAIRS = 24
-MAX_SIDE = 256
 SHOWN_PROMPTS = 8
 """Prompts per side in the before/after part."""
 SHOWN_ROLLOUTS = 4
 """Rollouts per prompt and step there."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An embedded image, or the reason why there is none. `small`: to be magnified without smoothing."""
-
-    uri: str | None
-    alt: str
-    note: str = ""
-    small: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,29 +97,8 @@ def before_after(folders: Sequence[tuple[int, Path]]) -> BeforeAfter | None:
     return BeforeAfter(first_step, last_step, groups, notes)
 
 
-def embed(path: Path, alt: str) -> Picture:
-    """The image as a PNG data URI, downscaled to at most MAX_SIDE pixels; a note where it cannot be read."""
-    try:
-        image = Image.fromarray(load_image(path))
-    except InputError as err:
-        return Picture(None, alt, err.message)
-    small = max(image.size) <= MAX_SIDE // 2
-    image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", optimize=True)
-    return Picture("data:image/png;base64," + b64encode(buffer.getvalue()).decode("ascii"), alt, small=small)
-
-
-def _inside(name: str, root: Path, alt: str) -> Picture:
-    try:
-        path = resolve_image(name, root)
-    except InputError as err:
-        return Picture(None, alt, err.message)
-    return embed(path, alt)
-
-
 def _half_picture(half: Quadruple, root: Path) -> Picture:
-    return _inside(half.image_path, root, half.image_path)
+    return embed(half.image_path, root, half.image_path)
 
 
 Key = tuple[str, str, str]
@@ -164,7 +128,7 @@ def _group(key: Key, first: tuple[list[SampleRow], Path], last: tuple[list[Sampl
 
 
 def _shot(row: SampleRow, folder: Path) -> Shot:
-    return Shot(row, None if row.image is None else _inside(row.image, folder, row.asked))
+    return Shot(row, None if row.image is None else embed(row.image, folder, row.asked))
 
 
 def _means(rows: Sequence[SampleRow]) -> dict[str, float | None]:

@@ -193,11 +193,11 @@ def _look(run: _Run, step: int) -> dict[str, float]:
     scores: Mapping[str, float] = {}
     if not dist.is_main():
         return {}
-    if log.samples_every and log.sample_prompts and step % log.samples_every == 0:
+    last = step == run.config.steps
+    if log.samples_every and log.sample_prompts and (step % log.samples_every == 0 or last):
         halves = fixed_halves(run.pairs, log.sample_prompts)
         folder = run.directory.samples(step)
         write_samples(folder, step, run.policy, halves, run.rewards, run.config, run.load_image)
-    last = step == run.config.steps
     if run.evaluate is not None and log.eval_every and (step % log.eval_every == 0 or last):
         scores = {name: float(score) for name, score in run.evaluate(run.policy, step).items()}
         path = eval_history(run.directory)

@@ -1,0 +1,282 @@
+"""The feature stage on Ray Data (`engine: ray`): images spread over the processes of one machine or of a cluster.
+
+The work itself is features.feature_rows, as in the engine of one process. Around it are plain stages over parquet
+files with one row per image, keyed by the image's content: plan/ (key, path) is what is left to compute; shards/ (key,
+feature row, or why there is none) is what workers wrote; done/ is Ray's own checkpoint, the keys of finished shards, so
+that a run which is started again after a kill computes only the others. At the end the shards go into the feature store
+in the order of the input and the three folders are removed. Workers must see images and output under the same paths.
+
+Ray is an optional extra and is imported when it is used.
+"""
+
+import logging
+import os
+import shutil
+import socket
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
+from tqdm import tqdm
+
+from pairuni.config import PairConfig
+from pairuni.data.feature_store import FeatureStore
+from pairuni.data.features import DECODERS, EXTRACTORS, Engine, Extractor, compute_here, feature_rows, make_extractor
+from pairuni.data.images import load_image
+from pairuni.errors import InputError
+
+_SLOTS = 3
+"""CPU slots that extractors leave free. Ray reads, filters by checkpoint and writes in tasks of its own; where these
+find no slot a resumed run makes no progress."""
+_SHARD_BATCHES = 16
+"""Batches of the extractor per shard: what one task does, and about what a kill loses per worker."""
+_PLAN_ROWS = 1 << 17
+_CONNECT = 10.0  # seconds
+_POLL = 2.0  # seconds between looks at how far it is
+_PLAN = pa.schema({"key": pa.string(), "path": pa.string()})
+_SHARD = pa.schema({"key": pa.string(), "features": pa.list_(pa.float32()), "error": pa.string(), "field": pa.string()})
+
+
+def choose_engine(config: PairConfig) -> Engine:
+    """The engine that a config asks for. Raises InputError: Ray is not installed."""
+    if config.engine == "local":
+        return compute_here
+    _ray()
+    place, default = EXTRACTORS[config.extractor]
+    folder = Path(config.weights).resolve()  # workers may have another working directory
+    weights = str(folder) if config.weights and folder.exists() else config.weights or default
+    return RayEngine(place, weights, config.ray_address)
+
+
+@dataclass(frozen=True)
+class RayEngine:
+    """An `Engine`; the store must have a folder.
+
+    An image that cannot be read ends the run after the rows of all others are stored. Of several such images the first
+    of the input is named, as by the engine of one process.
+    """
+
+    place: str
+    """`module:class or function` of the extractor; workers make their own."""
+    weights: str
+    address: str = ""
+    """Of a cluster; empty: a Ray that is started for this run on this machine."""
+
+    def __call__(self, path_of: Mapping[str, Path], extractor: Extractor, batch: int, store: FeatureStore) -> None:
+        assert store.folder is not None
+        work = store.folder.resolve() / "ray"
+        failed: dict[str, InputError] = {}
+        if path_of:
+            store.reserve()  # keeps a second run out of the folder from here on
+            _plan(work / "plan", path_of)
+            with _session(self.address) as ray:
+                self._run(ray, work, extractor.identity, batch, len(path_of))
+            failed = _fold(work, list(path_of), store)
+        shutil.rmtree(work, ignore_errors=True)
+        for key, path in path_of.items():
+            if key in failed:
+                if failed[key].field is None:
+                    load_image(path)  # in the words of this process, unless only the worker could not read it
+                raise InputError(f"on a worker: {failed[key].message}", field=failed[key].field)
+        missing = sum(key not in store for key in path_of)
+        if missing and self.address:
+            message = f"{missing} images have no row: do all machines of the cluster see {work.parent}?"
+            raise InputError(message, field="ray_address")
+        assert not missing, f"Ray lost the rows of {missing} images"
+
+    def _run(self, ray: Any, work: Path, identity: str, batch: int, images: int) -> None:
+        """plan/ -> shards/ and done/, all but what is done already."""
+        resources = ray.cluster_resources()
+        cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0)) if self.weights else 0
+        if cpus <= _SLOTS:
+            raise InputError(f"has {cpus} CPU slots, needs at least {_SLOTS + 1}", field="ray_address")
+        job = _Job(self.place, self.weights, identity, batch, DECODERS if gpus else 1)
+        # A file system of its own, since Ray takes a path for a URI and so stumbles over some characters.
+        here = SubTreeFileSystem(str(work), LocalFileSystem())
+        data = ray.data.read_parquet("plan", filesystem=here)
+        data.context.checkpoint_config = import_module("ray.data.checkpoint").CheckpointConfig(
+            "key", "done", delete_checkpoint_on_success=False, override_filesystem=here
+        )
+        data.context.enable_progress_bars = data.context.print_on_execution_start = False
+        data = data.repartition(target_num_rows_per_block=batch * _SHARD_BATCHES).map_batches(
+            _Worker,
+            fn_constructor_args=(job,),
+            batch_size=None,  # a block is a batch, and becomes a shard
+            batch_format="pyarrow",
+            num_cpus=1,
+            num_gpus=1 if gpus else 0,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(gpus or cpus, cpus - _SLOTS)),
+        )
+        with _progress(work / "done", identity, images):
+            data.write_parquet("shards", filesystem=here)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What a worker is told."""
+
+    place: str
+    weights: str
+    identity: str
+    """The extractor must have it here too: weights of the same name may differ between machines."""
+    batch: int
+    decoders: int
+
+
+class _Worker:
+    """One process of the cluster with an extractor of its own: rows (key, path) -> rows of a shard."""
+
+    def __init__(self, job: _Job) -> None:
+        self._job = job
+        self._extractor: Extractor | InputError
+        try:
+            self._extractor = make_extractor(job.place, job.weights)
+            if self._extractor.identity != job.identity:
+                raise InputError(f"a worker has {self._extractor.identity}, not {job.identity}", field="weights")
+        except InputError as err:
+            self._extractor = err
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        path_of = {key: Path(path) for key, path in zip(*(rows[c].to_pylist() for c in _PLAN.names), strict=True)}
+        failed: dict[str, InputError] = {}
+        parts: list[tuple[list[str], np.ndarray]] = []
+        if isinstance(self._extractor, InputError):
+            failed = dict.fromkeys(path_of, self._extractor)
+        else:
+            parts = list(feature_rows(path_of, self._extractor, self._job.batch, self._job.decoders, failed))
+        return _shard(parts, failed)
+
+
+def _shard(parts: Sequence[tuple[list[str], np.ndarray]], failed: Mapping[str, InputError]) -> pa.Table:
+    keys = [key for part, _ in parts for key in part]
+    features = [row for _, rows_ND in parts for row in rows_ND]
+    return pa.table(
+        {
+            "key": [*keys, *failed],
+            "features": [*features, *[None] * len(failed)],
+            "error": [*[None] * len(keys), *(err.message if err.field else str(err) for err in failed.values())],
+            "field": [*[None] * len(keys), *(err.field for err in failed.values())],
+        },
+        schema=_SHARD,
+    )
+
+
+def _ray() -> Any:
+    """The module, with Ray Data. Raises InputError where it is not installed."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import_module("ray.data")
+        return import_module("ray")
+    except ImportError:
+        raise InputError('ray is not installed: pip install "pairuni[cluster]"', field="engine") from None
+
+
+@contextmanager
+def _session(address: str) -> Iterator[Any]:
+    """Ray, connected, and quiet unless something fails. A connection that was there before is used and left open."""
+    ray = _ray()
+    logger = logging.getLogger("ray.data")
+    level, mine = logger.level, not ray.is_initialized()
+    logger.setLevel(logging.ERROR)
+    try:
+        if mine:
+            options = {"log_to_driver": False, "logging_level": logging.ERROR}
+            if address:
+                _join(ray, address, options)
+            else:
+                cores = os.cpu_count() or 1
+                ray.init(address="local", num_cpus=cores + _SLOTS, include_dashboard=False, **options)
+        yield ray
+    finally:
+        logger.setLevel(level)
+        if mine:
+            ray.shutdown()
+
+
+def _join(ray: Any, address: str, options: Mapping[str, Any]) -> None:
+    try:
+        if address != "auto":
+            host, _, port = address.rpartition(":")
+            with socket.create_connection((host, int(port)), timeout=_CONNECT):  # Ray itself would try for ever
+                pass
+        ray.init(address=address, **options)
+    except (OSError, ValueError, OverflowError, RuntimeError) as err:
+        reason = " ".join(str(err).split())[:200]
+        raise InputError(f"no Ray cluster answers at {address} ({reason})", field="ray_address") from None
+
+
+def _plan(folder: Path, path_of: Mapping[str, Path]) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    keys = list(path_of)
+    for start in range(0, len(keys), _PLAN_ROWS):
+        some = keys[start : start + _PLAN_ROWS]
+        table = pa.table({"key": some, "path": [str(path_of[key].resolve()) for key in some]}, schema=_PLAN)
+        pq.write_table(table, folder / f"{start:012d}.parquet")
+
+
+@contextmanager
+def _progress(done: Path, name: str, images: int) -> Iterator[None]:
+    """A bar over the rows that Ray's checkpoint has."""
+    finished, counted = threading.Event(), set()
+
+    def follow(bar: tqdm) -> None:
+        last = False
+        while not last:
+            last = finished.wait(_POLL)
+            for file in _committed(done):
+                if file not in counted:
+                    counted.add(file)
+                    bar.update(min(pq.read_metadata(file).num_rows, images - bar.n))
+
+    with tqdm(total=images, desc=f"{name} on ray", unit="image") as bar:
+        watcher = threading.Thread(target=follow, args=(bar,), daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            finished.set()
+            watcher.join()
+
+
+def _committed(done: Path) -> list[Path]:
+    """The files of Ray's checkpoint. Those of shards that are still being written have `.pending` in their names."""
+    return sorted(file for file in done.glob("*.parquet") if not file.name.endswith(".pending.parquet"))
+
+
+def _fold(work: Path, keys: Sequence[str], store: FeatureStore) -> dict[str, InputError]:
+    """Puts the rows of all finished shards into the store, in the order of `keys`; returns what failed, by key.
+
+    Keys of an earlier plan that are not in `keys` come after them: an interrupted run may have had other images too.
+    """
+    shards = [file for done in _committed(work / "done") for file in sorted((work / "shards").glob(f"{done.stem}-*"))]
+    failed: dict[str, InputError] = {}
+    found: set[str] = set()
+    for shard in shards:
+        for row in pq.read_table(shard, columns=["key", "error", "field"]).to_pylist():
+            if row["error"] is None:
+                found.add(row["key"])
+            else:
+                failed[row["key"]] = InputError(row["error"], field=row["field"])
+    ordered = [key for key in keys if key in found] + sorted(found - set(keys))
+    place_of = {key: place for place, key in enumerate(key for key in ordered if key not in store)}
+
+    def parts() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for shard in shards:
+            rows = pq.read_table(shard, columns=["key", "features"], filters=pc.field("features").is_valid())
+            places_n = np.array([place_of.get(key, -1) for key in rows["key"].to_pylist()])
+            if (places_n >= 0).any():
+                features_nD = rows["features"].combine_chunks().flatten().to_numpy().reshape(len(rows), -1)
+                yield places_n[places_n >= 0], features_nD[places_n >= 0]
+
+    store.add_unordered(list(place_of), parts())
+    return failed

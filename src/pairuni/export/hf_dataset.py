@@ -1,0 +1,201 @@
+"""`write_hf_dataset`: pairs.jsonl and its images -> a folder that `datasets.load_dataset` reads and the Hub takes.
+
+    pairuni export hf-dataset PAIRS.jsonl --output DIR
+
+One row per pair: both halves as columns (`features`), images as the bytes of their files. Rows are streamed: what is in
+memory is the pairs' text and one row group. The data card is card.py's.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow
+import pyarrow.parquet
+from tqdm import tqdm
+
+from pairuni.config import HfDatasetConfig
+from pairuni.data.images import load_image
+from pairuni.data.overview import overview, read_pairing
+from pairuni.errors import InputError
+from pairuni.export.card import Card, similarity_png, write_card
+from pairuni.files import atomic_path, check_folder, file_hash, read_jsonl, write_json
+from pairuni.records import Pair, Quadruple, read_pairs, resolve_image
+
+RECORD = "pairuni_export.json"
+"""Says that a folder is an export, so that another may replace it."""
+_WRITTEN = {RECORD, "README.md", "similarity.png", "data"}
+_GROUP_ROWS, _GROUP_BYTES = 100, 32_000_000
+"""A row group ends at either, so that readers and this writer hold few images at once."""
+_FIELDS = ("prompt", "question", "answer", "tag", "id", "side", "image_path")
+"""Of each half, beside its image."""
+_HALVES = {"generate": "generate_ann", "understand": "understand_ann"}
+
+
+def features() -> datasets.Features:
+    """The columns: id, kind, similarity; generate_* and understand_* for each field of a quadruple; extra."""
+    text = datasets.Value("string")
+    columns: dict[str, Any] = {"id": text, "kind": text, "similarity": datasets.Value("float64")}
+    for half in _HALVES:
+        columns |= {f"{half}_image": datasets.Image()}
+        columns |= {f"{half}_{name}": text for name in _FIELDS}
+    return datasets.Features(columns | {"extra": text})
+
+
+def write_hf_dataset(config: HfDatasetConfig) -> dict[str, Any]:
+    """Writes the folder whole or not at all, and returns what its pairuni_export.json holds, and `notes`.
+
+    Raises:
+        InputError: a line of the pairs is wrong, an image is missing or broken (naming file, line and field), or
+            `output` holds something else than an earlier export and `overwrite` is not set.
+    """
+    path, output = Path(config.pairs), Path(config.output)
+    root = path.parent if config.image_root is None else Path(config.image_root)
+    pairs = read_pairs(path, root)
+    lines = [n for n, _ in read_jsonl(path)]
+    _check_output(output, config.overwrite, [path, root])
+    pairing = read_pairing(path)
+    fresh = pairing[0] if pairing is not None and pairing[1] else None
+    notes = _notes(config, pairing is not None, fresh is not None)
+    with atomic_path(output) as folder:
+        (folder / "data").mkdir(parents=True)
+        shards = _Shards(folder / "data", config.shard_mb * 1_000_000)
+        images = _Images(path, root)
+        try:
+            for n, pair in zip(lines, tqdm(pairs, "export", unit="pair"), strict=True):
+                shards.add(_row(pair, images, n))
+        finally:
+            shards.close()
+        files = _numbered(shards.files)
+        record = {
+            "pairuni": metadata.version("pairuni"),
+            "pairs": len(pairs),
+            "files": len(files),
+            "bytes": sum(file.stat().st_size for file in files),
+            "pairs_hash": file_hash(path),
+            "images_hash": images.hash(),
+        }
+        counted = overview(pairs)
+        similarity_png(counted.similarities, folder / "similarity.png")
+        examples = [pair.to_json() for pair in _examples(pairs)]
+        write_card(folder / "README.md", Card(config, counted, fresh, record, examples))
+        write_json(folder / RECORD, record)
+    return {**record, "notes": notes}
+
+
+@dataclass
+class _Images:
+    """Image files of the pairs, read and looked at; each one's hash is kept once."""
+
+    pairs: Path
+    root: Path
+    hashes: dict[str, str] = field(default_factory=dict)
+
+    def read(self, image_path: str, line: int, where: str) -> bytes:
+        """The file's bytes. Raises InputError with the line and field that name it, unless it decodes."""
+        place = resolve_image(image_path, self.root, file=self.pairs, line=line, field=where)
+        try:
+            if image_path not in self.hashes:
+                load_image(place)
+            content = place.read_bytes()
+        except InputError as err:
+            raise InputError(f"{place}: {err.message}", file=self.pairs, line=line, field=where) from None
+        self.hashes[image_path] = sha256(content).hexdigest()
+        return content
+
+    def hash(self) -> str:
+        """Of all images, by their paths' order."""
+        return sha256(" ".join(self.hashes[path] for path in sorted(self.hashes)).encode()).hexdigest()
+
+
+class _Shards:
+    """Parquet files in `folder`, written row group by row group; a new one begins after `limit` bytes of images."""
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        self.files: list[Path] = []
+        self._folder, self._limit = folder, limit
+        self._schema = features().arrow_schema  # says to `datasets` which columns are images
+        self._writer: pyarrow.parquet.ParquetWriter | None = None
+        self._rows: list[dict[str, Any]] = []
+        self._waiting = self._written = 0
+
+    def add(self, row: dict[str, Any]) -> None:
+        self._rows.append(row)
+        self._waiting += sum(len(row[f"{half}_image"]["bytes"]) for half in _HALVES)
+        if len(self._rows) >= _GROUP_ROWS or self._waiting >= min(_GROUP_BYTES, self._limit):
+            self._flush()
+        if self._written >= self._limit:
+            self.close()
+
+    def close(self) -> None:
+        """Ends the file that is being written, if there is one."""
+        if self._rows:
+            self._flush()
+        if self._writer is not None:
+            self._writer.close()
+        self._writer, self._written = None, 0
+
+    def _flush(self) -> None:
+        if self._writer is None:
+            self.files.append(self._folder / f"{len(self.files)}.parquet")
+            self._writer = pyarrow.parquet.ParquetWriter(self.files[-1], self._schema, write_page_index=True)
+        self._writer.write_table(pyarrow.Table.from_pylist(self._rows, schema=self._schema))
+        self._written, self._waiting, self._rows = self._written + self._waiting, 0, []
+
+
+def _row(pair: Pair, images: _Images, line: int) -> dict[str, Any]:
+    row: dict[str, Any] = {"id": pair.id, "kind": pair.kind, "similarity": pair.similarity}
+    extra = {"pair": pair.extra} if pair.extra else {}
+    for name, key in _HALVES.items():
+        half: Quadruple = vars(pair)[name]
+        content = images.read(half.image_path, line, f"{key}.image_path")
+        row[f"{name}_image"] = {"bytes": content, "path": Path(half.image_path).name}
+        known = {field_name: vars(half)[field_name] for field_name in _FIELDS}
+        known["side"] = None if half.side is None else str(half.side)
+        row |= {f"{name}_{field_name}": value for field_name, value in known.items()}
+        extra |= {key: half.extra} if half.extra else {}
+    row["extra"] = json.dumps(extra, ensure_ascii=False) if extra else None
+    return row
+
+
+def _numbered(files: Sequence[Path]) -> list[Path]:
+    """The files under the names that the Hub gives them, which tell how many there are."""
+    named = [file.with_name(f"train-{n:05d}-of-{len(files):05d}.parquet") for n, file in enumerate(files)]
+    return [file.rename(name) for file, name in zip(files, named, strict=True)]
+
+
+def _examples(pairs: Sequence[Pair]) -> Iterator[Pair]:
+    """Two of each kind, from the middle of its range of similarity."""
+    for kind in ("aligned", "retrieved"):
+        found = sorted((pair for pair in pairs if pair.kind == kind), key=lambda pair: pair.similarity)
+        yield from found[len(found) // 2 :][:2]
+
+
+def _check_output(output: Path, overwrite: bool, inputs: Sequence[Path]) -> None:
+    """Raises InputError where writing would lose something that is not an earlier export."""
+    check_folder(output)
+    for path in (*inputs, Path.cwd()):
+        if path.resolve().is_relative_to(output.resolve()):
+            raise InputError(f"would be replaced, and {path} lies in it", file=output)
+    names = {path.name for path in output.iterdir()} if output.is_dir() else set()
+    if not names or overwrite:
+        return
+    if RECORD not in names:
+        raise InputError("is not empty and no earlier export; overwrite = true replaces it", file=output)
+    if foreign := sorted(names - _WRITTEN):
+        message = f"holds {foreign[0]}, which no export writes; overwrite = true deletes it with the rest"
+        raise InputError(message, file=output)
+
+
+def _notes(config: HfDatasetConfig, known: bool, fresh: bool) -> list[str]:
+    notes = [] if config.license else ["no license was named: the data card states none"]
+    if not known:
+        notes.append("no pairing.json beside the pairs: the data card does not say how they were made")
+    elif not fresh:
+        notes.append("pairing.json was written with another pairs file: the data card leaves it out")
+    return notes

@@ -1,0 +1,156 @@
+"""products: proposals lose nothing whatever their precision; exact products depend on nothing else."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from pairuni.data import products
+from pairuni.data.cluster import cluster
+from pairuni.data.match import candidates
+from pairuni.data.products import above, exact, fastest
+
+PRECISIONS = [torch.float32, torch.bfloat16]
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def clustered(n: int, width: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(width).normal(size=(8, width))  # the same for all seeds
+    return unit(centres[rng.integers(8, size=n)] + rng.uniform(0.3, 1.2, size=(n, 1)) * rng.normal(size=(n, width)))
+
+
+def floor_limit(floor: float):
+    return lambda block, start, margin: torch.full((len(block), 1), floor - margin)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("floor", [0.0, 0.31, 0.6, 0.85])
+def test_every_place_that_reaches_the_floor_is_proposed(precision, floor):
+    left, right = clustered(300, 96, 0), clustered(200, 96, 1)
+    truth = left.astype(np.float64) @ right.astype(np.float64).T
+    proposed = {
+        (r, c)
+        for row, column in above(left, right, floor_limit(floor), precision)
+        for r, c in zip(row, column, strict=True)
+    }
+    assert {(int(r), int(c)) for r, c in np.argwhere(truth >= floor)} <= proposed
+    few = {(int(r), int(c)) for r, c in np.argwhere(truth >= floor - 0.025)}
+    assert proposed <= few  # the margin is no excuse to propose everything
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_rounding_that_goes_all_one_way_is_within_the_margin(precision):
+    # 1/sqrt(1016) is 2**-5 (1 + 2**-8), halfway between two bfloat16: both factors of every product lose the most.
+    worst = 0.0
+    for n in (1015, 1016, 1017, 254, 4064):
+        row = unit(np.ones((1, n)))
+        assert [r.tolist() for r, _ in above(row, row, floor_limit(1.0), precision)] == [[0]]
+        rounded = torch.tensor(row).to(precision) @ torch.tensor(row).to(precision).T
+        worst = max(worst, abs(1 - float(rounded)))
+    assert worst < products._MARGIN[precision]
+    assert precision == torch.float32 or worst > 0.75 * products._MARGIN[precision]
+
+
+def test_the_limit_is_rounded_down():
+    least = torch.tensor([[0.6], [0.5999], [0.12345], [1.0]])
+    rounded = products._rounded_down(least, torch.bfloat16)
+    assert rounded.dtype == torch.bfloat16 and (rounded.float() <= least).all()
+    assert (least - rounded.float() < 2**-8).all() and float(rounded[3]) == 1.0
+
+
+def test_blocks_and_shards_do_not_change_what_is_proposed(monkeypatch):
+    left, right = clustered(70, 32, 0), clustered(90, 32, 1)
+
+    def places() -> list[tuple[int, int]]:
+        found = above(left, right, floor_limit(0.5), torch.float32)
+        return sorted((int(r), int(c)) for row, column in found for r, c in zip(row, column, strict=True))
+
+    whole = places()
+    monkeypatch.setitem(products.SIZES, "cpu", (16, 64))
+    assert places() == whole and len(whole) > 100
+
+
+def test_top_n_over_shards_equals_sorting_everything(monkeypatch):
+    gen, und = clustered(40, 24, 2), clustered(120, 24, 3)
+    monkeypatch.setitem(products.SIZES, "cpu", (16, 1 << 22))
+    truth = np.round(gen.astype(np.float64) @ und.astype(np.float64).T, 7)
+    for neighbours in (1, 5, 20):
+        edges = candidates(gen, und, neighbours, 0.2)
+        for g in range(len(gen)):
+            ranked = sorted(range(len(und)), key=lambda u: (-truth[g, u], u))[:neighbours]
+            assert edges.u_E[edges.g_E == g].tolist() == [u for u in ranked if truth[g, u] >= 0.2]
+
+
+@pytest.mark.parametrize("neighbours", [0, 4])
+def test_the_graph_does_not_depend_on_the_precision(monkeypatch, neighbours):
+    gen, und = clustered(400, 64, 4), clustered(300, 64, 5)
+    graphs = []
+    for precision in PRECISIONS:
+        monkeypatch.setattr("pairuni.data.products.fastest", lambda precision=precision: precision)
+        graphs.append(candidates(gen, und, neighbours, 0.6))
+    assert all(np.array_equal(vars(graphs[0])[name], vars(graphs[1])[name]) for name in vars(graphs[0]))
+    assert len(graphs[0].g_E) > 500
+
+
+def test_clusters_do_not_depend_on_the_precision(monkeypatch):
+    features = clustered(900, 48, 6)
+    found = []
+    for precision in PRECISIONS:
+        monkeypatch.setitem(products.SIZES, "cpu", (25 if found else 4096, 1 << 22))  # nor on shards
+        monkeypatch.setattr("pairuni.data.cluster.fastest", lambda precision=precision: precision)
+        found.append(cluster(features, 60, 0, "lloyd", "medoid"))
+    assert np.array_equal(found[0].assignment_N, found[1].assignment_N)
+    assert np.array_equal(found[0].selected, found[1].selected)
+
+
+def test_exact_products_do_not_depend_on_their_neighbours(monkeypatch):
+    left, right = clustered(50, 333, 7), clustered(60, 333, 8)
+    row, column = (part.ravel() for part in np.indices((50, 60)))
+    whole = exact(left, right, row, column)
+    monkeypatch.setattr(products, "_GATHER", 1000)
+    assert np.array_equal(exact(left, right, row[::-1], column[::-1])[::-1], whole)
+    assert np.allclose(whole, (left.astype(np.float64) @ right.astype(np.float64).T).ravel(), atol=1e-12)
+
+
+def test_memory_mapped_rows_are_read_without_a_warning(tmp_path, recwarn):
+    rows = clustered(20, 16, 9)
+    rows.tofile(tmp_path / "rows.f32")
+    mapped = np.memmap(tmp_path / "rows.f32", np.float32, "r", shape=rows.shape)
+    assert np.array_equal(candidates(mapped, mapped, 1, 0.6).u_E, np.arange(20)) and not len(recwarn)
+
+
+def test_a_precision_is_chosen():
+    assert fastest() in PRECISIONS
+
+
+THREADS = """
+import hashlib, sys, numpy as np
+from pairuni.data.cluster import cluster
+from pairuni.data.match import match
+rng = np.random.default_rng(0)
+rows = (rng.normal(size=(90, 256))[rng.integers(90, size=3000)] + 1.2 * rng.normal(size=(3000, 256))).astype(np.float32)
+found = cluster(rows, 150, 0, "lloyd", "medoid")
+g, u, s = match(rows[:1600], rows[1600:], 0, 0.5, "paper_order")
+assert len(g) > 100 and found.passes > 3
+parts = (found.assignment_N, found.selected, g, u, s)
+print(hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest())
+"""
+
+
+def test_threads_do_not_change_the_result():
+    prints = []
+    for threads in ("1", "2", "3"):
+        names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+        environment = os.environ | dict.fromkeys(names, threads) | {"OMP_WAIT_POLICY": "PASSIVE"}
+        done = subprocess.run(
+            [sys.executable, "-c", THREADS], env=environment, capture_output=True, text=True, check=True
+        )
+        prints.append(done.stdout.strip())
+    assert len(prints[0]) == 64 and len(set(prints)) == 1
