@@ -291,13 +291,16 @@ CASES = {
     ),
     "demo with a negative seed": (lambda w: ["demo", "--output", str(w / "x"), "--seed", "-1"], ["seed", "negative"]),
     "pretrain in a file": (lambda w: ["pretrain", "--output", str(w / "file" / "x")], ["is a file"]),
-    "pair: missing image": (
-        lambda w: pair_up(w, {**QUADRUPLE, "id": "y", "image_path": "b.png"}),
-        ["q.jsonl:2", "image_path", "b.png"],
+    "pair: images elsewhere": (
+        lambda w: pair_up(w, {**QUADRUPLE, "id": "y"}, "--image_root", str(w / "elsewhere")),
+        ["q.jsonl:1", "image_path", "no such image"],
     ),
-    "pair: broken image": (
-        lambda w: pair_up(w, {**QUADRUPLE, "id": "y", "image_path": "cut.png"}),
-        ["q.jsonl:2", "image_path", "cut.png"],
+    "pair: broken images alone": (
+        lambda w: [
+            *("pair", "--quadruples", quadruples(w, {**QUADRUPLE, "image_path": "cut.png"})),
+            *("--output", str(w / "out"), "--extractor", "colour_hog"),
+        ],
+        ["q.jsonl:1", "image_path", "cut.png"],
     ),
     "pair in a file": (lambda w: pair_up(w, QUADRUPLE, "--output", str(w / "file" / "x")), ["is a file"]),
     "weights without a config": (

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pairuni.config import PairConfig
+from pairuni.data.cleaning import UNREADABLE
 from pairuni.data.cluster import medoids
 from pairuni.data.pairing import ALONE, CUT, TAKEN, build_pairs, run_pair
 from pairuni.errors import InputError
-from pairuni.records import Quadruple, Side, read_pairs
+from pairuni.records import Quadruple, Side, read_pairs, read_quadruples
 
 U, G = Side.UNDERSTANDING, Side.GENERATION
 
@@ -187,7 +188,7 @@ def test_photographs(coco, paired):
     assert summary["extractor"].startswith("colour_hog") and summary["options"]["similarity_floor"] == 0.6
     assert 0.6 <= summary["similarity"]["0"] <= summary["similarity"]["1"] <= 1
     assert summary["random_pair_cosine"]["0.95"] < 0.6
-    assert {"hashes", "features", "pairing"} <= set(summary["seconds"]) and summary["peak_rss_mb"] > 10
+    assert {"features", "pairing"} <= set(summary["seconds"]) and summary["peak_rss_mb"] > 10
     assert any("image_root" in notice for notice in summary["notices"])
 
 
@@ -225,15 +226,42 @@ def test_clusters_are_capped_with_a_notice(tmp_path):
 
 
 @pytest.mark.parametrize("content", [None, b"", b"text"])
-def test_a_broken_image_names_image_and_line(tmp_path, content):
+def test_a_broken_image_is_left_out_and_counted(tmp_path, content):
     path = small_set(tmp_path)
+    whole = run_pair(config_for(tmp_path, tmp_path / "whole", clusters=1))
     (tmp_path / "4.png").unlink()
     if content is not None:
         (tmp_path / "4.png").write_bytes(content)
+    summary = run_pair(config_for(tmp_path, tmp_path / "out", clusters=1))
+    assert summary["counts"]["removed"] == whole["counts"]["removed"] | {UNREADABLE: 1}
+    assert summary["counts"]["inputs"] == whole["counts"]["inputs"] == 6
+    removed = [json.loads(line) for line in (tmp_path / "out" / "removed.jsonl").read_text().splitlines()]
+    quadruples = read_quadruples(path)
+    assert [(row["id"], row["reason"]) for row in removed] == [(quadruples[4].id, UNREADABLE)]
+    assert "similarity" not in removed[0] and removed[0]["of"]
+    assert any(note.startswith("1 quadruples are left out") for note in summary["notices"])
+    pairs = (tmp_path / "out" / "pairs.jsonl").read_text()
+    unmatched = (tmp_path / "out" / "unmatched.jsonl").read_text()
+    used = {row["id"] for line in pairs.splitlines() for row in halves(json.loads(line))}
+    assert used | {json.loads(line)["id"] for line in unmatched.splitlines()} == {q.id for q in quadruples} - {
+        quadruples[4].id
+    }
+
+
+def halves(pair: dict) -> tuple[dict, dict]:
+    return pair["generate_ann"], pair["understand_ann"]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"text"])
+def test_where_no_image_can_be_read_the_first_and_its_line_are_named(tmp_path, content):
+    path = small_set(tmp_path)
+    for image in tmp_path.glob("*.png"):
+        image.unlink()
+        if content is not None:
+            image.write_bytes(content)
     with pytest.raises(InputError) as caught:
         run_pair(config_for(tmp_path, tmp_path / "out"))
-    assert (caught.value.file, caught.value.line) == (path, 9)  # with blank lines between
-    assert str(tmp_path / "4.png") in str(caught.value)
+    assert (caught.value.file, caught.value.line) == (path, 1) and str(tmp_path / "0.png") in str(caught.value)
     assert not (tmp_path / "out" / "pairs.jsonl").exists() and not (tmp_path / "out" / "pairing.json").exists()
 
 

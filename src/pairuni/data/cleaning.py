@@ -17,12 +17,14 @@ from pairuni.data.dedup import (
     near_references,
     read_references,
 )
-from pairuni.data.features import Extractor, extract, hash_images
+from pairuni.data.features import Extractor, Images, extract, hash_images
 from pairuni.records import Quadruple
 
+UNREADABLE = "image cannot be read"
+UNREADABLE = "image cannot be read"
 COPY, NEAR_HASH, NEAR_FEATURES = "copy of an image", "near copy by hash", "near copy by features"
 REFERENCE_IMAGE, REFERENCE_TEXT = "image of a reference set", "text of a reference set"
-REASONS = (COPY, NEAR_HASH, NEAR_FEATURES, REFERENCE_IMAGE, REFERENCE_TEXT)
+REASONS = (UNREADABLE, COPY, NEAR_HASH, NEAR_FEATURES, REFERENCE_IMAGE, REFERENCE_TEXT)
 
 
 @dataclass(frozen=True)
@@ -33,21 +35,12 @@ class Removal:
     reason: str
     """One of REASONS."""
     of: str
-    """The id of what it copies, the reference image's path, or the words that are shared."""
-    similarity: float = 1.0
+    """The id of what it copies, the path of a reference image, the words that are shared, or what is wrong with it."""
+    similarity: float | None = 1.0
 
     def to_json(self, quadruple: Quadruple) -> dict[str, Any]:
-        why = {"reason": self.reason, "of": self.of, "similarity": round(self.similarity, 6)}
-        return {**quadruple.to_json(), **why}
-
-
-@dataclass(frozen=True)
-class Images:
-    """Images with what is known of them, row by row."""
-
-    paths: Sequence[Path]
-    hashes: Sequence[str]
-    features_ND: np.ndarray
+        near = {} if self.similarity is None else {"similarity": round(self.similarity, 6)}
+        return {**quadruple.to_json(), "reason": self.reason, "of": self.of, **near}
 
 
 def clean(
@@ -75,7 +68,7 @@ def clean(
     references = read_references(config.references)
     batch, bits_ND = config.feature_batch, np.empty((0, 1))
     if config.dedup == "near" or references.images:
-        bits_ND = extract(images.paths, PerceptualHash(), batch, cache, images.hashes)
+        bits_ND = extract(images.paths, PerceptualHash(), batch, cache, hashes=images.hashes)
     floor = cosine_of_bits(config.dedup_bits)
     if config.dedup == "near":
         remove(near_copies(bits_ND, floor, kept()), NEAR_HASH, ids)
@@ -86,7 +79,7 @@ def clean(
             (PerceptualHash(), bits_ND, floor),
             (extractor, images.features_ND, config.dedup_cosine),
         ):
-            others_RD = extract(references.images, probe, batch, cache, hashes)
+            others_RD = extract(references.images, probe, batch, cache, hashes=hashes)
             remove(near_references(rows_ND, others_RD, least, kept()), REFERENCE_IMAGE, names)
     _remove_texts(quadruples, references, config.reference_words, removals)
     return [removals[n] for n in sorted(removals)]

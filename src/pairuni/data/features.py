@@ -8,6 +8,7 @@ here or on Ray (ray_engine.py), is an `Engine`.
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
@@ -52,11 +53,13 @@ class Extractor(Protocol):
 class Engine(Protocol):
     """Computes the features that a store lacks."""
 
-    def __call__(self, path_of: Mapping[str, Path], extractor: Extractor, batch: int, store: FeatureStore) -> None:
+    def __call__(
+        self, path_of: Mapping[str, Path], extractor: Extractor, batch: int, store: FeatureStore
+    ) -> dict[str, InputError]:
         """Adds the rows of all images of `path_of` (key -> path) to the store, in its order.
 
-        Raises:
-            InputError: an image is missing or broken. Rows of other images may be in the store by then.
+        Returns:
+            By key, why an image could not be read.
         """
         ...
 
@@ -78,16 +81,37 @@ def make_extractor(place: str, weights: str) -> Extractor:
     return make(weights) if weights else make()
 
 
-def hash_images(paths: Sequence[Path]) -> list[str]:
-    """SHA-256 of each file. Raises InputError naming a file that cannot be read."""
+@dataclass(frozen=True)
+class Images:
+    """Images with what is known of them, row by row."""
+
+    paths: Sequence[Path]
+    hashes: Sequence[str]
+    """SHA-256 of each file."""
+    features_ND: np.ndarray
+    """float32, L2-normalised."""
+
+
+def hash_images(paths: Sequence[Path], broken: dict[int, InputError] | None = None) -> list[str]:
+    """SHA-256 of each file.
+
+    Args:
+        broken: where given, files that cannot be read are put here by their index, and have "".
+
+    Raises:
+        InputError: a file cannot be read, and `broken` is None.
+    """
     hashes = []
-    for path in tqdm(paths, desc="hashes", unit="image"):
+    for n, path in enumerate(tqdm(paths, desc="hashes", unit="image")):
         try:
             hashes.append(file_hash(path))
-        except FileNotFoundError:
-            raise InputError("no such image", file=path) from None
         except OSError as err:
-            raise InputError(f"cannot be read ({err.strerror})", file=path) from None
+            absent = isinstance(err, FileNotFoundError)
+            error = InputError("no such image" if absent else f"cannot be read ({err.strerror})", file=path)
+            if broken is None:
+                raise error from None
+            broken[n] = error
+            hashes.append("")
     return hashes
 
 
@@ -96,24 +120,19 @@ def feature_rows(
     extractor: Extractor,
     batch: int,
     decoders: int,
-    failed: dict[str, InputError] | None = None,
+    failed: dict[str, InputError],
 ) -> Iterator[tuple[list[str], np.ndarray]]:
     """(keys, L2-normalised float32 [n, D]) of at most `batch` images at a time, in the order of `path_of`.
 
     Args:
         decoders: threads that read and decode ahead.
-        failed: where given, images that cannot be read are passed over and put here.
-
-    Raises:
-        InputError: an image is missing or broken, and `failed` is None. Batches before its own have come by then.
+        failed: images that cannot be read are passed over and put here.
     """
 
     def load(key: str) -> np.ndarray | None:
         try:
             return load_image(path_of[key])
         except InputError as err:
-            if failed is None:
-                raise
             failed[key] = err
             return None
 
@@ -123,12 +142,51 @@ def feature_rows(
         yield list(keys), normalise(extractor.features(images))
 
 
-def compute_here(path_of: Mapping[str, Path], extractor: Extractor, batch: int, store: FeatureStore) -> None:
+def compute_here(
+    path_of: Mapping[str, Path], extractor: Extractor, batch: int, store: FeatureStore
+) -> dict[str, InputError]:
     """The engine of one process, which stores each batch as it comes. See Engine."""
-    with tqdm(total=len(path_of), desc=extractor.identity, unit="image") as bar:
-        for keys, rows_ND in feature_rows(path_of, extractor, batch, DECODERS):
+    failed: dict[str, InputError] = {}
+    with tqdm(total=len(path_of), desc=extractor.identity, unit="image", disable=not path_of) as bar:
+        for keys, rows_ND in feature_rows(path_of, extractor, batch, DECODERS, failed):
             store.add(keys, rows_ND)
             bar.update(len(keys))
+    return failed
+
+
+def read_images(
+    paths: Sequence[Path],
+    extractor: Extractor,
+    batch: int,
+    cache: Path | None = None,
+    engine: Engine = compute_here,
+    hashes: Sequence[str] | None = None,
+) -> tuple[Images, dict[int, InputError]]:
+    """What can be read of the images, in order, and by its index in `paths` why the rest cannot.
+
+    Args:
+        batch: images per call of the extractor. Does not change the result.
+        cache: folder of features by image content; made where it is missing, shared by extractors.
+        engine: what computes the rows that the cache lacks.
+        hashes: `hash_images(paths)`, where it is known already.
+
+    Raises:
+        InputError: none of the images can be read (the error of the first), or the cache is broken.
+        ValueError: no paths, or batch < 1.
+    """
+    if not paths or batch < 1:
+        raise ValueError(f"needs images and a positive batch, not {len(paths)} images and batch {batch}")
+    broken: dict[int, InputError] = {}
+    hashes = hash_images(paths, broken) if hashes is None else hashes
+    with FeatureStore(None if cache is None else cache / extractor.identity) as store:
+        wanted = {key: path for key, path in zip(hashes, paths, strict=True) if key and key not in store}
+        failed = engine(wanted, extractor, batch, store)
+        broken |= {n: InputError(failed[k].message, file=paths[n]) for n, k in enumerate(hashes) if k in failed}
+        rows = [n for n in range(len(paths)) if n not in broken]
+        if not rows:
+            raise broken[0]
+        good = [hashes[n] for n in rows]
+        return Images([paths[n] for n in rows], good, store.rows(good)), broken
 
 
 def extract(
@@ -136,26 +194,16 @@ def extract(
     extractor: Extractor,
     batch: int,
     cache: Path | None = None,
-    hashes: Sequence[str] | None = None,
     engine: Engine = compute_here,
+    hashes: Sequence[str] | None = None,
 ) -> np.ndarray:
-    """L2-normalised float32 features [N, D] of the images, in order.
-
-    Args:
-        batch: images per call of the extractor. Does not change the result.
-        cache: folder of features by image content; made where it is missing, shared by extractors.
-        hashes: `hash_images(paths)`, where it is known already.
-        engine: what computes the rows that the cache lacks.
+    """L2-normalised float32 features [N, D] of the images, in order; as `read_images`, all of which must be good.
 
     Raises:
         InputError: an image is missing or broken, or the cache is.
         ValueError: no paths, or batch < 1.
     """
-    if not paths or batch < 1:
-        raise ValueError(f"needs images and a positive batch, not {len(paths)} images and batch {batch}")
-    hashes = hash_images(paths) if hashes is None else hashes
-    with FeatureStore(None if cache is None else cache / extractor.identity) as store:
-        engine(
-            {key: path for key, path in zip(hashes, paths, strict=True) if key not in store}, extractor, batch, store
-        )
-        return store.rows(hashes)
+    images, broken = read_images(paths, extractor, batch, cache, engine, hashes)
+    if broken:
+        raise broken[min(broken)]
+    return images.features_ND

@@ -13,7 +13,7 @@ import resource
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
@@ -23,9 +23,9 @@ import numpy as np
 
 from pairuni.config import PairConfig
 from pairuni.data.approximate import approximate_candidates, recall
-from pairuni.data.cleaning import COPY, REASONS, Images, Removal, clean
+from pairuni.data.cleaning import COPY, REASONS, UNREADABLE, Removal, clean
 from pairuni.data.cluster import cluster
-from pairuni.data.features import extract, hash_images, load_extractor
+from pairuni.data.features import load_extractor, read_images
 from pairuni.data.match import Edges, candidates, choose, normalise
 from pairuni.data.ray_engine import choose_engine
 from pairuni.errors import InputError
@@ -173,11 +173,12 @@ def _cut(
 def run_pair(config: PairConfig) -> dict[str, Any]:
     """The `pair` stage: writes pairs.jsonl and pairing.json to `config.output` and returns what pairing.json holds.
 
-    The same inputs and seed give a byte-identical pairs.jsonl. A killed run leaves no half-written file and finds the
-    features it had computed. Image paths in pairs.jsonl stay relative to the image root.
+    Quadruples whose image cannot be read are left out and counted. The same inputs and seed give a byte-identical
+    pairs.jsonl. A killed run leaves no half-written file and finds the features it had computed. Image paths in
+    pairs.jsonl stay relative to the image root.
 
     Raises:
-        InputError: a line of the quadruples is wrong, an image is missing or broken (naming image and line), or the
+        InputError: a line of the quadruples is wrong, no image can be read (naming the first and its line), or the
             weights of the extractor cannot be loaded.
     """
     source, output = Path(config.quadruples), Path(config.output)
@@ -190,18 +191,17 @@ def run_pair(config: PairConfig) -> dict[str, Any]:
     clock.lap("load_extractor")
     cache = output / "features"
     try:
-        hashes = hash_images(paths)
-        clock.lap("hashes")
-        features_ND = extract(paths, extractor, config.feature_batch, cache, hashes, engine)
+        images, broken = read_images(paths, extractor, config.feature_batch, cache, engine)
         clock.lap("features")
-        removals = clean(quadruples, Images(paths, hashes, features_ND), config, extractor, cache)
+        rows = np.setdiff1d(np.arange(len(paths)), list(broken))
+        removals = clean([quadruples[n] for n in rows], images, config, extractor, cache)
         clock.lap("clean")
     except InputError as err:
         raise _with_line(err, source, paths) from None
-    left = np.setdiff1d(np.arange(len(quadruples)), [r.index for r in removals])
-    if not len(left):
-        raise InputError("nothing is left: every quadruple is in a reference set", file=source)
-    pairing = build_pairs([quadruples[i] for i in left], features_ND[left], config)
+    pairing = _paired([quadruples[n] for n in rows], images.features_ND, removals, config)
+    removals = [replace(r, index=int(rows[r.index])) for r in removals]
+    removals += [Removal(n, UNREADABLE, err.message, None) for n, err in broken.items()]
+    removals.sort(key=lambda r: r.index)
     clock.lap("pairing")
     write_jsonl(output / "pairs.jsonl", (p.to_json() for p in pairing.pairs))
     write_jsonl(output / "removed.jsonl", (r.to_json(quadruples[r.index]) for r in removals))
@@ -210,14 +210,17 @@ def run_pair(config: PairConfig) -> dict[str, Any]:
     summary = {
         "options": asdict(config),
         "extractor": extractor.identity,
-        "input_hashes": {"quadruples": file_hash(source), "images": sha256(" ".join(hashes).encode()).hexdigest()},
+        "input_hashes": {
+            "quadruples": file_hash(source),
+            "images": sha256(" ".join(images.hashes).encode()).hexdigest(),
+        },
         "pairs_hash": file_hash(output / "pairs.jsonl"),
-        "counts": asdict(pairing.counts) | _removed(quadruples, hashes, removals),
+        "counts": asdict(pairing.counts) | _removed(quadruples, rows, images.hashes, removals),
         "kmeans": pairing.kmeans,
         "graph": pairing.graph,
         "similarity": _quantiles([p.similarity for p in pairing.pairs if p.kind == "retrieved"]),
-        "random_pair_cosine": _quantiles(_random_cosines(features_ND, hashes, config.seed)),
-        "notices": _notices(config, pairing.counts, output, root),
+        "random_pair_cosine": _quantiles(_random_cosines(images.features_ND, images.hashes, config.seed)),
+        "notices": _notices(config, pairing.counts, len(broken), output, root),
         "seconds": clock.seconds,
         "peak_rss_mb": _peak_rss_mb(),
         "generation_order": pairing.generation_order,
@@ -226,9 +229,27 @@ def run_pair(config: PairConfig) -> dict[str, Any]:
     return summary
 
 
-def _removed(quadruples: Sequence[Quadruple], hashes: Sequence[str], removals: Sequence[Removal]) -> dict[str, Any]:
-    """Counts of what never reached Algorithm 1."""
-    _, across = _first_of_each(quadruples, hashes)
+def _paired(
+    quadruples: Sequence[Quadruple], features_ND: np.ndarray, removals: Sequence[Removal], config: PairConfig
+) -> Pairing:
+    """Algorithm 1 without what was removed. Raises InputError where nothing is left."""
+    left = np.setdiff1d(np.arange(len(quadruples)), [r.index for r in removals])
+    if not len(left):
+        raise InputError("nothing is left: every quadruple is in a reference set", file=config.quadruples)
+    if len(left) < len(quadruples):  # else no copy: they may be many
+        features_ND = features_ND[left]
+    return build_pairs([quadruples[n] for n in left], features_ND, config)
+
+
+def _hash(text: str) -> str:
+    return sha256(text.encode()).hexdigest()
+
+
+def _removed(
+    quadruples: Sequence[Quadruple], rows: np.ndarray, hashes: Sequence[str], removals: Sequence[Removal]
+) -> dict[str, Any]:
+    """Counts of what never reached Algorithm 1. `rows` are those with a readable image, whose `hashes` these are."""
+    _, across = _first_of_each([quadruples[n] for n in rows], hashes)
     counted = Counter(r.reason for r in removals)
     duplicates = {"duplicates": counted[COPY], "duplicates_across_sides": across}
     return {"inputs": len(quadruples), **duplicates, "removed": {reason: counted[reason] for reason in REASONS}}
@@ -269,8 +290,10 @@ def _random_cosines(features_ND: np.ndarray, hashes: Sequence[str], seed: int) -
     return np.einsum("nd,nd->n", features_ND[i[different]], features_ND[j[different]])
 
 
-def _notices(config: PairConfig, counts: Counts, output: Path, root: Path) -> list[str]:
+def _notices(config: PairConfig, counts: Counts, broken: int, output: Path, root: Path) -> list[str]:
     notices = []
+    if broken:
+        notices.append(f"{broken} quadruples are left out because their image cannot be read: removed.jsonl names them")
     if counts.clusters < config.clusters:
         notices.append(f"clusters capped at half the images: {counts.clusters} instead of {config.clusters}")
     if not counts.retrieved and not counts.cut:

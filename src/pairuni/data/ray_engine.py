@@ -61,8 +61,7 @@ def choose_engine(config: PairConfig) -> Engine:
 class RayEngine:
     """An `Engine`; the store must have a folder.
 
-    An image that cannot be read ends the run after the rows of all others are stored. Of several such images the first
-    of the input is named, as by the engine of one process.
+    Images that cannot be read are told of in the words of this process, as by the engine of one process.
     """
 
     place: str
@@ -71,7 +70,10 @@ class RayEngine:
     address: str = ""
     """Of a cluster; empty: a Ray that is started for this run on this machine."""
 
-    def __call__(self, path_of: Mapping[str, Path], extractor: Extractor, batch: int, store: FeatureStore) -> None:
+    def __call__(
+        self, path_of: Mapping[str, Path], extractor: Extractor, batch: int, store: FeatureStore
+    ) -> dict[str, InputError]:
+        """Raises InputError: no cluster answers, or its workers have other weights or other files than this process."""
         assert store.folder is not None
         work = store.folder.resolve() / "ray"
         failed: dict[str, InputError] = {}
@@ -82,16 +84,13 @@ class RayEngine:
                 self._run(ray, work, extractor.identity, batch, len(path_of))
             failed = _fold(work, list(path_of), store)
         shutil.rmtree(work, ignore_errors=True)
-        for key, path in path_of.items():
-            if key in failed:
-                if failed[key].field is None:
-                    load_image(path)  # in the words of this process, unless only the worker could not read it
-                raise InputError(f"on a worker: {failed[key].message}", field=failed[key].field)
-        missing = sum(key not in store for key in path_of)
+        unreadable = {key: _told_here(path, failed[key]) for key, path in path_of.items() if key in failed}
+        missing = sum(key not in store for key in path_of.keys() - failed.keys())
         if missing and self.address:
             message = f"{missing} images have no row: do all machines of the cluster see {work.parent}?"
             raise InputError(message, field="ray_address")
         assert not missing, f"Ray lost the rows of {missing} images"
+        return unreadable
 
     def _run(self, ray: Any, work: Path, identity: str, batch: int, images: int) -> None:
         """plan/ -> shards/ and done/, all but what is done already."""
@@ -118,6 +117,16 @@ class RayEngine:
         )
         with _progress(work / "done", identity, images):
             data.write_parquet("shards", filesystem=here)
+
+
+def _told_here(path: Path, failure: InputError) -> InputError:
+    """What this process says of an image that a worker could not read. Raises InputError where only a worker fails."""
+    if failure.field is None:
+        try:
+            load_image(path)
+        except InputError as err:
+            return err
+    raise InputError(f"on a worker: {failure.message}", field=failure.field)
 
 
 @dataclass(frozen=True)
