@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from statistics import median
 
 import pytest
 from test_loop import fingerprint
@@ -12,8 +13,9 @@ from test_loop import fingerprint
 from pairuni.runs import RunDir
 
 SCRIPT = Path(__file__).with_name("train_world.py")
-STEPS, KILLS, FURTHER = 24, 5, 4
-"""Steps of the run, kills, and the most steps that a killed process may get ahead of its start: 5 x 4 is below 24."""
+STEPS, KILLS, FURTHER = 60, 5, 4
+"""Steps of the run, kills, and the most steps that a killed process is let ahead of its start. 5 x 4 is far below 60: on a
+busy machine this process may sleep through a few more steps of the other."""
 
 
 @pytest.mark.slow
@@ -26,7 +28,7 @@ def test_killed_five_times_ends_like_a_run_that_was_not(
 
     assert start("straight").wait() == 0
     straight, killed = (RunDir(tmp_path / name) for name in ("straight", "killed"))
-    step_seconds = max(row["seconds/total"] for row in straight.read_metrics()[1:])
+    step_seconds = median(row["seconds/total"] for row in straight.read_metrics())
     rng = random.Random(0)
     reached = []
     for _ in range(KILLS):
