@@ -10,6 +10,7 @@ import json
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from http.server import ThreadingHTTPServer
 from typing import Any
 
@@ -24,13 +25,20 @@ FAILURES = (*TRANSPORT, *REPLIES)
 
 
 class Endpoint(ThreadingHTTPServer):
-    """`fail`: share of calls that fail, each way equally often."""
+    """`fail`: share of calls that fail, each way equally often. `say`: the reply to a request, not the scripted one."""
 
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, fail: float = 0.0, ways: tuple[str, ...] = FAILURES, time_out: float = 1.0) -> None:
+    def __init__(
+        self,
+        fail: float = 0.0,
+        ways: tuple[str, ...] = FAILURES,
+        time_out: float = 1.0,
+        say: Callable[[dict[str, Any]], str] | None = None,
+    ) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
+        self.say = say
         self.fail, self.ways, self.time_out = fail, ways, time_out
         self.lock = threading.Lock()
         self.came: Counter[str] = Counter()
@@ -87,7 +95,9 @@ class _Handler(scripted_endpoint.Handler):
         if way in TRANSPORT:
             self._fail(way)
             return
-        text = '{"caption": "it stops he' if way == "malformed" else json.dumps(_reply(request, way == "contradiction"))
+        text = server.say(request) if server.say else json.dumps(_reply(request, way == "contradiction"))
+        if way == "malformed":
+            text = '{"caption": "it stops he'
         body = completion(text)
         with server.lock:
             server.paid[key] = body

@@ -15,7 +15,7 @@ from pairuni.config import PairConfig, TrainConfig
 from pairuni.data.mixing import UNWEIGHTED
 from pairuni.policies import load_policy
 from pairuni.records import Side
-from pairuni.rewards import load_reward
+from pairuni.rewards import side_reward
 from pairuni.train.optim import Optimizer
 
 ROOT = Path(__file__).parents[1] / "configs"
@@ -54,7 +54,7 @@ def test_loads_and_checks(
     config = next(parse_config(cls, ["--config", str(file)], stage) for cls, stage in stages)
     if isinstance(config, TrainConfig):
         for side in Side:
-            assert load_reward(vars(config.rewards)[side], side).name == vars(config.rewards)[side]
+            assert side_reward(config.rewards, side).name == vars(config.rewards)[side]
         if file.parent.name == "shapes" and file.stem not in ("demo", "full"):
             assert config.pairing.mode == file.stem
             assert {"random_pairs", "unpaired", "vanilla"} == UNWEIGHTED
@@ -72,6 +72,7 @@ def test_paper_configs(file: Path) -> None:
     config = parse_config(TrainConfig, ["--config", str(file)], "train")
     assert config.optim.lr == 1e-6 and config.kl_beta == 0 and config.data.batch == 16 and config.steps == 1200
     assert config.rollout.rollouts == (8 if file.stem.endswith("1b") else 4)
+    assert (config.rewards.understanding, config.rewards.generation) == ("choice", "hps")
     assert config.rollout.guidance == 5 and config.rollout.temperature == 1 and config.weighting == "sqrt"
     assert config.model.path.lower().endswith(file.stem.replace("_", "-"))
     pairing = parse_config(PairConfig, ["--config", str(ROOT / "paper" / "pair.yaml")], "pair")

@@ -8,6 +8,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from pairuni.config import (
     ModelConfig,
     PairConfig,
     PretrainConfig,
+    RewardOptions,
     RolloutConfig,
     SampleConfig,
     ShapesConfig,
@@ -287,7 +289,8 @@ def test_the_reward_examples_score(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_the_built_in_rewards_are_listed() -> None:
-    assert set(keys("own-reward.md", "Built-in rewards")) == set(REWARDS)
+    assert set(keys("rewards.md", "Built-in rewards")) == set(REWARDS)
+    assert set(keys("rewards.md", "Options")) == {option.name for option in fields(RewardOptions)}
 
 
 # ---- keys of files ----------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ RANKS = [
     ["errors"],
     ["files"],
     ["records", "config", "runs"],
-    ["llm", "dist", "shapes"],
+    ["llm", "dist", "preparation", "shapes"],
     ["data", "policies", "rewards", "algo"],
     ["train", "eval"],
     ["pretrain", "analysis", "report", "export"],

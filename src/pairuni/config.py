@@ -331,13 +331,49 @@ class OptimConfig:
 
 
 @dataclass(frozen=True)
+class RewardOptions:
+    """Options of one reward. Which reward takes which is in docs/rewards.md; one that it does not take is an error."""
+
+    weights: str | None = None
+    """Rewards with a model: hub id, local folder or file (default: the published weights)."""
+    tokenizer: str | None = None
+    """Rewards with a CLIP: hub id or local folder of its tokenizer (default: the published one)."""
+    device: str | None = None
+    """Rewards with a model: auto (the default: the process' GPU where there is one), cpu, cuda, cuda:1, ..."""
+    batch: int | None = None
+    """Items per forward pass, or per request (default: 32)."""
+    url: str | None = None
+    """http: address of the server."""
+    timeout: float | None = None
+    """http: seconds that one try may take (default: 60)."""
+    retries: int | None = None
+    """http: tries after the first, on server errors, time-outs and cut connections (default: 3)."""
+
+    def check(self, field_name: str) -> None:
+        """Raises InputError, which names the options as fields of `field_name`."""
+        for name in ("batch", "timeout"):
+            value = vars(self)[name]
+            _check(value is None or value > 0, f"{field_name}.{name}", f"must be positive, not {value}")
+        negative = self.retries is not None and self.retries < 0
+        _check(not negative, f"{field_name}.retries", f"must not be negative, not {self.retries}")
+
+
+@dataclass(frozen=True)
 class RewardConfig:
     """One reward per side: a name of pairuni.rewards.REWARDS or a dotted path `module:function` of the user's own."""
 
     understanding: str = "choice"
     """choice: 1 for the right option letter or word, else 0."""
     generation: str = "shapes"
-    """shapes: how much of the caption the Shapes detector finds in the image; colourfulness; brightness; ..."""
+    """shapes: how much of the caption the Shapes detector finds in the image; hps: HPSv2.1; colourfulness; ..."""
+    options: dict[str, RewardOptions] = field(default_factory=dict)
+    """Options of the rewards above, by their names: {"hps": {"weights": "models/HPS_v2.1_compressed.pt"}}."""
+
+    def __post_init__(self) -> None:
+        unused = sorted(self.options.keys() - {self.understanding, self.generation})
+        _check(not unused, "rewards.options", f"has options of {', '.join(unused)}, which no side uses")
+        for name, options in self.options.items():
+            options.check(f"rewards.options.{name}")
 
 
 @dataclass(frozen=True)
@@ -358,6 +394,28 @@ class EvalConfig:
     """Items per call of the sampler."""
     seed: int = 0
     """Of the sampled benchmarks."""
+    protocol: Literal["official", "lmms_eval", "vlmevalkit"] = "official"
+    """Whose rules pope, mme and mmstar build prompts and read answers by: the benchmark's authors', or those of one of
+    the two libraries that published numbers come from."""
+    wise: Literal["legacy", "verified"] = "legacy"
+    """Prompts, judge's scale and weights of WISE: of the paper, or of 2026."""
+    images_per_prompt: int = 0
+    """Images per prompt of geneval and wise (0: their own numbers, 4 and 1)."""
+    data: dict[str, str] = field(default_factory=dict)
+    """Where a benchmark's items are, by its name: a folder or file in its authors' layout, or a hub id (default: its
+    usual hub id, where there is one)."""
+    images: dict[str, str] = field(default_factory=dict)
+    """Folder of the images of a benchmark whose items name files."""
+    missing_images: Literal["error", "skip"] = "error"
+    """Items whose image is not there: an error, or left out of the score, which then says of how many items it is."""
+    detections: str = ""
+    """geneval: results.jsonl of the authors' evaluator on the kept images (default: the detector decides)."""
+    detector: str = "facebook/mask2former-swin-small-coco-instance"
+    """geneval: hub id or local folder of a Mask2Former with COCO's classes. Not the authors' weights: approximate."""
+    colours: str = "openai/clip-vit-large-patch14"
+    """geneval: hub id or local folder of the CLIP model that names colours."""
+    judge: LlmConfig = field(default_factory=LlmConfig)
+    """wise: the endpoint whose model scores images."""
     group: ClassVar[str] = "eval."
     """What stands before the fields in a file and on the command line."""
 
@@ -367,6 +425,8 @@ class EvalConfig:
         _check(self.guidance >= 1, f"{self.group}guidance", f"must be at least 1 (off), not {self.guidance}")
         _check(self.batch > 0, f"{self.group}batch", f"must be positive, not {self.batch}")
         _check(bool(self.names), f"{self.group}benchmarks", "names no benchmark")
+        per_prompt = self.images_per_prompt
+        _check(per_prompt >= 0, f"{self.group}images_per_prompt", f"must not be negative, not {per_prompt}")
         _check_seed(self.seed, f"{self.group}seed")
 
     @property
@@ -387,12 +447,15 @@ class LogConfig:
     """Older checkpoints are deleted (0: keep all)."""
     eval_every: int = 0
     """Steps between evaluations inside training; the last step is always evaluated (0: none)."""
+    best: str = ""
+    """Benchmark of `eval.benchmarks` by which the best checkpoint is kept beside the latest ones and named in
+    checkpoints/best; every evaluated step that is the best so far is then saved."""
     gradient_cosine_every: int = 0
     """Steps between measurements of the cosine between the understanding and the generation loss' gradients (0: never).
     Needs memory for two more gradients."""
 
     def __post_init__(self) -> None:
-        for name in vars(self):
+        for name in vars(self).keys() - {"best"}:
             _check(vars(self)[name] >= 0, f"log.{name}", f"must not be negative, not {vars(self)[name]}")
 
 
@@ -441,6 +504,9 @@ class TrainConfig:
         _check(bool(self.data.pairs), "data.pairs", "is needed: the path of a pairs.jsonl")
         alone = self.sides != "both" and self.log.gradient_cosine_every > 0
         _check(not alone, "log.gradient_cosine_every", f"compares both sides, but sides is {self.sides}")
+        best = self.log.best
+        _check(not best or best in self.eval.names, "log.best", f"{best!r} is not one of eval.benchmarks")
+        _check(not best or self.log.eval_every > 0, "log.best", "needs log.eval_every: nothing is evaluated")
         _check_seed(self.seed)
 
 

@@ -1,8 +1,8 @@
 """Chat with any OpenAI-compatible endpoint: pictures in, validated objects out, every paid reply on disk.
 
-The only network code of the package. A call is keyed by the hash of everything that its reply depends on; a reply is
-written to the ledger before it is used, so that a killed run continues without asking, or paying, for it again. Several
-processes or hosts may share a ledger folder: each appends to a file of its own and all read all files.
+The only network code beside rewards/remote.py. A call is keyed by the hash of everything that its reply depends on. A
+reply is written to the ledger before it is used, so that a killed run continues without asking or paying for it again.
+Several processes or hosts may share a ledger folder: each appends to a file of its own and all read all files.
 Retries of rate limits, server errors, time-outs and cut connections are the openai SDK's.
 """
 
@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -52,10 +52,11 @@ class Unanswered(Exception):
 
 @dataclass(frozen=True)
 class Picture:
-    """An image of a message: what identifies it, and its JPEG bytes when they are needed."""
+    """An image of a message: what identifies it, and its bytes when they are needed."""
 
     content_hash: str
-    jpeg: Callable[[], bytes]
+    content: Callable[[], bytes]
+    kind: Literal["jpeg", "png"] = "jpeg"
 
 
 @dataclass(frozen=True)
@@ -170,12 +171,23 @@ class Chat:
             Unanswered: no reply after all retries, or, with `llm.replay`, none in the ledger.
             InputError: the endpoint refuses every call (key, model, address).
         """
+        return _parse(self._recorded(question, schema), schema)
+
+    def say(self, question: Question) -> str:
+        """The reply as the model worded it. Raises as `ask`."""
+        row = self._recorded(question, None)
+        if row["fault"]:
+            raise BadReply(row["fault"])
+        return row["text"]
+
+    def _recorded(self, question: Question, schema: type[Reply] | None) -> dict[str, Any]:
+        """The row of the ledger, asked for where there is none."""
         key = self.key(question, schema)
         row = self.ledger.find(key)
         if row is not None:
             with self._lock:
                 self.usage.replayed += 1
-            return _parse(row, schema)
+            return row
         if self.config.replay:
             raise Unanswered("no recorded reply")
         row = self._call(question, schema, key)
@@ -184,9 +196,9 @@ class Chat:
             self.usage.calls += 1
             self.usage.prompt_tokens += row["prompt_tokens"]
             self.usage.completion_tokens += row["completion_tokens"]
-        return _parse(row, schema)
+        return row
 
-    def key(self, question: Question, schema: type[Reply]) -> str:
+    def key(self, question: Question, schema: type[Reply] | None) -> str:
         """SHA-256 of all that the reply depends on: pictures by their content, not by their path."""
         config = self.config
         what = {
@@ -198,11 +210,11 @@ class Chat:
             "text": question.text,
             "pictures": [p.content_hash for p in question.pictures],
             "attempt": question.attempt,
-            "schema": schema.model_json_schema(),
+            "schema": None if schema is None else schema.model_json_schema(),
         }
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
-    def _call(self, question: Question, schema: type[Reply], key: str) -> dict[str, Any]:
+    def _call(self, question: Question, schema: type[Reply] | None, key: str) -> dict[str, Any]:
         import openai  # here, since everything but a real call does without
 
         client = self._connect()
@@ -225,8 +237,8 @@ class Chat:
             self._errors_in_a_row = 0
         return _row(reply)
 
-    def _request(self, question: Question, schema: type[Reply]) -> dict[str, Any]:
-        urls = ["data:image/jpeg;base64," + base64.b64encode(p.jpeg()).decode() for p in question.pictures]
+    def _request(self, question: Question, schema: type[Reply] | None) -> dict[str, Any]:
+        urls = [f"data:image/{p.kind};base64,{base64.b64encode(p.content()).decode()}" for p in question.pictures]
         content: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
         content.append({"type": "text", "text": question.text})
         request: dict[str, Any] = {
@@ -235,6 +247,8 @@ class Chat:
             "max_tokens": self.config.max_tokens,
             "messages": [{"role": "user", "content": content}],
         }
+        if schema is None:
+            return request
         if self.config.structured == "json_schema":
             described = {"name": schema.__name__, "strict": True, "schema": schema.model_json_schema()}
             request["response_format"] = {"type": "json_schema", "json_schema": described}

@@ -75,6 +75,10 @@ class RunDir:
     def latest(self) -> Path:
         return self.path / "checkpoints" / "latest"
 
+    @property
+    def best(self) -> Path:
+        return self.path / "checkpoints" / "best"
+
     def latest_name(self) -> str | None:
         """What `latest` holds, None for a run without a checkpoint. Raises InputError when it is not text."""
         return read_text(self.latest).strip() if self.latest.is_file() else None

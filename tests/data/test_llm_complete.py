@@ -140,7 +140,7 @@ def test_useless_questions_are_refused(endpoint, tmp_path, reply, reason):
 def test_images_are_sent_small(endpoint, tmp_path):
     chat = Chat(LlmConfig(base_url=endpoint.url, model="m", image_side=20), Ledger(tmp_path))
     small = picture(LoadedImage(np.zeros((30, 60, 3), np.uint8), "0" * 64), chat)
-    with Image.open(io.BytesIO(small.jpeg())) as sent:
+    with Image.open(io.BytesIO(small.content())) as sent:
         assert sent.size == (20, 10) and sent.format == "JPEG"
 
 

@@ -10,6 +10,7 @@ import torch
 
 from pairuni.config import EvalConfig, EvaluateConfig
 from pairuni.errors import InputError
+from pairuni.eval import load_benchmark
 from pairuni.eval.base import Answer, summarise
 from pairuni.eval.runner import evaluate, table, write_eval
 from pairuni.policies.base import Rollouts, SamplingSpec
@@ -95,13 +96,13 @@ def test_a_summary_equals_numpy() -> None:
     rng = np.random.default_rng(0)
     scores = rng.integers(0, 2, 101).astype(float)
     answers = [Answer(str(i), "ab"[i % 2], s, i % 3 > 0) for i, s in enumerate(scores)]
-    result = summarise(answers, "greedy")
+    result = summarise(answers, load_benchmark("shapes_understanding", EvalConfig()))
     assert result["score"] == pytest.approx(100 * scores.mean(), abs=1e-3)
     assert result["stderr"] == pytest.approx(100 * scores.std(ddof=1) / np.sqrt(101), abs=1e-3)
     assert result["parts"]["a"] == pytest.approx(100 * scores[::2].mean(), abs=1e-3)
     assert result["unparsed"] == 34 and result["n"] == 101
     with pytest.raises(ValueError):
-        summarise([], "greedy")
+        summarise([], load_benchmark("shapes_understanding", EvalConfig()))
 
 
 def test_an_unknown_benchmark_is_refused_before_anything_runs() -> None:

@@ -8,6 +8,7 @@ import pytest
 from report_files import random_scores, write_evaluation
 
 from pairuni.config import EvalConfig
+from pairuni.eval import load_benchmark
 from pairuni.eval.base import Answer, summarise
 from pairuni.eval.runner import write_eval
 from pairuni.files import write_jsonl
@@ -55,7 +56,7 @@ def test_files_of_the_evaluation_stage_pair(tmp_path: Path) -> None:
         folder = tmp_path / name
         answers = [Answer(f"q{n}", "count", float(right), True, {"answer": "A"}) for n, right in enumerate(rights)]
         write_jsonl(folder / "answers_b.jsonl", [answer.to_json() for answer in answers])
-        write_eval(folder, "model", config, {"b": summarise(answers, "greedy")})
+        write_eval(folder, "model", config, {"b": summarise(answers, load_benchmark("shapes_understanding", config))})
     paths = [tmp_path / name / "eval.json" for name in ("before", "after")]
     row = compare(read_evaluation(paths[0]), read_evaluation(paths[1])).rows[0]
     assert row.difference is not None and row.difference.paired and row.difference.mean == 25.0

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from pairuni.config import RewardConfig, RewardOptions
 from pairuni.errors import InputError
 from pairuni.records import Quadruple, Side
-from pairuni.rewards import REWARDS, load_reward
+from pairuni.rewards import OPTIONS, REWARDS, load_reward, side_reward
 from pairuni.rewards.base import FunctionReward, RewardInput, score_all
 
 HALF = Quadruple("q7", None, "images/7.png", "a red circle", "What colour? A. red B. blue", "A")
@@ -18,14 +19,34 @@ IMAGES = [RewardInput(Side.GENERATION, HALF, image=IMAGE + i) for i in range(3)]
 
 @pytest.mark.parametrize("name", sorted(REWARDS))
 def test_every_row_of_the_table_loads_under_its_name(name):
-    reward = load_reward(name)
-    assert reward.name == name and reward.sides and not reward.remote
+    options = RewardOptions(url="http://localhost:1") if name == "http" else None
+    reward = load_reward(name, options=options)
+    assert reward.name == name and reward.sides and reward.remote == (name == "http")
     for side in Side:
         if side in reward.sides:
-            assert load_reward(name, side) == reward
+            assert load_reward(name, side, options) == reward
         else:
             with pytest.raises(InputError, match=f"rewards.{side}: .*scores the"):
-                load_reward(name, side)
+                load_reward(name, side, options)
+
+
+def test_options_go_to_the_reward_that_they_are_of_and_only_where_it_takes_them():
+    assert OPTIONS.keys() <= REWARDS.keys()
+    assert {name for names in OPTIONS.values() for name in names} == vars(RewardOptions()).keys()
+    config = RewardConfig(generation="hps", options={"hps": RewardOptions(batch=7)})
+    assert vars(side_reward(config, Side.GENERATION))["options"].batch == 7
+    assert side_reward(config, Side.UNDERSTANDING).name == "choice"
+    with pytest.raises(InputError, match=r"rewards.options: has options of hsp, which no side uses"):
+        RewardConfig(generation="hps", options={"hsp": RewardOptions()})
+    with pytest.raises(InputError, match=r"rewards.options.hps.batch: must be positive, not -1"):
+        RewardConfig(generation="hps", options={"hps": RewardOptions(batch=-1)})
+    for spec, hint in (
+        ("shapes", "has no options"),
+        ("math:hypot", "has no options"),
+        ("hps", "options are weights, "),
+    ):
+        with pytest.raises(InputError, match=f"rewards.options.{spec}.timeout: .*{hint}"):
+            load_reward(spec, Side.GENERATION, RewardOptions(timeout=3))
 
 
 def test_a_users_function(tmp_path, monkeypatch):
@@ -58,7 +79,7 @@ def test_unknown_names_get_a_hint():
     with pytest.raises(InputError, match="did you mean 'colourfulness'"):
         load_reward("colorfulness", Side.GENERATION)
     with pytest.raises(InputError, match="brightness, choice"):
-        load_reward("hps", Side.GENERATION)
+        load_reward("beauty", Side.GENERATION)
 
 
 @pytest.mark.parametrize(

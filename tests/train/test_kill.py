@@ -14,8 +14,8 @@ from pairuni.runs import RunDir
 
 SCRIPT = Path(__file__).with_name("train_world.py")
 STEPS, KILLS, FURTHER = 60, 5, 4
-"""Steps of the run, kills, and the most steps that a killed process is let ahead of its start. 5 x 4 is far below 60: on a
-busy machine this process may sleep through a few more steps of the other."""
+"""Steps of the run, kills, and the most steps that a killed process is let ahead of its start. 5 x 4 is far below 60;
+on a busy machine this process may sleep through a few more steps of the other."""
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from pairuni.config import LogConfig, MixingConfig, OptimConfig, TrainConfig
 from pairuni.data.dataset import PairSampler
 from pairuni.errors import InputError
 from pairuni.policies import load_policy
+from pairuni.policies.base import Policy
 from pairuni.records import Side
 from pairuni.rewards.base import RewardInput
 from pairuni.runs import RunDir, comparable
@@ -280,3 +281,36 @@ def test_mixing_modes_train(tiny_config: TrainConfig, mode: Any) -> None:
     (row,) = RunDir(Path(config.output)).read_metrics()
     assert row["pair_weight_mean"] == (pytest.approx(0.8) if mode == "retrieved_only" else 1.0)
     assert row["grad_norm"] > 0
+
+
+def test_the_best_checkpoint_by_a_named_score_is_kept_and_named(tiny_config: TrainConfig) -> None:
+    scores = {0: 9.0, 1: 3.0, 2: 5.0, 3: 5.0, 4: 1.0, 5: 0.0, 6: 2.0}
+    log = LogConfig(samples_every=0, checkpoint_every=1, keep_checkpoints=1, eval_every=1, best="shapes_generation")
+    config = dataclasses.replace(tiny_config, steps=6, log=log)
+    run = RunDir(Path(config.output))
+
+    def evaluate(policy: Policy, step: int) -> dict[str, float]:
+        return {"shapes_generation": scores[step], "shapes_understanding": -scores[step]}
+
+    train(config, evaluate=evaluate)
+    # Before training does not count, and an equal score does not replace the first.
+    assert run.best.read_text() == "step_000002\n"
+    assert sorted(p.name for p in (run.path / "checkpoints").glob("step_*")) == ["step_000002", "step_000006"]
+    assert load_policy(str(run.checkpoint(2) / "model")) is not None
+
+
+def test_a_run_killed_before_its_best_was_named_names_it_when_it_goes_on(tiny_config: TrainConfig) -> None:
+    log = LogConfig(samples_every=0, checkpoint_every=1, keep_checkpoints=1, eval_every=1, best="shapes_generation")
+    config = dataclasses.replace(tiny_config, steps=2, log=log)
+    run = RunDir(Path(config.output))
+    train(config, evaluate=lambda policy, step: {"shapes_generation": float(step)})
+    run.best.unlink()
+    train(dataclasses.replace(config, steps=3), evaluate=lambda policy, step: {"shapes_generation": 0.0})
+    assert run.best.read_text() == "step_000002\n"
+    assert sorted(p.name for p in (run.path / "checkpoints").glob("step_*")) == ["step_000002", "step_000003"]
+
+
+def test_a_best_score_that_is_not_evaluated_is_refused(tiny_config: TrainConfig) -> None:
+    for log in (LogConfig(best="pope", eval_every=1), LogConfig(best="shapes_generation", eval_every=0)):
+        with pytest.raises(InputError, match=r"log\.best"):
+            dataclasses.replace(tiny_config, log=log)

@@ -23,7 +23,7 @@ from pairuni.data.dataset import Half
 from pairuni.data.images import load_image
 from pairuni.policies.base import Policy
 from pairuni.records import Side, read_pairs
-from pairuni.rewards import load_reward
+from pairuni.rewards import side_reward
 from pairuni.rewards.base import RewardInput
 from pairuni.train.rollout import SideBatch, collect, trained_sides
 
@@ -91,7 +91,7 @@ def roll_out(
     policy: Policy, halves: dict[Side, list[Half]], config: TrainConfig, step: int = 1
 ) -> dict[Side, SideBatch]:
     """`collect` with the config's rewards and images."""
-    rewards = {side: load_reward(vars(config.rewards)[side], side) for side in trained_sides(config)}
+    rewards = {side: side_reward(config.rewards, side) for side in trained_sides(config)}
     root = Path(config.data.pairs).parent
     return collect(policy, halves, rewards, config, step, lambda path: load_image(root / path))
 

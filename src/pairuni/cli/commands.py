@@ -97,14 +97,15 @@ def run_training(config: TrainConfig) -> None:
     from pairuni.train.loop import train as run
 
     run_dir = RunDir(Path(config.output))
+    scored = runner.with_ledger(config.eval, run_dir.path)
 
     def score(policy: Policy, step: int) -> dict[str, float]:
         # The first and the last evaluation keep every answer, for the paired difference in the report.
         folder = {0: run_dir.path / "eval_before", config.steps: run_dir.path / "eval_after"}.get(step)
-        results = runner.evaluate(policy, config.eval, folder)
+        results = runner.evaluate(policy, scored, folder)
         model = config.model.path if step == 0 else str(run_dir.checkpoint(step) / "model")
         for each in [run_dir.path, *([folder] if folder else [])]:
-            runner.write_eval(each, model, config.eval, results)
+            runner.write_eval(each, model, scored, results)
         tqdm.write(f"step {step}\n{runner.table(results)}")
         return {name: entry["score"] for name, entry in results.items()}
 
@@ -124,9 +125,11 @@ def evaluate(arguments: list[str]) -> int:
     from pairuni.policies import load_policy
 
     check_folder(config.output)
+    output = Path(config.output)
+    config = runner.with_ledger(config, output)
     policy = load_policy(config.model, device=config.device, precision=config.precision)
-    results = runner.evaluate(policy, config, Path(config.output))
-    path = runner.write_eval(Path(config.output), config.model, config, results)
+    results = runner.evaluate(policy, config, output, runner.model_identity(config.model))
+    path = runner.write_eval(output, config.model, config, results)
     print(f"{runner.table(results)}\n{path}")
     return 0
 

@@ -6,7 +6,7 @@ from pairuni.config import EvaluateConfig, TrainConfig
 from pairuni.errors import InputError
 from pairuni.eval import check_benchmarks
 from pairuni.records import Side
-from pairuni.rewards import load_reward
+from pairuni.rewards import side_reward
 
 
 def check_names(config: TrainConfig | EvaluateConfig) -> None:
@@ -15,7 +15,7 @@ def check_names(config: TrainConfig | EvaluateConfig) -> None:
     if isinstance(config, TrainConfig):
         for side in Side:
             if config.sides in ("both", side):
-                load_reward(vars(config.rewards)[side], side)
+                side_reward(config.rewards, side)
 
 
 def check_model(config: TrainConfig | EvaluateConfig) -> None:

@@ -20,6 +20,7 @@ from pairuni.files import read_text
 Config = TypeVar("Config")
 _KEY = re.compile(r"[Kk]ey ['\"]([\w.]+)['\"]")
 _UNKNOWN = re.compile(r"Group ['\"]([\w.]+)['\"] does not accept option ['\"]([\w.]+)['\"]")
+_IN_MAPPING = re.compile(r"Parser key ['\"]([\w.]+)['\"]:\s+Problem with given class_path '[\w.]+':\s+(.+)", re.DOTALL)
 _UNKNOWN_TOP = re.compile(r"Option ['\"]([\w.]+)['\"] is not accepted")
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -139,6 +140,9 @@ def _check_keys(node: yaml.MappingNode, prefix: str, file: Path) -> None:
 
 
 def _worded(message: str, command: str) -> InputError:
+    if match := _IN_MAPPING.search(message):  # options that are the value of a mapping, such as those of a reward
+        inner = _worded(match[2], command)
+        return InputError(f"{inner.field}: {inner.message}" if inner.field else inner.message, field=match[1])
     if match := _UNKNOWN.search(message):
         return InputError("unknown option", field=f"{match[1]}.{match[2]}")
     if match := _UNKNOWN_TOP.search(message):

@@ -83,7 +83,7 @@ class Sources:
                 place = resolve_image(sample.image_path, root)
                 yield n, Item(self._gathered(sample) if self.gathers else sample, place)
             return
-        for n, row in enumerate(itertools.islice(_rows(location, how), how.limit or None)):
+        for n, row in enumerate(itertools.islice(stream_rows(location, how), how.limit or None)):
             skipped = _skipped(row, how)
             if skipped is not None:
                 self.left_out[skipped] += 1
@@ -137,8 +137,11 @@ def _source(config: CompleteConfig, side: Side) -> tuple[str, SourceConfig]:
     return config.generation, config.generation_source
 
 
-def _rows(location: str, how: SourceConfig) -> Iterator[dict[str, Any]]:
-    """Rows as the `datasets` library streams them, images as they are in the file."""
+def stream_rows(location: str, how: SourceConfig) -> Iterator[dict[str, Any]]:
+    """Rows as the `datasets` library streams them, images as they are in the file: {"bytes", "path"}.
+
+    Raises InputError: it cannot be read.
+    """
     import datasets  # here, since JSON Lines need none of it
 
     try:

@@ -1,7 +1,7 @@
-"""Benchmarks of both abilities; one table, lazily imported: name -> module:Class and its temperature."""
+"""Benchmarks of both abilities; one table, lazily imported: name -> module:Class and its arguments."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pairuni.config import EvalConfig
 from pairuni.errors import InputError
@@ -9,11 +9,16 @@ from pairuni.errors import InputError
 if TYPE_CHECKING:
     from pairuni.eval.base import Benchmark
 
-BENCHMARKS: dict[str, tuple[str, float]] = {
-    "shapes_understanding": ("pairuni.eval.shapes:ShapesUnderstanding", 0.0),
-    "shapes_understanding_sampled": ("pairuni.eval.shapes:ShapesUnderstanding", 1.0),
-    "shapes_generation": ("pairuni.eval.shapes:ShapesGeneration", 1.0),
-    "shapes_generation_greedy": ("pairuni.eval.shapes:ShapesGeneration", 0.0),
+BENCHMARKS: dict[str, tuple[str, dict[str, Any]]] = {
+    "shapes_understanding": ("pairuni.eval.shapes:ShapesUnderstanding", {"temperature": 0.0}),
+    "shapes_understanding_sampled": ("pairuni.eval.shapes:ShapesUnderstanding", {"temperature": 1.0}),
+    "shapes_generation": ("pairuni.eval.shapes:ShapesGeneration", {"temperature": 1.0}),
+    "shapes_generation_greedy": ("pairuni.eval.shapes:ShapesGeneration", {"temperature": 0.0}),
+    "pope": ("pairuni.eval.tasks.pope:Pope", {}),
+    "mme": ("pairuni.eval.tasks.mme:Mme", {}),
+    "mmstar": ("pairuni.eval.tasks.mmstar:MmStar", {}),
+    "geneval": ("pairuni.eval.tasks.geneval:GenEval", {}),
+    "wise": ("pairuni.eval.tasks.wise:Wise", {}),
 }
 
 
@@ -25,8 +30,8 @@ def check_benchmarks(config: EvalConfig) -> None:
             raise InputError(message, field=f"{config.group}benchmarks")
 
 
-def load_benchmark(name: str) -> "Benchmark":
-    """The benchmark of a name that `check_benchmarks` lets pass."""
-    path, temperature = BENCHMARKS[name]
-    module, cls = path.split(":")
-    return vars(import_module(module))[cls](temperature)
+def load_benchmark(name: str, config: EvalConfig) -> "Benchmark":
+    """The benchmark of a name that `check_benchmarks` lets pass. Raises InputError where its options do not fit it."""
+    path, arguments = BENCHMARKS[name]
+    module, member = path.split(":")
+    return vars(import_module(module))[member](config, **arguments)

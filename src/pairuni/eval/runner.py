@@ -1,43 +1,163 @@
-"""Runs benchmarks on a model and writes eval.json and answers_<benchmark>.jsonl."""
+"""Runs benchmarks on a model, keeps every answer as it comes, and writes eval.json.
+
+With a folder and the model's identity, a run that was killed goes on after the last answer that it kept; answers of
+another model, of other options or of an older item list are begun anew. Sampling does not depend on the batch, so a
+run in pieces gives what one in a piece gives (exactly in fp32).
+"""
 
 import hashlib
 import json
-from dataclasses import fields
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
 
 from pairuni.config import EvalConfig
+from pairuni.data.images import load_image
 from pairuni.eval import check_benchmarks, load_benchmark
-from pairuni.eval.base import summarise
-from pairuni.files import write_json, write_jsonl
+from pairuni.eval.base import Answer, Benchmark, Item, summarise
+from pairuni.files import read_json, write_json, write_jsonl
 from pairuni.policies.base import Sampler
+from pairuni.policies.sampling import seeds_for
+from pairuni.records import Prompt, Side
 
-UNSCORED = ("benchmarks", "batch")
+Config = TypeVar("Config", bound=EvalConfig)
+UNSCORED = ("benchmarks", "batch", "images")
 """Fields of EvalConfig that change no benchmark's score."""
+_STATE = "eval_state.json"
+"""In the folder of the answers: by benchmark, what they are answers of."""
 
 
-def evaluate(sampler: Sampler, config: EvalConfig, output: Path | None = None) -> dict[str, dict[str, Any]]:
-    """The entries of eval.json's `benchmarks`; every answer is kept in `output` where one is given.
+def evaluate(
+    sampler: Sampler, config: EvalConfig, output: Path | None = None, model: str = ""
+) -> dict[str, dict[str, Any]]:
+    """The entries of eval.json's `benchmarks`.
+
+    Args:
+        output: folder where every answer is kept, and every image that a benchmark wants kept.
+        model: what the sampler is, to go on with answers that were kept; empty: they are begun anew.
 
     Raises:
-        InputError: an unknown benchmark, before anything is run.
+        InputError: an unknown benchmark or one whose data is missing, before anything is run.
     """
     check_benchmarks(config)
-    benchmarks = {name: load_benchmark(name) for name in config.names}
+    benchmarks = {name: load_benchmark(name, config) for name in config.names}
+    items = {name: benchmark.items() for name, benchmark in benchmarks.items()}
     results = {}
     for name, benchmark in benchmarks.items():
-        answers = benchmark.run(sampler, config)
-        results[name] = summarise(answers, benchmark.protocol)
-        if output is not None:
-            write_jsonl(output / f"answers_{name}.jsonl", [a.to_json() for a in answers])
+        keep = None if output is None else _Kept(output, name, _identity(model, config, benchmark, items[name]))
+        answers = _run(benchmark, items[name], sampler, config, keep)
+        results[name] = summarise(answers, benchmark)
     return results
 
 
+def _run(
+    benchmark: Benchmark, items: Sequence[Item], sampler: Sampler, config: EvalConfig, keep: "_Kept | None"
+) -> list[Answer]:
+    kept = [] if keep is None else keep.answers([item.id for item in items])
+    answers, side, spec = list(kept), benchmark.side, benchmark.spec()
+    name = "questions" if side is Side.UNDERSTANDING else "images"
+    with tqdm(total=len(items), initial=len(kept), desc=name, leave=False) as bar:
+        for batch in _batches(items[len(kept) :], config.batch):
+            outputs = [""] * len(batch) if benchmark.recorded else _outputs(sampler, side, batch, spec, config.seed)
+            with ThreadPoolExecutor(config.judge.concurrency if benchmark.judge else 1) as pool:
+                new = list(pool.map(benchmark.answer, batch, outputs))
+            if keep is not None:
+                keep.add(new, outputs if benchmark.keeps_images else ())
+            answers += new
+            bar.update(len(batch))
+    return answers
+
+
+def _batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _outputs(sampler: Sampler, side: Side, batch: Sequence[Item], spec: Any, seed: int) -> Sequence[Any]:
+    """Texts, or images uint8 [H, W, 3]."""
+    prompts = [Prompt(side, item.text, _pixels(item)) for item in batch]
+    rollouts = sampler.sample(side, prompts, 1, spec, seeds_for(seed, 0, [i.id for i in batch], side, 1))
+    if side is Side.UNDERSTANDING:
+        assert rollouts.texts is not None
+        return [text for (text,) in rollouts.texts]
+    assert rollouts.images_BRHWC is not None
+    return list(rollouts.images_BRHWC[:, 0])
+
+
+def _pixels(item: Item) -> np.ndarray | None:
+    return load_image(item.image) if isinstance(item.image, Path) else item.image
+
+
+def _identity(model: str, config: EvalConfig, benchmark: Benchmark, items: Sequence[Item]) -> str:
+    """What answers depend on; empty without a model."""
+    parts = [model, config_hash(config), benchmark.protocol, *(f"{item.id}\0{item.text}" for item in items)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest() if model else ""
+
+
+class _Kept:
+    """answers_<benchmark>.jsonl, appended to batch by batch, and images/<benchmark>/."""
+
+    def __init__(self, folder: Path, name: str, identity: str) -> None:
+        self._answers, self._images = folder / f"answers_{name}.jsonl", folder / "images" / name
+        state = folder / _STATE
+        known = read_json(state) if state.is_file() else {}
+        if not identity or known.get(name) != identity or not self._answers.is_file():
+            write_jsonl(self._answers, [])
+            write_json(state, known | {name: identity})
+
+    def answers(self, ids: Sequence[str]) -> list[Answer]:
+        """Those that are kept and are the first of the items; what a kill left of a line is cut off."""
+        content = self._answers.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        answers = [Answer.from_json(json.loads(line)) for line in whole.splitlines()]
+        if [answer.id for answer in answers] != list(ids[: len(answers)]):
+            answers, whole = [], b""
+        if whole != content:
+            with self._answers.open("r+b") as file:
+                file.truncate(len(whole))
+        return answers
+
+    def add(self, answers: Sequence[Answer], images: Sequence[np.ndarray]) -> None:
+        for answer, image in zip(answers, images, strict=False):
+            path = self._images / f"{answer.id}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(path)
+        with self._answers.open("ab") as file:
+            file.write("".join(json.dumps(a.to_json(), ensure_ascii=False) + "\n" for a in answers).encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def config_hash(config: EvalConfig) -> str:
+    """Equal where scores may be compared."""
+    protocol = {f.name: asdict(config)[f.name] for f in fields(EvalConfig) if f.name not in UNSCORED}
+    protocol["judge"] = {name: protocol["judge"][name] for name in ("model", "temperature", "max_tokens")}
+    return hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def model_identity(model: str) -> str:
+    """What answers of a model are kept under: its name, and of a folder the sizes and times of its files too."""
+    files = sorted(Path(model).iterdir()) if Path(model).is_dir() else []
+    stats = [(file.name, file.stat()) for file in files if file.is_file()]
+    return "\n".join([model, *(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats)])
+
+
+def with_ledger(config: Config, folder: Path) -> Config:
+    """The config whose judge keeps its replies in `folder`/ledger, where it names no folder of its own."""
+    if not config.judge.model or config.judge.ledger:
+        return config
+    return replace(config, judge=replace(config.judge, ledger=str(folder / "ledger")))
+
+
 def write_eval(output: Path, model: str, config: EvalConfig, results: dict[str, dict[str, Any]]) -> Path:
-    """Writes eval.json into `output`. Its config_hash is equal where scores may be compared."""
-    protocol = {f.name: vars(config)[f.name] for f in fields(EvalConfig) if f.name not in UNSCORED}
-    digest = hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()
-    write_json(output / "eval.json", {"model": model, "config_hash": digest[:16], "benchmarks": results})
+    """Writes eval.json into `output`."""
+    write_json(output / "eval.json", {"model": model, "config_hash": config_hash(config), "benchmarks": results})
     return output / "eval.json"
 
 
@@ -45,9 +165,14 @@ def table(before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]] | 
     """A plain-text table of scores with standard errors, of one model or before -> after."""
     lines = []
     for name, entry in before.items():
-        line = f"{name:<32} {entry['score']:6.1f} ± {entry['stderr']:.1f}"
+        digits = 3 if entry["unit"] == "0 to 1" else 1
+        line = f"{name:<32} {_number(entry, digits)}"
         if after is not None:
             new = after[name]
-            line += f"  ->  {new['score']:6.1f} ± {new['stderr']:.1f}   ({new['score'] - entry['score']:+.1f})"
+            line += f"  ->  {_number(new, digits)}   ({new['score'] - entry['score']:+.{digits}f})"
         lines.append(f"{line}   n = {entry['n']}")
     return "\n".join(lines)
+
+
+def _number(entry: dict[str, Any], digits: int) -> str:
+    return f"{entry['score']:6.{digits}f} ± {entry['stderr']:.{digits}f}"

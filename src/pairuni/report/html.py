@@ -179,7 +179,9 @@ def _facts(run: Run) -> list[tuple[str, str]]:
 
 
 def _both_sides(rewards: Any) -> str | None:
-    return ", ".join(f"{name} ({side})" for side, name in rewards.items()) if isinstance(rewards, Mapping) else None
+    if not isinstance(rewards, Mapping):
+        return None
+    return ", ".join(f"{name} ({side})" for side, name in rewards.items() if side != "options")
 
 
 def _duration(seconds: float) -> str:

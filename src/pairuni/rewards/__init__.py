@@ -1,6 +1,7 @@
 """Rewards: what scores an answer or an image. One table; a user's own is a dotted path `module:function`.
 
-Each name stands for a "module:Class" that is imported on use, so that one reward's libraries burden no other.
+Each name stands for a "module:Class", or a function that makes one, which is imported on use, so that one reward's
+libraries burden no other.
 """
 
 import os
@@ -10,6 +11,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
+from pairuni.config import RewardConfig, RewardOptions
 from pairuni.errors import InputError
 from pairuni.records import Side
 from pairuni.rewards.base import FunctionReward, Reward
@@ -20,10 +22,30 @@ REWARDS: dict[str, str] = {
     "brightness": "pairuni.rewards.images:BrightnessReward",
     "colourfulness": "pairuni.rewards.images:ColourfulnessReward",
     "sharpness": "pairuni.rewards.images:SharpnessReward",
+    "hps": "pairuni.rewards.hps:hps_v21",
+    "hps_v20": "pairuni.rewards.hps:hps_v20",
+    "clip_score": "pairuni.rewards.clip_scores:clip_score",
+    "pick_score": "pairuni.rewards.clip_scores:pick_score",
+    "http": "pairuni.rewards.remote:HttpReward",
 }
+_CLIP = ("weights", "tokenizer", "device", "batch")
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "hps": _CLIP,
+    "hps_v20": _CLIP,
+    "clip_score": _CLIP,
+    "pick_score": _CLIP,
+    "http": ("url", "batch", "timeout", "retries"),
+}
+"""Which of `RewardOptions` a reward takes; those that are not here take none and are made without."""
 
 
-def load_reward(spec: str, side: Side | None = None) -> Reward:
+def side_reward(config: RewardConfig, side: Side) -> Reward:
+    """What `config` names for `side`, with its options. Raises InputError as `load_reward` does."""
+    spec = vars(config)[side]
+    return load_reward(spec, side, config.options.get(spec))
+
+
+def load_reward(spec: str, side: Side | None = None, options: RewardOptions | None = None) -> Reward:
     """The reward named `spec`: a name of REWARDS, or `module:function` of the user's own.
 
     The function takes a list of `RewardInput` and returns one number for each; its module is looked for where Python
@@ -32,23 +54,38 @@ def load_reward(spec: str, side: Side | None = None) -> Reward:
     Args:
         spec: as in the config.
         side: the side it is to score, where that is to be checked.
+        options: of this reward alone; it must take each one that is not None.
 
     Raises:
-        InputError: no such name, module or function, not callable, or a reward of the other side. An exception inside
-            the user's module is passed on as it is.
+        InputError: no such name, module or function, not callable, a reward of the other side, or an option that is
+            wrong or not taken. An exception inside the user's module is passed on as it is.
     """
     field = "rewards" if side is None else f"rewards.{side}"
+    options = options or RewardOptions()
     if ":" in spec:
+        _check_options(spec, options)
         return FunctionReward(spec, _import(spec, field))
     if spec not in REWARDS:
         near = get_close_matches(spec, REWARDS, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(REWARDS))}, or module:function"
         raise InputError(f"no reward is called {spec!r}; {hint}", field=field)
+    _check_options(spec, options)
     module, _, name = REWARDS[spec].partition(":")
-    reward: Reward = vars(import_module(module))[name]()
+    make = vars(import_module(module))[name]
+    reward: Reward = make(options) if spec in OPTIONS else make()
     if side is not None and side not in reward.sides:
         raise InputError(f"{spec!r} scores the {' and '.join(sorted(reward.sides))} side", field=field)
     return reward
+
+
+def _check_options(spec: str, options: RewardOptions) -> None:
+    field = f"rewards.options.{spec}"
+    options.check(field)
+    taken = OPTIONS.get(spec, ())
+    refused = [name for name, value in vars(options).items() if value is not None and name not in taken]
+    if refused:
+        hint = f"its options are {', '.join(taken)}" if taken else "it has no options"
+        raise InputError(f"{spec!r} does not take it; {hint}", field=f"{field}.{refused[0]}")
 
 
 def _import(spec: str, field: str) -> Callable[..., Any]:

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pairuni.errors import InputError
-from pairuni.files import atomic_path, file_hash, read_json, write_json, write_text
+from pairuni.files import atomic_path, file_hash, read_json, read_text, write_json, write_text
 from pairuni.policies.base import Policy
 from pairuni.runs import RunDir
 from pairuni.train.optim import Optimizer
@@ -42,7 +42,8 @@ class Progress:
 def save_checkpoint(run: RunDir, policy: Policy, optimizer: Optimizer, progress: Progress, keep: int) -> Path:
     """Writes the checkpoint of `progress.step`, then points `latest` at it, then deletes all but the last `keep`.
 
-    Killed at any moment it leaves the previous checkpoint or the new one. keep = 0 deletes none. Called on one process.
+    The one that `best` names stays. Killed at any moment it leaves the previous checkpoint or the new one. keep = 0
+    deletes none. Called on one process.
     """
     folder = run.checkpoint(progress.step)
     with atomic_path(folder) as temporary:
@@ -55,10 +56,17 @@ def save_checkpoint(run: RunDir, policy: Policy, optimizer: Optimizer, progress:
         hashes = {path: file_hash(temporary / path) for path in _files(temporary)}
         write_json(temporary / "state" / "files.json", hashes)
     write_text(run.latest, folder.name + "\n")
-    steps = checkpoint_steps(run)
+    steps, best = checkpoint_steps(run), best_step(run)
     for step in [s for s in steps if s <= progress.step][:-keep] if keep else []:
-        remove_folder(run.checkpoint(step))
+        if step != best:
+            remove_folder(run.checkpoint(step))
     return folder
+
+
+def best_step(run: RunDir) -> int | None:
+    """The step whose checkpoint `best` names, None without one."""
+    named = _NAME.fullmatch(read_text(run.best).strip()) if run.best.is_file() else None
+    return int(named.group(1)) if named and run.checkpoint(int(named.group(1))).is_dir() else None
 
 
 def checkpoint_steps(run: RunDir) -> list[int]:

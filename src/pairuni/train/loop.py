@@ -4,6 +4,7 @@ Start it with `pairuni train --config ...`, on several GPUs with torchrun. What 
 how a model is evaluated is handed in.
 """
 
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -19,11 +20,11 @@ from pairuni.config import TrainConfig
 from pairuni.data.dataset import ImageCache, PairSampler
 from pairuni.data.mixing import image_features, mix
 from pairuni.errors import InputError
-from pairuni.files import read_jsonl, write_json, write_jsonl
+from pairuni.files import read_jsonl, write_json, write_jsonl, write_text
 from pairuni.policies import load_policy
 from pairuni.policies.base import Policy
 from pairuni.records import Pair, Quadruple, Side, read_pairs, resolve_image
-from pairuni.rewards import load_reward
+from pairuni.rewards import side_reward
 from pairuni.rewards.base import Reward
 from pairuni.runs import RunDir
 from pairuni.train.checkpoint import Progress, load_state, save_checkpoint
@@ -78,7 +79,7 @@ def train(config: TrainConfig, *, evaluate: Evaluate | None = None) -> dict[str,
     began = time.perf_counter()
     directory = RunDir(Path(config.output))
     with dist.process_group(config.model.device) as device:
-        rewards = {side: load_reward(vars(config.rewards)[side], side) for side in trained_sides(config)}
+        rewards = {side: side_reward(config.rewards, side) for side in trained_sides(config)}
         pairs = dist.broadcast(_read_pairs(config) if dist.is_main() else [])
         start = dist.broadcast(find_start(directory, config) if dist.is_main() else Start(None, None))
         if start.step < config.steps:
@@ -159,6 +160,7 @@ def _loop(run: _Run, start: Start) -> None:
     step = start.step
     if start.checkpoint is None:
         _look(run, 0)
+    _keep_best(run, step)  # killed between a checkpoint and its becoming the best
     bar = tqdm(total=config.steps, initial=step, unit="step", disable=not dist.is_main())
     with StopSignal() as stop, bar:
         while step < config.steps:
@@ -172,6 +174,7 @@ def _loop(run: _Run, start: Start) -> None:
                 run.directory.append_metrics({"step": step} | row | scores)
             if step == config.steps or (config.log.checkpoint_every and step % config.log.checkpoint_every == 0):
                 _save(run, step)
+            _keep_best(run, step)
             bar.set_postfix_str(_postfix(row))
             bar.update()
 
@@ -211,6 +214,17 @@ def _save(run: _Run, step: int) -> None:
     if dist.is_main() and not run.directory.checkpoint(step).is_dir():
         progress = Progress(step, run.sampler.state(step), config_hash(run.config))
         save_checkpoint(run.directory, run.policy, run.optimizer, progress, run.config.log.keep_checkpoints)
+
+
+def _keep_best(run: _Run, step: int) -> None:
+    """Saves this step and points `best` at it where it was evaluated and beats all earlier ones."""
+    name, history = run.config.log.best, eval_history(run.directory)
+    if not name or not dist.is_main() or not history.is_file():
+        return
+    scores = {row["step"]: row[name] for _, row in read_jsonl(history) if 0 < row["step"] <= step}
+    if step in scores and scores[step] > max((scores[s] for s in scores if s < step), default=-math.inf):
+        _save(run, step)
+        write_text(run.directory.best, run.directory.checkpoint(step).name + "\n")
 
 
 def _postfix(row: Mapping[str, float]) -> str:

@@ -21,6 +21,7 @@ from pairuni.files import check_folder, write_json, write_jsonl, write_text
 from pairuni.runs import RunDir, environment, read_steps
 from pairuni.train.checkpoint import (
     Progress,
+    best_step,
     checkpoint_steps,
     find_checkpoint,
     read_progress,
@@ -28,7 +29,7 @@ from pairuni.train.checkpoint import (
     remove_leftovers,
 )
 
-FREE = ("output", "steps", "model.device", "data.shapes", "log.", "eval.")
+FREE = ("output", "steps", "model.device", "data.shapes", "rewards.options.http.", "log.", "eval.")
 """Fields, and prefixes of fields, that may differ when a run is continued."""
 
 
@@ -127,6 +128,8 @@ def _cut(run: RunDir, start: Start) -> None:
     for step in checkpoint_steps(run):
         if step > last:
             remove_folder(run.checkpoint(step))
+    if best_step(run) is None:
+        run.best.unlink(missing_ok=True)  # it was a later one, which the continued run finds again
     samples = run.path / "samples"
     for folder in sorted(samples.iterdir()) if samples.is_dir() else []:
         name = re.fullmatch(r"step_(\d{6,})", folder.name)

@@ -1,0 +1,92 @@
+"""MME: yes-no questions in pairs on one image, 10 perception and 4 cognition categories (arXiv 2306.13394).
+
+The score is perception's: the sum over its categories of accuracy and of the share of images with both answers right,
+each in per cent, at most 2,000. A category of which not every image is there is scored on those that are.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pairuni.errors import InputError
+from pairuni.eval import yes_no
+from pairuni.eval.base import Answer, Item, Score
+from pairuni.eval.tasks.items import Questions, decoded, field_of, hub_rows, place, with_images
+from pairuni.eval.tasks.pope import SHORT
+from pairuni.files import read_text
+
+HUB = "lmms-lab-encoder/MME"
+_ASK = " Please answer yes or no."
+
+
+@dataclass(frozen=True)
+class Mme(Questions):
+    """Items: <category>.txt of "image, question, Yes or No" in a folder, or the hub's rows.
+
+    images.mme is then a folder with one folder per category, as the authors distribute them.
+    """
+
+    unit: str = "points"
+
+    def items(self) -> Sequence[Item]:
+        where = place(self.config, "mme", HUB)
+        files = sorted(Path(where).glob("*.txt"))
+        if not files:
+            return list(_complete(list(self._from_rows(where)), where))
+        items: list[Item] = []
+        folder = Path(self.config.images.get("mme", Path(where) / "images"))
+        for file in files:
+            inner = folder / file.stem if (folder / file.stem).is_dir() else folder
+            items += with_images(list(self._from_file(file)), self.config, "mme", inner)
+        return items
+
+    def answer(self, item: Item, output: str | np.ndarray) -> Answer:
+        rule = {"official": "internvl_bagel_mme", "lmms_eval": "lmms_mme"}.get(self.protocol, self.protocol)
+        said = yes_no.parse(str(output), rule)
+        record = {"question": item.text, "gold": item.gold, "answer": str(output), "said": said}
+        return Answer(item.id, item.part, float(said == item.gold), said != "other", record, item.group)
+
+    def total(self, answers: Sequence[Answer]) -> Score:
+        said: dict[str, list[str]] = {}
+        gold: dict[str, list[str]] = {}
+        for answer in answers:
+            said.setdefault(answer.part, []).append(answer.record["answer"])
+            gold.setdefault(answer.part, []).append(answer.record["gold"])
+        scored = yes_no.mme(said, gold, self.protocol)
+        return Score(scored["perception"], {"cognition": scored["cognition"], **scored["parts"]})
+
+    def _asked(self, question: str) -> str:
+        """The libraries and the models' own scripts put the wish for yes or no differently."""
+        if self.protocol == "vlmevalkit":
+            return question + SHORT
+        bare = question.replace(_ASK, "")
+        return bare + SHORT if self.protocol == "lmms_eval" else f"{question} {SHORT.strip()}"
+
+    def _from_file(self, file: Path) -> Iterator[tuple[Item, str]]:
+        for n, line in enumerate(read_text(file).splitlines(), 1):
+            cells = line.rstrip("\n").split("\t")
+            if len(cells) != 3 or cells[2].strip().lower() not in ("yes", "no"):
+                raise InputError("is not: image, question, Yes or No, with tabs between", file=file, line=n)
+            image, question, label = cells
+            yield Item(f"{file.stem}-{n}", file.stem, self._asked(question), None, label.strip().lower()), image
+
+    def _from_rows(self, where: str) -> Iterator[Item]:
+        for n, row in enumerate(hub_rows(where, "test"), 1):
+            id, question, label, part = (
+                str(field_of(row, name, where, n)) for name in ("question_id", "question", "answer", "category")
+            )
+            image = decoded(row.get("image"), where, n)
+            yield Item(f"{part}-{n}", part, self._asked(question), image, label.strip().lower(), f"{part}/{id}")
+
+
+def _complete(items: list[Item], where: str) -> list[Item]:
+    """By category, both questions of an image after one another. Raises InputError where an image has not two."""
+    by_image: dict[tuple[str, str], list[Item]] = {}
+    for item in items:
+        by_image.setdefault((item.part, item.group), []).append(item)
+    for (_, image), asked in by_image.items():
+        if len(asked) != 2:
+            raise InputError(f"has {len(asked)} questions on {image}, not 2", file=where)
+    return [item for asked in by_image.values() for item in asked]

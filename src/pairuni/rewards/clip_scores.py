@@ -1,0 +1,71 @@
+"""CLIPScore and PickScore: how well an image fits its prompt, as a CLIP sees it, and as people's choices do.
+
+CLIPScore (Hessel et al. 2021): 2.5 max(cos, 0), in [0, 2.5], of OpenAI's ViT-B-32 and "A photo depicts " + prompt.
+PickScore (Kirstain et al. 2023, "Pick-a-Pic"): exp(logit_scale) cos, about 15 to 25, of a ViT-H-14 tuned on choices.
+Both take CLIP's own preparation: shorter side, crop of the centre. Checkpoints are in transformers' layout.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pairuni.config import RewardOptions
+from pairuni.errors import InputError
+from pairuni.preparation import OPENAI, Preparation
+from pairuni.rewards.clip import ClipKind, ClipReward, Prepare
+
+_FACTOR = 2.5
+
+
+def clip_score(options: RewardOptions | None = None) -> ClipReward:
+    """The reward `clip_score`. Raises InputError for an option that is wrong."""
+    return ClipReward(_CLIP_SCORE, options or RewardOptions())
+
+
+def pick_score(options: RewardOptions | None = None) -> ClipReward:
+    """The reward `pick_score`. Raises InputError for an option that is wrong."""
+    return ClipReward(_PICK_SCORE, options or RewardOptions())
+
+
+def _build(source: Path | str) -> tuple[Any, Prepare]:
+    from transformers import AutoConfig, CLIPModel  # here, since it takes seconds
+
+    kind = AutoConfig.from_pretrained(source).model_type
+    if kind != "clip":
+        raise InputError(f"is a {kind} model, not a clip", file=source)
+    loaded: Any = CLIPModel.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
+    model, report = loaded
+    absent = sorted([*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])])
+    if absent:
+        raise InputError(f"{len(absent)} weights are missing or of another shape, e.g. {absent[0]}", file=source)
+    side = model.config.vision_config.image_size
+    preparation = Preparation(side, side, *OPENAI)
+    return model, lambda image: torch.from_numpy(preparation.pixels(image))
+
+
+def _clip_score(cosines: np.ndarray, model: Any) -> np.ndarray:
+    return _FACTOR * np.maximum(cosines, 0)
+
+
+def _pick_score(cosines: np.ndarray, model: Any) -> np.ndarray:
+    return float(model.logit_scale.detach().double().exp()) * cosines
+
+
+_CLIP_SCORE = ClipKind(
+    "clip_score",
+    weights="openai/clip-vit-base-patch32",
+    tokenizer="openai/clip-vit-base-patch32",
+    build=_build,
+    score=_clip_score,
+    prefix="A photo depicts ",
+)
+_PICK_SCORE = ClipKind(
+    "pick_score",
+    weights="yuvalkirstain/PickScore_v1",
+    tokenizer="laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+    build=_build,
+    score=_pick_score,
+    cleaned=False,  # it is published with transformers' processor, which does not
+)
