@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_files import write_image, write_lines
 from PIL import Image
 
+from data_files import write_image, write_lines
 from llm_server import Endpoint
 from pairuni.cli.main import main
 from pairuni.config import CompleteConfig, LlmConfig
