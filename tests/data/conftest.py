@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_files import write_image, write_lines
 
+from data_files import write_image, write_lines
 from pairuni.shapes.captions import TASKS, example, random_task
 from pairuni.shapes.questions import TYPES, ask
 from pairuni.shapes.renderer import render

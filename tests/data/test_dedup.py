@@ -4,11 +4,11 @@ import io
 
 import numpy as np
 import pytest
-from data_files import write_lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from data_files import write_lines
 from pairuni.data import dedup
 from pairuni.data.colour_hog import ColourHog
 from pairuni.data.dedup import (

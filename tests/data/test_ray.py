@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import ray_world
-from data_files import write_image, write_lines
 
+from data_files import write_image, write_lines
 from pairuni.cli.main import main
 from pairuni.config import PairConfig
 from pairuni.data import ray_engine

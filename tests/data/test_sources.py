@@ -14,9 +14,9 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
-from data_files import write_lines
 from PIL import Image
 
+from data_files import write_lines
 from pairuni.config import CompleteConfig, SourceConfig
 from pairuni.data.complete import run_complete
 from pairuni.data.images import look
