@@ -54,6 +54,7 @@ def test_a_users_function(tmp_path, monkeypatch):
     (tmp_path / "my_rewards.py").write_text(code)
     (tmp_path / "broken_rewards.py").write_text("import a_module_that_is_not_there\n")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_rewards", raising=False)  # the docs have one of that name
     monkeypatch.setattr("sys.path", [p for p in sys.path if p])
     reward = load_reward("my_rewards:redness", Side.GENERATION)
     assert reward.name == "my_rewards:redness"

@@ -18,6 +18,9 @@ from pairuni.rewards.base import FunctionReward, Reward
 
 REWARDS: dict[str, str] = {
     "choice": "pairuni.rewards.choice:ChoiceReward",
+    "open": "pairuni.rewards.open_answer:open_reward",
+    "vqa": "pairuni.rewards.open_answer:vqa_reward",
+    "format": "pairuni.rewards.open_answer:format_reward",
     "shapes": "pairuni.rewards.shapes:ShapesReward",
     "brightness": "pairuni.rewards.images:BrightnessReward",
     "colourfulness": "pairuni.rewards.images:ColourfulnessReward",
