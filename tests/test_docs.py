@@ -29,6 +29,7 @@ from pairuni.config import (
     ModelConfig,
     PairConfig,
     PretrainConfig,
+    RewardConfig,
     RewardOptions,
     RolloutConfig,
     SampleConfig,
@@ -333,6 +334,7 @@ def run(demo_data: Path, tiny_janus_folder: Path, tmp_path_factory: pytest.TempP
         model=ModelConfig(path=str(tiny_janus_folder), device="cpu"),
         data=DataConfig(pairs=str(demo_data / "runs" / "demo" / "data" / "pairs.jsonl"), batch=2),
         rollout=RolloutConfig(rollouts=2, guidance=2.0, max_new_tokens=4),
+        rewards=RewardConfig(held_out="sharpness"),
         log=LogConfig(samples_every=1, sample_prompts=1, eval_every=1, gradient_cosine_every=1),
     )
     train(config, evaluate=lambda policy, step: {"shapes_generation": 50.0})
@@ -342,7 +344,8 @@ def run(demo_data: Path, tiny_janus_folder: Path, tmp_path_factory: pytest.TempP
 def test_keys_of_a_run(run: Path) -> None:
     def general(key: str) -> str:
         key = re.sub(r"/(understanding|generation)$", "/<side>", key)
-        return re.sub(r"^reward/\w+/", "reward/<name>/", re.sub(r"^eval/\w+$", "eval/<benchmark>", key))
+        key = re.sub(r"^(reward|held_out)/\w+/", r"\1/<name>/", key)
+        return re.sub(r"^eval/\w+$", "eval/<benchmark>", key)
 
     written = {general(key) for row in rows(run / "metrics.jsonl") for key in row}
     assert written == set(keys("data.md", "metrics.jsonl"))

@@ -360,20 +360,46 @@ class RewardOptions:
 
 @dataclass(frozen=True)
 class RewardConfig:
-    """One reward per side: a name of pairuni.rewards.REWARDS or a dotted path `module:function` of the user's own."""
+    """Rewards per side: names of pairuni.rewards.REWARDS or dotted paths `module:function` of the user's own.
+
+    A side may name several, separated by commas: they are added with their weights.
+    """
 
     understanding: str = "choice"
-    """choice: 1 for the right option letter or word, else 0."""
+    """choice: 1 for the right option letter or word, else 0; open, vqa: short answers; format; ..."""
     generation: str = "shapes"
     """shapes: how much of the caption the Shapes detector finds in the image; hps: HPSv2.1; colourfulness; ..."""
     options: dict[str, RewardOptions] = field(default_factory=dict)
-    """Options of the rewards above, by their names: {"hps": {"weights": "models/HPS_v2.1_compressed.pt"}}."""
+    """Options of the rewards, by their names: {"hps": {"weights": "models/HPS_v2.1_compressed.pt"}}."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """Weights of rewards, where a side has several: {"format": 0.2}; 1 where none is given."""
+    normalise: Literal["none", "group"] = "none"
+    """group: each reward is brought to mean 0 and deviation 1 within its group before they are added, so that their
+    scales do not count; none: added as they are."""
+    held_out: str = ""
+    """Rewards that are computed and logged and never trained, separated by commas: where these fall while the trained
+    ones rise, the model learns to please the reward."""
 
     def __post_init__(self) -> None:
-        unused = sorted(self.options.keys() - {self.understanding, self.generation})
-        _check(not unused, "rewards.options", f"has options of {', '.join(unused)}, which no side uses")
+        trained = [name for side in ("understanding", "generation") for name in self.names(side)]
+        known = {*trained, *self.names("held_out")}
+        for field_name, what in (("options", self.options), ("weights", self.weights)):
+            unused = sorted(what.keys() - known)
+            _check(not unused, f"rewards.{field_name}", f"has {field_name} of {', '.join(unused)}, which no side uses")
+        for side in ("understanding", "generation"):
+            names = self.names(side)
+            _check(bool(names), f"rewards.{side}", "names no reward")
+            _check(len(set(names)) == len(names), f"rewards.{side}", "names a reward twice")
+        for name, weight in self.weights.items():
+            _check(weight > 0, f"rewards.weights.{name}", f"must be positive, not {weight}; held_out is only logged")
+        both = sorted({*trained} & {*self.names("held_out")})
+        _check(not both, "rewards.held_out", f"{', '.join(both)} is trained, so it is not held out")
         for name, options in self.options.items():
             options.check(f"rewards.options.{name}")
+
+    def names(self, side: str) -> list[str]:
+        """The rewards of `understanding`, `generation` or `held_out`, one by one."""
+        return [name.strip() for name in vars(self)[side].split(",") if name.strip()]
 
 
 @dataclass(frozen=True)
@@ -450,6 +476,9 @@ class LogConfig:
     best: str = ""
     """Benchmark of `eval.benchmarks` by which the best checkpoint is kept beside the latest ones and named in
     checkpoints/best; every evaluated step that is the best so far is then saved."""
+    hacking_window: int = 20
+    """Steps over which rewards are compared: a warning is given where a trained one has risen and a held-out one has
+    fallen since the first so many steps, both by more than twice their standard errors (0: never looked at)."""
     gradient_cosine_every: int = 0
     """Steps between measurements of the cosine between the understanding and the generation loss' gradients (0: never).
     Needs memory for two more gradients."""
@@ -457,6 +486,7 @@ class LogConfig:
     def __post_init__(self) -> None:
         for name in vars(self).keys() - {"best"}:
             _check(vars(self)[name] >= 0, f"log.{name}", f"must not be negative, not {vars(self)[name]}")
+        _check(self.hacking_window != 1, "log.hacking_window", "must be 0 or at least 2, not 1")
 
 
 @dataclass(frozen=True)

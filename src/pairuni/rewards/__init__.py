@@ -15,6 +15,7 @@ from pairuni.config import RewardConfig, RewardOptions
 from pairuni.errors import InputError
 from pairuni.records import Side
 from pairuni.rewards.base import FunctionReward, Reward
+from pairuni.rewards.combined import Combined, Part
 
 REWARDS: dict[str, str] = {
     "choice": "pairuni.rewards.choice:ChoiceReward",
@@ -43,9 +44,18 @@ OPTIONS: dict[str, tuple[str, ...]] = {
 
 
 def side_reward(config: RewardConfig, side: Side) -> Reward:
-    """What `config` names for `side`, with its options. Raises InputError as `load_reward` does."""
-    spec = vars(config)[side]
-    return load_reward(spec, side, config.options.get(spec))
+    """What `config` names for `side`, with its options: one reward, or a `combined.Combined` of several.
+
+    Raises InputError as `load_reward` does.
+    """
+    trained = {name: load_reward(name, side, config.options.get(name)) for name in config.names(side)}
+    # A held-out reward of the other side is no mistake: one list serves both.
+    held_out = {name: load_reward(name, None, config.options.get(name)) for name in config.names("held_out")}
+    held_out = {name: reward for name, reward in held_out.items() if side in reward.sides}
+    if len(trained) == 1 and not held_out:
+        return next(iter(trained.values()))
+    parts = [Part(reward, config.weights.get(name, 1.0)) for name, reward in trained.items()]
+    return Combined(tuple(parts), tuple(held_out.values()), config.normalise == "group")
 
 
 def load_reward(spec: str, side: Side | None = None, options: RewardOptions | None = None) -> Reward:

@@ -28,6 +28,7 @@ from pairuni.rewards import side_reward
 from pairuni.rewards.base import Reward
 from pairuni.runs import RunDir
 from pairuni.train.checkpoint import Progress, load_state, save_checkpoint
+from pairuni.train.hacking import gamed
 from pairuni.train.inputs import input_record
 from pairuni.train.optim import Optimizer
 from pairuni.train.resume import Start, config_hash, eval_history, find_start, open_run
@@ -69,7 +70,8 @@ def train(config: TrainConfig, *, evaluate: Evaluate | None = None) -> dict[str,
 
     Returns:
         A summary: path, steps, seconds (of this call), the latest checkpoint (None without one), and per side
-        reward_first and reward_last (means over the first and last tenth of the steps) and missing (rewards).
+        reward_first and reward_last (means over the first and last tenth of the steps) and missing (rewards); warnings
+        are those of rewards that seem to be gamed.
 
     Raises:
         InputError: something in the config, the pairs, the images or the run directory is wrong.
@@ -172,6 +174,7 @@ def _loop(run: _Run, start: Start) -> None:
             scores = _look(run, step)
             if dist.is_main():
                 run.directory.append_metrics({"step": step} | row | scores)
+                _warn(run, step)
             if step == config.steps or (config.log.checkpoint_every and step % config.log.checkpoint_every == 0):
                 _save(run, step)
             _keep_best(run, step)
@@ -216,6 +219,14 @@ def _save(run: _Run, step: int) -> None:
         save_checkpoint(run.directory, run.policy, run.optimizer, progress, run.config.log.keep_checkpoints)
 
 
+def _warn(run: _Run, step: int) -> None:
+    """Says where a reward seems to be gamed, every `log.hacking_window` steps."""
+    window = run.config.log.hacking_window
+    if window and step % window == 0:
+        for warning in gamed(run.directory.read_metrics(), window):
+            tqdm.write(f"warning, step {step}: {warning}")
+
+
 def _keep_best(run: _Run, step: int) -> None:
     """Saves this step and points `best` at it where it was evaluated and beats all earlier ones."""
     name, history = run.config.log.best, eval_history(run.directory)
@@ -244,5 +255,7 @@ def _summary(directory: RunDir, config: TrainConfig, seconds: float) -> dict[str
             known = [row[f"reward_mean/{side}"] for row in part if row[f"reward_mean/{side}"] is not None]
             means[name][str(side)] = sum(known) / len(known) if known else None
     checkpoint = directory.latest_checkpoint()
+    window = config.log.hacking_window
+    warnings = gamed(rows, window) if window else []
     where = {"path": str(directory.path), "checkpoint": None if checkpoint is None else str(checkpoint)}
-    return where | {"steps": len(rows), "seconds": seconds, "missing": missing, **means}
+    return where | {"steps": len(rows), "seconds": seconds, "missing": missing, "warnings": warnings, **means}

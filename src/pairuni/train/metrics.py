@@ -14,7 +14,11 @@ from pairuni.algo.advantages import group_stats
 from pairuni.algo.pair_grpo import merge_stats
 from pairuni.dist import all_gather, gather_rows
 from pairuni.records import Side
+from pairuni.rewards.statistics import image_statistics
 from pairuni.train.rollout import SideBatch
+
+LOOKS = ("saturation", "edges", "colours", "duplicates")
+"""What `image_statistics` tells of a group's images."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,10 @@ class _Group:
     weight: float
     decisions: int
     behaviour_gap: float
+    raw: dict[str, list[float]]
+    """[R] of each reward."""
+    looks: dict[str, float]
+    """Statistics of its images; empty on the understanding side."""
 
 
 def rollout_metrics(batch: Mapping[Side, SideBatch], credits: Mapping[Side, Tensor]) -> dict[str, float]:
@@ -62,7 +70,12 @@ def rollout_metrics(batch: Mapping[Side, SideBatch], credits: Mapping[Side, Tens
         row |= {
             f"reward_mean/{side}": mean,
             f"reward_std/{side}": _mean([r.std() for r in known if len(r)]),
-            f"reward/{sampled.reward_name}/{side}": mean,
+            **_named_means(groups, sampled, side),
+            **{
+                f"image/{name}": _mean([g.looks[name] for g in groups if g.looks])
+                for name in LOOKS
+                if side is Side.GENERATION
+            },
             f"advantage_abs/{side}": _mean(np.abs([group.credit_R for group in groups])),
             f"zero_std_fraction/{side}": stats.zero_std / stats.groups if stats.groups else np.nan,
             f"missing/{side}": stats.missing,
@@ -101,8 +114,41 @@ def _groups(sampled: SideBatch, credit_BR: Tensor) -> list[_Group]:
         gap_BRT = (call.sampled_logp_BRT - call.cond_logp_BRT).abs().where(call.mask_BRT, 0.0)
         gaps += gap_BRT.double().sum(dim=(1, 2)).tolist()
         counts += call.mask_BRT.sum(dim=(1, 2)).tolist()
-    columns = (sampled.rewards_BR.tolist(), credit_BR.tolist(), sampled.weights_B.tolist(), counts, gaps)
+    raw = [{name: raw_BR[b].tolist() for name, raw_BR in sampled.raw_BR.items()} for b in range(len(sampled.halves))]
+    columns = (
+        sampled.rewards_BR.tolist(),
+        credit_BR.tolist(),
+        sampled.weights_B.tolist(),
+        counts,
+        gaps,
+        raw,
+        _looks(sampled),
+    )
     return [_Group(*values) for values in zip(*columns, strict=True)]
+
+
+def _looks(sampled: SideBatch) -> list[dict[str, float]]:
+    calls = [call.images_BRHWC for call in sampled.calls if call.images_BRHWC is not None]
+    if not calls:
+        return [{} for _ in sampled.halves]
+    columns = [image_statistics(images_BRHWC) for images_BRHWC in calls]
+    return [{name: float(c[name][b]) for name in LOOKS} for c in columns for b in range(len(c[LOOKS[0]]))]
+
+
+def _mean_looks(groups: list[_Group], side: Side) -> dict[str, float]:
+    if side is Side.UNDERSTANDING:
+        return {}
+    return {f"image/{name}": _mean([group.looks[name] for group in groups]) for name in LOOKS}
+
+
+def _named_means(groups: list[_Group], sampled: SideBatch, side: Side) -> dict[str, float]:
+    """reward/ of those that are trained, held_out/ of the others: means of what is not missing."""
+    means = {}
+    for name in sampled.raw_BR:
+        scores = np.array([score for group in groups for score in group.raw[name]])
+        kind = "held_out" if name in sampled.held_out else "reward"
+        means[f"{kind}/{name}/{side}"] = _mean(scores[np.isfinite(scores)])
+    return means
 
 
 def _mean(values: Iterable[float] | np.ndarray) -> float:

@@ -20,7 +20,8 @@ from pairuni.data.mixing import UNWEIGHTED
 from pairuni.policies.base import Rollouts, Sampler, SamplingSpec
 from pairuni.policies.sampling import counter_seed
 from pairuni.records import Prompt, Side
-from pairuni.rewards.base import Reward, RewardInput, score_all
+from pairuni.rewards.base import Reward, RewardInput
+from pairuni.rewards.combined import held_out_names, raw_scores, total
 
 ImageLoader = Callable[[str], np.ndarray]
 """From a record's image_path to uint8 [H, W, 3]."""
@@ -35,10 +36,13 @@ class SideBatch:
     calls: tuple[Rollouts, ...]
     """Of consecutive halves; several where `rollout.prompts_per_call` limits how many are sampled together."""
     rewards_BR: Tensor
-    """float64, NaN where a remote reward did not answer."""
+    """float64, what is trained: NaN where a remote reward did not answer."""
     weights_B: Tensor
     """float64 pair weights."""
-    reward_name: str
+    raw_BR: Mapping[str, np.ndarray]
+    """float64 [B, R] of each reward by its name, those that are only watched included."""
+    held_out: frozenset[str]
+    """The names of those in `raw_BR` that are only watched."""
     rollout_seconds: float
     reward_seconds: float
 
@@ -123,7 +127,8 @@ def _collect_side(
         for call, start in zip(calls, range(0, len(halves), size), strict=True)
         for item in _reward_inputs(call, halves[start : start + size])
     ]
-    scores = score_all(reward, items) if items else np.zeros(0)
+    shape = len(halves), rollouts
+    raw_BR = {name: scores.reshape(shape) for name, scores in raw_scores(reward, items).items()}
     scheme = "none" if config.pairing.mode in UNWEIGHTED else config.weighting
     similarity_B = torch.tensor([half.similarity for half in halves], dtype=torch.float64)
     aligned_B = torch.tensor([half.aligned for half in halves], dtype=torch.bool)
@@ -131,9 +136,10 @@ def _collect_side(
         side=side,
         halves=tuple(halves),
         calls=tuple(calls),
-        rewards_BR=torch.from_numpy(scores.reshape(len(halves), rollouts)),
+        rewards_BR=torch.from_numpy(total(reward, raw_BR)),
         weights_B=pair_weights(similarity_B, aligned_B, scheme),
-        reward_name=reward.name,
+        raw_BR=raw_BR,
+        held_out=held_out_names(reward),
         rollout_seconds=sampled - started,
         reward_seconds=time.perf_counter() - sampled,
     )

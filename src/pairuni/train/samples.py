@@ -94,11 +94,11 @@ def _rows(sampled: SideBatch, step: int, config: TrainConfig, folder: Path) -> l
                 name = f"{b:02d}_{r:02d}.png"
                 Image.fromarray(images[n]).save(folder / name)
                 output = {"prompt": half.quadruple.prompt, "image": name}
-            reward = float(sampled.rewards_BR[b, r])
+            rewards = {name: float(raw_BR[b, r]) for name, raw_BR in sampled.raw_BR.items()}
             rows.append(
                 {"step": step, "pair_id": half.pair_id, "side": str(sampled.side), "rollout": r}
                 | output
-                | {"rewards": {sampled.reward_name: reward if np.isfinite(reward) else None}}
+                | {"rewards": {name: value if np.isfinite(value) else None for name, value in rewards.items()}}
                 | {"advantage": float(credit_BR[b, r])}
             )
     return rows

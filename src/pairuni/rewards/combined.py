@@ -1,0 +1,84 @@
+"""Several rewards of one side as one: a weighted sum, with rewards beside it that are only watched.
+
+Added as they are, the reward with the largest spread decides; normalised within each group first, each has its weight
+whatever its scale. Shapes: B groups, R rollouts each, n = B * R items.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pairuni.records import Side
+from pairuni.rewards.base import Reward, RewardInput, score_all
+
+_STD_EPS = 1e-6
+
+
+@dataclass(frozen=True)
+class Part:
+    """A reward of the sum."""
+
+    reward: Reward
+    weight: float
+
+
+@dataclass(frozen=True)
+class Combined:
+    """A `Reward` whose score is the sum of its parts as they are; `total` is what is trained, and needs the groups."""
+
+    parts: tuple[Part, ...]
+    held_out: tuple[Reward, ...] = ()
+    normalise: bool = False
+
+    @property
+    def name(self) -> str:
+        return "+".join(part.reward.name for part in self.parts)
+
+    @property
+    def sides(self) -> frozenset[Side]:
+        return frozenset.intersection(*(part.reward.sides for part in self.parts))
+
+    @property
+    def remote(self) -> bool:
+        return any(part.reward.remote for part in self.parts)
+
+    def __call__(self, items: Sequence[RewardInput]) -> Sequence[float]:
+        return sum(part.weight * score_all(part.reward, items) for part in self.parts).tolist()  # pyright: ignore
+
+
+def raw_scores(reward: Reward, items: Sequence[RewardInput]) -> dict[str, np.ndarray]:
+    """float64 [n] of each reward by its name, held-out ones included; none is called without items.
+
+    Raises InputError as `score_all`.
+    """
+    every = [reward]
+    if isinstance(reward, Combined):
+        every = [part.reward for part in reward.parts] + list(reward.held_out)
+    return {each.name: score_all(each, items) if items else np.zeros(0) for each in every}
+
+
+def held_out_names(reward: Reward) -> frozenset[str]:
+    """The names of those that are not trained."""
+    return frozenset(each.name for each in reward.held_out) if isinstance(reward, Combined) else frozenset()
+
+
+def total(reward: Reward, raw_BR: Mapping[str, np.ndarray]) -> np.ndarray:
+    """float64 [B, R]: what is trained. NaN where any part is missing."""
+    if not isinstance(reward, Combined):
+        return raw_BR[reward.name]
+    values = {p.reward.name: raw_BR[p.reward.name] for p in reward.parts}
+    if reward.normalise:
+        values = {name: normalised(value_BR) for name, value_BR in values.items()}
+    return np.sum([p.weight * values[p.reward.name] for p in reward.parts], axis=0)
+
+
+def normalised(raw_BR: np.ndarray) -> np.ndarray:
+    """Mean 0 and population deviation 1 within each row; rows of equal scores are 0, missing scores stay missing."""
+    known_BR = np.isfinite(raw_BR)
+    count_B1 = np.maximum(known_BR.sum(axis=1, keepdims=True), 1)
+    mean_B1 = np.where(known_BR, raw_BR, 0).sum(axis=1, keepdims=True) / count_B1
+    away_BR = np.where(known_BR, raw_BR - mean_B1, 0)
+    std_B1 = np.sqrt((away_BR**2).sum(axis=1, keepdims=True) / count_B1)
+    scaled_BR = np.where(std_B1 > _STD_EPS, away_BR / np.maximum(std_B1, _STD_EPS), 0)
+    return np.where(known_BR, scaled_BR, np.nan)
