@@ -165,13 +165,15 @@ def test_a_stopped_script_ends_like_one_that_was_not(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.slow
-def test_the_shipped_model_is_middling(shipped: JanusPolicy) -> None:
+def test_the_shipped_model_is_middling(shipped: JanusPolicy, tmp_path: Path) -> None:
     """Room for RL on both sides: 0.25-0.65 above chance on held-out questions, 30-70 % exact images."""
     from pairuni.config import EvalConfig
-    from pairuni.eval.shapes import ShapesGeneration, ShapesUnderstanding
+    from pairuni.eval.runner import evaluate
+    from pairuni.files import read_jsonl
 
     config = EvalConfig(questions=1200, prompts=600, guidance=2.0, batch=200)
-    answers = ShapesUnderstanding(0.0).run(shipped, config)
-    chance = np.mean([a.record["chance"] for a in answers])
-    assert 0.25 <= (np.mean([a.score for a in answers]) - chance) / (1 - chance) <= 0.65
-    assert 0.3 <= np.mean([a.score for a in ShapesGeneration(1.0).run(shipped, config)]) <= 0.7
+    results = evaluate(shipped, config, tmp_path)
+    chance = np.mean([row["chance"] for _, row in read_jsonl(tmp_path / "answers_shapes_understanding.jsonl")])
+    right = results["shapes_understanding"]["score"] / 100
+    assert 0.25 <= (right - chance) / (1 - chance) <= 0.65
+    assert 30 <= results["shapes_generation"]["score"] <= 70
