@@ -12,6 +12,7 @@ Both must find the same edges and clusters of like quality, else the run fails.
 
 import argparse
 import json
+import os
 import platform
 import resource
 import subprocess
@@ -237,7 +238,10 @@ def mean_cosine(rows_ND: np.ndarray, assignment_N: np.ndarray, clusters: int) ->
 def machine() -> dict[str, str | int]:
     import torch
 
-    return {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
+    # NumPy's kernels, and so the reference's speed, depend on it.
+    kernels = os.environ.get("OPENBLAS_CORETYPE", "chosen by OpenBLAS")
+    processor = platform.processor() or platform.machine()
+    return {"processor": processor, "threads": torch.get_num_threads(), "openblas_kernels": kernels}
 
 
 def rounded(value: Any) -> Any:

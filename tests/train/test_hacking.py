@@ -43,6 +43,12 @@ def test_only_a_rise_beside_a_fall_is_told():
         assert gamed(rows(trained, held_out), 20) == [], (trained, held_out)
 
 
+def test_a_rise_is_seen_where_the_sum_is_normalised():
+    made = [{**row, "reward/hps/generation": row["reward_mean/generation"]} for row in rows(0.5, -0.5)]
+    made = [{**row, "reward_mean/generation": 0.0} for row in made]
+    assert len(gamed(made, 20)) == 1
+
+
 def test_noise_alone_is_seldom_told():
     rng = np.random.default_rng(1)
     alarms = 0

@@ -34,4 +34,4 @@ def _scores(run: RunDir, steps: int) -> list[str]:
     common = {name: entry for name, entry in before["benchmarks"].items() if name in after["benchmarks"]}
     if not (at_the_end and common and before["config_hash"] == after["config_hash"]):
         return []
-    return ["held-out items, per cent with standard errors, before -> after", table(common, after["benchmarks"])]
+    return ["held-out items with standard errors, before -> after", table(common, after["benchmarks"])]

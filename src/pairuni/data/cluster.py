@@ -140,8 +140,7 @@ def _reassign(features_ND: np.ndarray, run: _Run, moved_C: np.ndarray) -> None:
     for rows, columns in ((np.flatnonzero(lost_N), np.arange(len(moved_C))), (np.flatnonzero(~lost_N), moved)):
         for start in range(0, len(rows) if len(columns) else 0, _ROWS):
             some = rows[start : start + _ROWS]
-            # All rows and all columns, the first pass, need no copy.
-            features_RD = features_ND if len(some) == len(features_ND) else np.take(features_ND, some, axis=0)
+            features_RD = np.take(features_ND, some, axis=0)
             centroids_CD = run.centroids_CD[columns]
             proposed = _improve(features_RD, run, some, columns, centroids_CD, precision)
             if proposed > _CROWD * len(some):

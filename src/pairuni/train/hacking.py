@@ -15,7 +15,7 @@ _ERRORS = 2.0
 
 
 def gamed(rows: Sequence[Mapping[str, Any]], window: int) -> list[str]:
-    """What to warn of: one sentence per side whose training reward rose while a held-out reward of it fell.
+    """What to warn of: one sentence per held-out reward that fell while a trained reward of its side rose.
 
     Compares the last `window` steps with the first ones. Steps are taken as independent, which flatters the errors a
     little: prompts differ from step to step, weights change slowly.
@@ -33,7 +33,9 @@ def gamed(rows: Sequence[Mapping[str, Any]], window: int) -> list[str]:
     found = []
     for side in ("understanding", "generation"):
         held_out = [key for key in rows[-1] if key.startswith("held_out/") and key.endswith(f"/{side}")]
-        risen = _change(rows, f"reward_mean/{side}", window)
+        # Each trained reward as it is: the mean of a sum that was normalised within its groups is always 0.
+        trained = [key for key in rows[-1] if key.startswith("reward/") and key.endswith(f"/{side}")]
+        risen = max(_change(rows, key, window) for key in (f"reward_mean/{side}", *trained))
         for key in held_out if risen > _ERRORS else []:
             if _change(rows, key, window) < -_ERRORS:
                 first, last = (_values(part, key).mean() for part in (rows[:window], rows[-window:]))

@@ -71,11 +71,7 @@ def rollout_metrics(batch: Mapping[Side, SideBatch], credits: Mapping[Side, Tens
             f"reward_mean/{side}": mean,
             f"reward_std/{side}": _mean([r.std() for r in known if len(r)]),
             **_named_means(groups, sampled, side),
-            **{
-                f"image/{name}": _mean([g.looks[name] for g in groups if g.looks])
-                for name in LOOKS
-                if side is Side.GENERATION
-            },
+            **_mean_looks(groups, side),
             f"advantage_abs/{side}": _mean(np.abs([group.credit_R for group in groups])),
             f"zero_std_fraction/{side}": stats.zero_std / stats.groups if stats.groups else np.nan,
             f"missing/{side}": stats.missing,

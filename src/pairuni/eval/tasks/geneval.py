@@ -76,18 +76,9 @@ class GenEval:
         return Answer(item.id, item.part, float(right), True, {**record, "detections": found}, item.group)
 
     def total(self, answers: Sequence[Answer]) -> Score:
-        tasks: dict[str, list[float]] = {}
-        for answer in answers:
-            tasks.setdefault(answer.part, []).append(answer.score)
-        parts = {task: sum(scores) / len(scores) for task, scores in tasks.items()}
-        prompts: dict[str, float] = {}
-        for answer in answers:
-            prompts[answer.group] = max(prompts.get(answer.group, 0.0), answer.score)
-        more = {
-            "images": sum(answer.score for answer in answers) / len(answers),
-            "prompts": sum(prompts.values()) / len(prompts),
-        }
-        return Score(sum(parts.values()) / len(parts), parts | more)
+        rights = [({"tag": answer.part, "prompt": answer.group}, answer.score == 1) for answer in answers]
+        means = geneval.aggregate(rights)
+        return Score(means["overall"], means["parts"] | {name: means[name] for name in ("images", "prompts")})
 
     @cached_property
     def _detector(self) -> Mask2FormerDetector:

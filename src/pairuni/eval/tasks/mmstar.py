@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pairuni.eval import choice
-from pairuni.eval.base import Answer, Item, Score, mean_score
+from pairuni.eval.base import Answer, Item, Score
 from pairuni.eval.tasks.items import Questions, decoded, field_of, hub_rows, place
 
 HUB = "Lin-Chen/MMStar"
@@ -45,10 +45,10 @@ class MmStar(Questions):
         return Answer(item.id, item.part, float(right), read, record)
 
     def total(self, answers: Sequence[Answer]) -> Score:
-        score = mean_score(answers, 100.0)
+        records = [(answer.part, answer.record["axis"], answer.score == 1) for answer in answers]
+        scored = choice.score_mmstar(records, self.protocol)
         axes: dict[str, list[float]] = {}
-        for answer in answers:
-            axes.setdefault(f"{answer.part}: {answer.record['axis']}", []).append(answer.score)
-        finer = {name: 100 * sum(scores) / len(scores) for name, scores in axes.items()}
-        value = sum(finer.values()) / len(finer) if self.protocol == "lmms_eval" else score.value
-        return Score(value, {**score.parts, **finer})
+        for part, axis, right in records:
+            axes.setdefault(f"{part}: {axis}", []).append(right)
+        finer = {name: 100 * sum(rights) / len(rights) for name, rights in axes.items()}
+        return Score(scored["score"], {**scored["parts"], **finer})
