@@ -195,17 +195,19 @@ class Watch:
 
 
 def product_rates(width: int) -> dict[str, float]:
-    """10^9 operations per second of plain torch products, by precision; the best of five."""
+    """10^9 operations per second of plain products, by precision (float32: torch's or NumPy's); the best of five."""
     import torch
 
-    rates = {}
+    rates: dict[str, float] = {}
     for precision in (torch.float32, torch.bfloat16):
         left, right = torch.ones(1024, width, dtype=precision), torch.ones(8192, width, dtype=precision)
+        sides = [(left, right)] if precision == torch.bfloat16 else [(left, right), (left.numpy(), right.numpy())]
         best = float("inf")
         for _ in range(5):
-            start = perf_counter()
-            _ = left @ right.T
-            best = min(best, perf_counter() - start)
+            for one, other in sides:
+                start = perf_counter()
+                _ = one @ other.T
+                best = min(best, perf_counter() - start)
         rates[str(precision).removeprefix("torch.")] = 2.0 * 1024 * 8192 * width / best / 1e9
     return rates
 

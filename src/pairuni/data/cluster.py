@@ -18,7 +18,7 @@ from sklearn.cluster import MiniBatchKMeans
 from tqdm import tqdm
 
 from pairuni.data.match import normalise
-from pairuni.data.products import above, exact, fastest
+from pairuni.data.products import above, below, exact, fastest
 
 PASSES = 50
 """Most passes of Lloyd's algorithm; it usually settles earlier."""
@@ -158,10 +158,10 @@ def _improve(
     """Reassigns `rows` to any of `columns` that is nearer than their own centroid; the number of proposals."""
     least_R1 = torch.from_numpy(run.score_N[rows].astype(np.float32))[:, None]  # what the nearest surely reaches
 
-    def limit(products_RS: torch.Tensor, start: int, margin: float) -> torch.Tensor:
+    def limit(products_RS: torch.Tensor, start: int, margin_R1: torch.Tensor) -> torch.Tensor:
         known_R1 = least_R1[start : start + len(products_RS)]
-        known_R1[:] = torch.maximum(known_R1, products_RS.amax(dim=1, keepdim=True).float().cpu() - margin)
-        return known_R1.to(products_RS.device) - margin
+        known_R1[:] = torch.maximum(known_R1, (below(products_RS.amax(dim=1, keepdim=True)) - margin_R1).cpu())
+        return known_R1.to(products_RS.device) - margin_R1
 
     found = [(row, column) for row, column in above(features_RD, centroids_CD, limit, precision)]
     row_E, column_E = (np.concatenate(part) for part in zip(*found, strict=True))
@@ -220,17 +220,16 @@ def _seeds(features_ND: np.ndarray, clusters: int, rng: np.random.Generator) -> 
     every row equals a seed.
     """
     sketch_NK = _sketch(features_ND, rng)
-    square_N = np.einsum("nk,nk->n", sketch_NK, sketch_NK)
     tries = 2 + int(np.log(clusters))
     seeds = [int(rng.integers(len(features_ND)))]
-    distance_N = _distance(sketch_NK, square_N, np.array(seeds))[0]
+    distance_N = _distance(sketch_NK, np.array(seeds))[0]
     with tqdm(total=clusters, initial=1, desc="k-means seeds", unit="seed", disable=len(features_ND) < _ROWS) as bar:
         while len(seeds) < clusters and distance_N.any():
             pool_share = distance_N / distance_N.sum()
             size = min(_POOL, np.count_nonzero(pool_share))
             pool = rng.choice(len(features_ND), size, replace=False, p=pool_share)
             before = distance_N[pool]
-            distance_PN = _distance(sketch_NK, square_N, pool)
+            distance_PN = _distance(sketch_NK, pool)
             for _ in range(min(_POOL // 2, clusters - len(seeds))):
                 # Rows of the pool that the seeds since have come close to must become as unlikely as a new draw has it.
                 weight = distance_N[pool] / before
@@ -246,19 +245,24 @@ def _seeds(features_ND: np.ndarray, clusters: int, rng: np.random.Generator) -> 
 
 
 def _sketch(features_ND: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """float64 [N, at most _SKETCH]: the rows, or random projections that keep distances to within some 10 %."""
+    """float64 [N, at most _SKETCH + 2]: the rows, or random projections that keep distances to within some 10 %.
+
+    The last two columns are a row's squared length and 1: with them, a squared distance is one inner product.
+    """
     n, width = features_ND.shape
     if width <= _SKETCH:
-        return features_ND.astype(np.float64)
-    signs_DK = rng.choice((-1.0, 1.0), size=(width, _SKETCH)) / np.sqrt(_SKETCH)
-    starts = range(0, n, _ROWS)
-    return np.concatenate([features_ND[start : start + _ROWS].astype(np.float64) @ signs_DK for start in starts])
+        kept_NK = features_ND.astype(np.float64)
+    else:
+        signs_DK = rng.choice((-1.0, 1.0), size=(width, _SKETCH)) / np.sqrt(_SKETCH)
+        starts = range(0, n, _ROWS)
+        kept_NK = np.concatenate([features_ND[start : start + _ROWS].astype(np.float64) @ signs_DK for start in starts])
+    return np.column_stack([kept_NK, np.einsum("nk,nk->n", kept_NK, kept_NK), np.ones(n)])
 
 
-def _distance(sketch_NK: np.ndarray, square_N: np.ndarray, rows_P: np.ndarray) -> np.ndarray:
+def _distance(sketch_NK: np.ndarray, rows_P: np.ndarray) -> np.ndarray:
     """Squared distances of these rows to all, [P, N]; rows equal up to the rounding of their features are at 0."""
-    distance_PN = sketch_NK[rows_P] @ sketch_NK.T
-    distance_PN *= -2
-    distance_PN += square_N + square_N[rows_P, None]
+    rows_PK = sketch_NK[rows_P]
+    factor_PK = np.column_stack([-2 * rows_PK[:, :-2], rows_PK[:, -1], rows_PK[:, -2]])
+    distance_PN = factor_PK @ sketch_NK.T
     distance_PN[distance_PN < 1e-6] = 0
     return distance_PN

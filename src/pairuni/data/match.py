@@ -15,7 +15,7 @@ import torch
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components, min_weight_full_bipartite_matching
 
-from pairuni.data.products import above, exact
+from pairuni.data.products import above, below, exact
 
 Strategy = Literal["paper_order", "greedy", "optimal"]
 
@@ -90,12 +90,12 @@ def candidates(features_gen_ND: np.ndarray, features_und_ND: np.ndarray, neighbo
     if gen_GD.shape[1] != und_UD.shape[1]:
         raise ValueError(f"features of both sides must agree in width: {gen_GD.shape[1]} and {und_UD.shape[1]}")
 
-    def limit(products_RS: torch.Tensor, start: int, margin: float) -> torch.Tensor:
-        least_R1 = torch.full((len(products_RS), 1), floor - margin, device=products_RS.device)
+    def limit(products_RS: torch.Tensor, start: int, margin_R1: torch.Tensor) -> torch.Tensor:
+        least_R1 = floor - margin_R1
         if 0 < neighbours < products_RS.shape[1]:
             # The n-th best of these may be off by the margin, and so may what beats it.
-            last_R1 = products_RS.topk(neighbours, dim=1).values[:, -1:].float()
-            least_R1 = torch.maximum(least_R1, last_R1 - 2 * margin)
+            last_R1 = below(products_RS.topk(neighbours, dim=1).values[:, -1:])
+            least_R1 = torch.maximum(least_R1, last_R1 - 2 * margin_R1)
         return least_R1
 
     parts: list[Edges] = []

@@ -2,8 +2,10 @@
 
 Fast products only propose: `above` returns every place whose product may reach its row's limit, with a margin that
 covers the rounding of its precision, and `exact` computes those again in float64. So neither the device nor the
-precision nor the number of threads changes what is selected or matched. Left rows and right rows are unit vectors;
-N, M rows, D features, E places.
+precision nor the number of threads changes what is selected or matched. The margin of x.c, computed from rounded x' and
+c', is |x - x'| + |x'| |c - c'| (Cauchy and Schwarz: x.c - x'.c' = (x - x').c + x'.(c - c'), |c| = 1), from the rounding
+that is there: a third of what bf16 could lose at worst. Left and right rows are unit vectors; N, M rows, D features,
+R left rows of a block, S right rows of a shard, E places.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,15 +20,13 @@ Precision = torch.dtype
 # Right rows that are on the device at once (a shard), and products that are held at once: what fits a CPU's caches, and
 # what keeps a GPU busy.
 SIZES = {"cpu": (1 << 13, 1 << 23), "cuda": (1 << 16, 1 << 26)}
-_MARGIN = {
-    torch.float32: 1e-5,  # the rounding error at 2048 dimensions is about 1e-6
-    # Both factors are rounded by at most 2**-8, the product of a value below 1 by 2**-9; the sum is in float32.
-    torch.bfloat16: (1 + 2**-8) ** 2 - 1 + 2**-9 + 1e-5,
-}
+PRECISIONS = (torch.float32, torch.bfloat16)
+_SUM = 1e-5  # the error of adding up in float32: about 1e-6 at 2048 dimensions
 _GATHER = 1 << 19  # feature values that are gathered at once
 
-Limit = Callable[[torch.Tensor, int, float], torch.Tensor]
-"""(products [R, S], first row, margin) -> least product [R, 1] of a place that is wanted, margin included."""
+Limit = Callable[[torch.Tensor, int, torch.Tensor], torch.Tensor]
+"""(products [R, S], first row, margin [R, 1]) -> least product [R, 1] of a place that is wanted, margin included."""
+_Multiply = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], object]
 
 
 def above(
@@ -41,18 +41,21 @@ def above(
     """
     device = _device()
     precision = fastest() if precision is None else precision
+    multiply = _multiply(device, precision)
     shard, block = SIZES[device.type]
     for first in range(0, len(right_MD) if len(left_ND) else 0, shard):
-        right_SD = _tensor(right_MD[first : first + shard], device, precision)
+        right_SD, lost_S1 = _rounded(right_MD[first : first + shard], device, precision)
         rows = min(max(1, block // len(right_SD)), len(left_ND))
         # Made once: new memory for each block would cost a third of the product.
         products = torch.empty(rows, len(right_SD), dtype=precision, device=device)
         reached = torch.empty(rows, len(right_SD), dtype=torch.bool, device=device)
         for start in range(0, len(left_ND), rows):
-            left_RD = _tensor(left_ND[start : start + rows], device, precision)
+            left_RD, lost_R1 = _rounded(left_ND[start : start + rows], device, precision)
             products_RS, reached_RS = products[: len(left_RD)], reached[: len(left_RD)]
-            torch.mm(left_RD, right_SD.T, out=products_RS)
-            least_R1 = _rounded_down(limit(products_RS, start, _MARGIN[precision]), precision)
+            multiply(left_RD, right_SD, products_RS)
+            margin_R1 = lost_R1 + (1 + lost_R1) * lost_S1.max() + _SUM
+            # What reaches the limit still does when both are rounded, the limit down: rounding keeps the order.
+            least_R1 = _rounded_down(limit(products_RS, start, margin_R1), precision)
             torch.ge(products_RS, least_R1, out=reached_RS)
             row, column = np.divmod(_places(reached_RS), len(right_SD))
             yield row + start, column + first
@@ -76,31 +79,64 @@ def exact(left_ND: np.ndarray, right_MD: np.ndarray, row_E: np.ndarray, column_E
     return product_E
 
 
-@cache
+def below(products: torch.Tensor) -> torch.Tensor:
+    """float32: at most what these products were before they were rounded to their precision."""
+    return torch.nextafter(products, torch.full_like(products, -torch.inf)).float()
+
+
 def fastest() -> Precision:
     """bfloat16 on GPUs and on CPUs with instructions for it, which a short trial tells; float32 on others."""
-    device = _device()
-    if device.type == "cuda":
+    if _device().type == "cuda":
         return torch.bfloat16
-    seconds = {}
-    for precision in _MARGIN:
-        factor = torch.ones(1024, 1024, dtype=precision)
+    return min(PRECISIONS, key=lambda precision: _trial(precision)[0])
+
+
+def _multiply(device: torch.device, precision: Precision) -> _Multiply:
+    if device.type == "cuda":
+        # Else cuBLAS may add up parts of a sum in bfloat16.
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+        return _torch_product
+    return _trial(precision)[1]
+
+
+@cache
+def _trial(precision: Precision) -> tuple[float, _Multiply]:
+    """Seconds of the fastest product on this CPU, and that product."""
+    left_RD, right_SD = (torch.ones(rows, 2048, dtype=precision) for rows in (1024, 2048))
+    product_RS = torch.empty(len(left_RD), len(right_SD), dtype=precision)
+    seconds: dict[_Multiply, float] = {}
+    for multiply in (_torch_product, _numpy_product)[: 2 if precision == torch.float32 else 1]:
         tries = []
         for _ in range(4):
             start = perf_counter()
-            _ = factor @ factor.T
+            multiply(left_RD, right_SD, product_RS)
             tries.append(perf_counter() - start)
-        seconds[precision] = min(tries)
-    return min(_MARGIN, key=lambda precision: seconds[precision])
+        seconds[multiply] = min(tries)
+    best = min(seconds, key=lambda multiply: seconds[multiply])
+    return seconds[best], best
+
+
+def _torch_product(left_RD: torch.Tensor, right_SD: torch.Tensor, products_RS: torch.Tensor) -> None:
+    torch.mm(left_RD, right_SD.T, out=products_RS)
+
+
+def _numpy_product(left_RD: torch.Tensor, right_SD: torch.Tensor, products_RS: torch.Tensor) -> None:
+    # Another BLAS, twice as fast as torch's on some CPUs.
+    np.matmul(left_RD.numpy(), right_SD.numpy().T, out=products_RS.numpy())
 
 
 def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _tensor(rows_ND: np.ndarray, device: torch.device, precision: Precision) -> torch.Tensor:
+def _rounded(rows_ND: np.ndarray, device: torch.device, precision: Precision) -> tuple[torch.Tensor, torch.Tensor]:
+    """The rows on the device in the precision, and the lengths [N, 1] of what rounding took from them."""
     # A copy: memory-mapped rows are read-only, which torch does not know.
-    return torch.tensor(np.asarray(rows_ND)).to(device=device, dtype=precision)
+    rows = torch.tensor(np.asarray(rows_ND)).to(device)
+    rounded = rows.to(precision)
+    if precision == torch.float32:
+        return rounded, torch.zeros(len(rows), 1, device=device)
+    return rounded, torch.linalg.vector_norm(rows.sub_(rounded), dim=1, keepdim=True)
 
 
 def _rounded_down(least_R1: torch.Tensor, precision: Precision) -> torch.Tensor:
