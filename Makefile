@@ -9,7 +9,9 @@ export TOKENIZERS_PARALLELISM ?= false
 export OMP_NUM_THREADS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo full seeds test test-slow golden lint format checkpoint clean
+# Beside the environment, not in it: lmms-eval needs an older filelock.
+LMMS := $(VENV)/lmms-eval
+.PHONY: help setup demo full seeds test test-slow lmms test-lmms golden lint format checkpoint clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -41,6 +43,16 @@ $(VENV)/.cluster: $(VENV)/.ready
 
 test-slow: $(VENV)/.cluster  ## kills, soaks and whole runs; installs Ray first
 	$(BIN)/pytest -m slow
+
+$(LMMS)/.ready: $(VENV)/.ready .ci/lmms-eval.txt
+	rm -rf $(LMMS)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(LMMS) -r .ci/lmms-eval.txt
+	@touch $@
+
+lmms: $(LMMS)/.ready  ## install lmms-eval into a folder of its own, without its large dependencies
+
+test-lmms: lmms  ## the tests of the model for lmms-eval, which skip without it
+	PYTHONPATH=$(abspath $(LMMS)) $(BIN)/pytest tests/adapters
 
 golden: setup  ## write the committed curve of tests/train/test_golden.py anew
 	PAIRUNI_WRITE_GOLDEN=1 $(BIN)/pytest tests/train/test_golden.py

@@ -9,6 +9,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import fields
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -88,7 +89,7 @@ def pairuni_arguments(words: list[str]) -> list[str] | None:
     """What follows `pairuni` or `-m pairuni`, None for another program."""
     if words[0] == "pairuni":
         return words[1:]
-    return words[words.index("pairuni") + 1 :] if "pairuni" in words and "-m" in words else None
+    return words[words.index("pairuni") + 1 :] if ("-m", "pairuni") in pairwise(words) else None
 
 
 COMMAND_LINES = [(p.name, a) for p in DOCS for w in shell_lines(p) if (a := pairuni_arguments(w)) is not None]
@@ -334,7 +335,7 @@ def run(demo_data: Path, tiny_janus_folder: Path, tmp_path_factory: pytest.TempP
         model=ModelConfig(path=str(tiny_janus_folder), device="cpu"),
         data=DataConfig(pairs=str(demo_data / "runs" / "demo" / "data" / "pairs.jsonl"), batch=2),
         rollout=RolloutConfig(rollouts=2, guidance=2.0, max_new_tokens=4),
-        rewards=RewardConfig(held_out="sharpness"),
+        rewards=RewardConfig(generation="shapes, brightness", normalise="group", held_out="sharpness"),
         log=LogConfig(samples_every=1, sample_prompts=1, eval_every=1, gradient_cosine_every=1),
     )
     train(config, evaluate=lambda policy, step: {"shapes_generation": 50.0})
@@ -344,7 +345,7 @@ def run(demo_data: Path, tiny_janus_folder: Path, tmp_path_factory: pytest.TempP
 def test_keys_of_a_run(run: Path) -> None:
     def general(key: str) -> str:
         key = re.sub(r"/(understanding|generation)$", "/<side>", key)
-        key = re.sub(r"^(reward|held_out)/\w+/", r"\1/<name>/", key)
+        key = re.sub(r"^(reward|held_out|normalised)/\w+/", r"\1/<name>/", key)
         return re.sub(r"^eval/\w+$", "eval/<benchmark>", key)
 
     written = {general(key) for row in rows(run / "metrics.jsonl") for key in row}

@@ -18,7 +18,7 @@ RANKS = [
     ["llm", "dist", "preparation", "shapes"],
     ["data", "policies", "rewards", "algo"],
     ["train", "eval"],
-    ["pretrain", "analysis", "report", "export"],
+    ["pretrain", "analysis", "report", "export", "adapters"],
     ["cli"],
 ]
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
@@ -74,7 +74,9 @@ def test_sizes(path: Path) -> None:
             assert len([a for a in arguments if a.arg not in ("self", "cls")]) <= 8, node.name
 
 
-@pytest.mark.parametrize("module", ["records", "config", "runs", "report.html", "analysis.gallery", "cli.main"])
+@pytest.mark.parametrize(
+    "module", ["records", "config", "runs", "report.html", "analysis.gallery", "adapters", "cli.main"]
+)
 def test_imports_without_torch(module: str) -> None:
     code = f"import sys, pairuni.{module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -227,6 +227,8 @@ class ModelConfig:
     """auto (CUDA where there is one), cpu, cuda, cuda:1, ..."""
     precision: Precision = "auto"
     """Of the forward passes: auto is bf16 on GPU and fp32 on CPU. Master weights and optimiser stay fp32."""
+    gradient_checkpointing: bool = False
+    """Recomputes activations in the backward pass instead of keeping them: less memory, more time, the same result."""
 
 
 @dataclass(frozen=True)
@@ -338,6 +340,8 @@ class RewardOptions:
     """Rewards with a model: hub id, local folder or file (default: the published weights)."""
     tokenizer: str | None = None
     """Rewards with a CLIP: hub id or local folder of its tokenizer (default: the published one)."""
+    colours: str | None = None
+    """geneval: hub id or local folder of the CLIP model that names colours (default: openai/clip-vit-large-patch14)."""
     device: str | None = None
     """Rewards with a model: auto (the default: the process' GPU where there is one), cpu, cuda, cuda:1, ..."""
     batch: int | None = None
@@ -421,8 +425,8 @@ class EvalConfig:
     seed: int = 0
     """Of the sampled benchmarks."""
     protocol: Literal["official", "lmms_eval", "vlmevalkit"] = "official"
-    """Whose rules pope, mme and mmstar build prompts and read answers by: the benchmark's authors', or those of one of
-    the two libraries that published numbers come from."""
+    """Whose rules pope, mme, mmstar and mmmu build prompts and read answers by: the benchmark's authors', or those of
+    one of the two libraries that published numbers come from. imgedit has official and lmms_eval."""
     wise: Literal["legacy", "verified"] = "legacy"
     """Prompts, judge's scale and weights of WISE: of the paper, or of 2026."""
     images_per_prompt: int = 0
@@ -440,8 +444,12 @@ class EvalConfig:
     """geneval: hub id or local folder of a Mask2Former with COCO's classes. Not the authors' weights: approximate."""
     colours: str = "openai/clip-vit-large-patch14"
     """geneval: hub id or local folder of the CLIP model that names colours."""
+    edits: str = ""
+    """imgedit: folder of edited images <key>.png, by whatever model; they are judged and nothing is sampled."""
+    imgedit_prompts: str = ""
+    """imgedit: the authors' prompts.json, what the judge is told for each edit type (default: a rubric of our own)."""
     judge: LlmConfig = field(default_factory=LlmConfig)
-    """wise: the endpoint whose model scores images."""
+    """wise, imgedit: the endpoint whose model scores images."""
     group: ClassVar[str] = "eval."
     """What stands before the fields in a file and on the command line."""
 
@@ -515,7 +523,9 @@ class TrainConfig:
     updates_per_rollout: int = 1
     """Optimiser steps on one set of rollouts. Not stated in the paper."""
     micro_batch: int = 64
-    """Rollout rows per forward and backward. Does not change the result."""
+    """Most rollout rows per forward and backward. Does not change the result."""
+    micro_tokens: int = 0
+    """Most tokens per forward and backward, prompts included (0: any number). Does not change the result."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     pairing: MixingConfig = field(default_factory=MixingConfig)
@@ -530,6 +540,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("steps", "clip_eps", "updates_per_rollout", "micro_batch", "norm_length"):
             _check(vars(self)[name] > 0, name, f"must be positive, not {vars(self)[name]}")
+        _check(self.micro_tokens >= 0, "micro_tokens", f"must not be negative, not {self.micro_tokens}")
         _check(self.kl_beta >= 0, "kl_beta", f"must not be negative, not {self.kl_beta}")
         _check(bool(self.data.pairs), "data.pairs", "is needed: the path of a pairs.jsonl")
         alone = self.sides != "both" and self.log.gradient_cosine_every > 0

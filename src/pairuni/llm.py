@@ -66,6 +66,8 @@ class Question:
     text: str
     pictures: Sequence[Picture] = ()
     attempt: int = 0
+    pictures_last: bool = False
+    """Whether the pictures come after the text, not before it."""
 
 
 @dataclass
@@ -201,7 +203,7 @@ class Chat:
     def key(self, question: Question, schema: type[Reply] | None) -> str:
         """SHA-256 of all that the reply depends on: pictures by their content, not by their path."""
         config = self.config
-        what = {
+        what: dict[str, Any] = {
             "model": config.model,
             "temperature": config.temperature,
             "max_tokens": config.max_tokens,
@@ -212,6 +214,8 @@ class Chat:
             "attempt": question.attempt,
             "schema": None if schema is None else schema.model_json_schema(),
         }
+        if question.pictures_last:  # else absent, so that the keys of older ledgers stay what they were
+            what["pictures_last"] = True
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
     def _call(self, question: Question, schema: type[Reply] | None, key: str) -> dict[str, Any]:
@@ -240,7 +244,7 @@ class Chat:
     def _request(self, question: Question, schema: type[Reply] | None) -> dict[str, Any]:
         urls = [f"data:image/{p.kind};base64,{base64.b64encode(p.content()).decode()}" for p in question.pictures]
         content: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
-        content.append({"type": "text", "text": question.text})
+        content.insert(0 if question.pictures_last else len(content), {"type": "text", "text": question.text})
         request: dict[str, Any] = {
             "model": self.config.model,
             "temperature": self.config.temperature,

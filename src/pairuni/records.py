@@ -31,14 +31,15 @@ _ROW = ConfigDict(extra="allow")  # not strict as a whole: strict dataclasses re
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a policy is asked. Understanding: `text` is the question about `image`; generation: `text` is the caption.
+    """What a policy is asked. Understanding: `text` is the question about `images`, which come before it.
 
-    image: uint8 array [height, width, 3], None on the generation side.
+    Generation: `text` is the caption, or with images what to change in them, for a model that edits.
+    images: uint8 arrays [height, width, 3].
     """
 
     side: Side
     text: str
-    image: np.ndarray | None = None
+    images: tuple[np.ndarray, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,8 @@ from pairuni.shapes.world import held_out_prompts, held_out_questions
 class Oracle:
     """Answers and draws rightly, except for every `wrong`-th item."""
 
+    edits_images = False
+
     def __init__(self, wrong: int = 0) -> None:
         self.wrong, self.count, self.specs = wrong, 0, []
         self.golds = {(q.question.text, q.image.tobytes()): q.question for q in held_out_questions(120)}
@@ -40,8 +42,8 @@ class Oracle:
             self.count += 1
             fail = self.wrong and self.count % self.wrong == 0
             if side is Side.UNDERSTANDING:
-                assert prompt.image is not None
-                gold = self.golds[prompt.text, prompt.image.tobytes()].answer
+                (image,) = prompt.images
+                gold = self.golds[prompt.text, image.tobytes()].answer
                 letter = next(a for a in LETTERS if a != gold) if fail else gold
                 texts.append((f"whatever ({letter})",))
             else:

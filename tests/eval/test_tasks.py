@@ -25,6 +25,8 @@ from pairuni.records import Prompt, Side
 class Scripted:
     """Answers by a function of the prompt; draws a plain image whose red value is the prompt's length."""
 
+    edits_images = False
+
     def __init__(self, say: Callable[[Prompt], str] = lambda prompt: "", stop_after: int = 10**9) -> None:
         self.say, self.prompts, self.stop_after = say, [], stop_after
 
@@ -78,7 +80,7 @@ def test_pope_is_the_mean_f1_of_its_splits(tmp_path: Path) -> None:
     assert evaluate(full_stop, config)["pope"]["unparsed"] == 18  # that library takes the bare word alone
     first = sampler.prompts[0]
     assert first.text == "Is there a random 0?\nAnswer the question using a single word or phrase."
-    assert first.image is not None and first.image.shape == (8, 8, 3)
+    assert [image.shape for image in first.images] == [(8, 8, 3)]
 
 
 def test_missing_images_are_an_error_or_left_out(tmp_path: Path) -> None:
@@ -311,3 +313,25 @@ def test_standard_errors_draw_whole_groups() -> None:
     assert standard_error(alone, benchmark) == pytest.approx(plain, rel=0.15)
     assert standard_error(fours, benchmark) == pytest.approx(plain, rel=0.15)  # not half of it
     assert standard_error(alone[:1], benchmark) == 0.0
+
+
+def test_a_judge_that_does_not_answer_ends_the_run_and_scores_nothing(tmp_path: Path) -> None:
+    def judged(request: dict) -> str:
+        return "2\n2\n2"
+
+    data = {"wise": str(wise_folder(tmp_path / "data"))}
+
+    def config(url: str) -> EvalConfig:
+        judge = LlmConfig(base_url=url, model="judge-1", ledger=str(tmp_path / "ledger"), retries=1, timeout=1.0)
+        return EvalConfig(benchmarks="wise", data=data, judge=judge, batch=2)
+
+    out = tmp_path / "out"
+    with Endpoint(say=judged) as endpoint:
+        sampler = Scripted(stop_after=2)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(sampler, config(endpoint.url), out, "m")
+        endpoint.shutdown()
+    kept = (out / "answers_wise.jsonl").read_text(encoding="utf-8")
+    with pytest.raises(InputError, match=r"judge\.base_url: the endpoint does not answer"):
+        evaluate(Scripted(), config("http://127.0.0.1:9/v1"), out, "m")
+    assert (out / "answers_wise.jsonl").read_text(encoding="utf-8") == kept and len(kept.splitlines()) == 2

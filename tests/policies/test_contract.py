@@ -64,7 +64,7 @@ def _prompts(side: Side, count: int, padded: bool = True) -> list[Prompt]:
     images = [rng.integers(0, 256, (20, 12, 3), dtype=np.uint8) for _ in texts]
     if side is Side.GENERATION:
         return [Prompt(side, text) for text in texts[:count]]
-    return [Prompt(side, text, image) for text, image in zip(texts[:count], images, strict=False)]
+    return [Prompt(side, text, (image,)) for text, image in zip(texts[:count], images, strict=False)]
 
 
 def _seeds(count: int, rollouts: int = R, run: int = 0) -> np.ndarray:
@@ -393,8 +393,7 @@ def test_mistakes_are_refused(policy: Policy) -> None:
             policy.sample(side, _prompts(side, 2), R, spec, _seeds(2).astype(np.float64))
         with pytest.raises(ValueError, match="row"):
             policy.chunks(_sample(policy, side, spec), 0)
-    image = _prompts(Side.UNDERSTANDING, 1)[0].image
-    assert image is not None
-    for wrong in (None, image[..., 0], image.astype(np.float32)):
+    (image,) = _prompts(Side.UNDERSTANDING, 1)[0].images
+    for wrong in ((), (image[..., 0],), (image, image.astype(np.float32))):
         with pytest.raises(ValueError, match="image"):
             policy.sample(Side.UNDERSTANDING, [Prompt(Side.UNDERSTANDING, "?", wrong)], R, spec, _seeds(1))

@@ -29,7 +29,7 @@ def _seeds(prompts: int, rollouts: int) -> np.ndarray:
 def _questions(count: int = 3) -> list[Prompt]:
     rng = np.random.default_rng(3)
     images = [rng.integers(0, 256, (16, 16, 3), dtype=np.uint8) for _ in range(3)]
-    return [Prompt(Side.UNDERSTANDING, text, image) for text, image in zip(CAPTIONS, images, strict=True)][:count]
+    return [Prompt(Side.UNDERSTANDING, text, (image,)) for text, image in zip(CAPTIONS, images, strict=True)][:count]
 
 
 def _images(policy: JanusPolicy, spec: SamplingSpec, rollouts: int = 2) -> Rollouts:
@@ -95,11 +95,11 @@ def test_image_log_probs_against_a_stepwise_reference(tiny_janus: JanusPolicy, s
 def _text_logits(policy: JanusPolicy, prompt: Prompt, answer: list[int]) -> np.ndarray:
     """Next-token logits by transformers' own forward, from ids spelled out here."""
     tokenizer = policy.processor.tokenizer
-    picture = "<begin_of_image>" + "<image_placeholder>" * 16 + "<end_of_image>"
-    text = _chat(policy, [{"type": "text", "text": f"{picture}\n{prompt.text}"}])
+    picture = "<begin_of_image>" + "<image_placeholder>" * 16 + "<end_of_image>\n"
+    text = _chat(policy, [{"type": "text", "text": picture * len(prompt.images) + prompt.text}])
     ids = tokenizer(text)["input_ids"] + answer
-    assert prompt.image is not None
-    pixels = policy.processor.image_processor([Image.fromarray(prompt.image)], return_tensors="pt")["pixel_values"]
+    images = [Image.fromarray(image) for image in prompt.images]
+    pixels = policy.processor.image_processor(images, return_tensors="pt")["pixel_values"]
     logits = policy.module(input_ids=torch.tensor([ids]), pixel_values=pixels, use_cache=False).logits
     return logits[0, -1].numpy()
 
@@ -111,9 +111,12 @@ def _banned(policy: JanusPolicy) -> list[int]:
 
 
 def test_text_log_probs_against_a_stepwise_reference(tiny_janus: JanusPolicy) -> None:
-    rollouts = tiny_janus.sample(
-        Side.UNDERSTANDING, _questions(), 2, SamplingSpec(temperature=0.8, max_new_tokens=5), _seeds(3, 2)
-    )
+    first, second, third = _questions()
+    two = Prompt(Side.UNDERSTANDING, CAPTIONS[1], second.images + first.images)  # one batch holds both kinds
+    questions = [first, two, second, third, replace(two, images=two.images[::-1])]
+    spec = SamplingSpec(temperature=0.8, max_new_tokens=5)
+    rollouts = tiny_janus.sample(Side.UNDERSTANDING, questions, 2, spec, _seeds(5, 2))
+    assert len(rollouts.context.pixels_DCHW) == 3  # an image of several questions is encoded once
     scored = torch.cat([tiny_janus.logprobs(rollouts, c).detach() for c in tiny_janus.chunks(rollouts, 4)])
     for b, prompt in enumerate(rollouts.prompts):
         for r in range(2):
@@ -172,9 +175,8 @@ def test_greedy_codes_are_those_of_transformers(tiny_janus: JanusPolicy, guidanc
 def test_greedy_answers_are_those_of_transformers(tiny_janus: JanusPolicy) -> None:
     spec = SamplingSpec(temperature=0, max_new_tokens=8)
     rollouts = tiny_janus.sample(Side.UNDERSTANDING, _questions(), 1, spec, _seeds(3, 1))
-    for b, prompt in enumerate(_questions()):
-        assert prompt.image is not None
-        encoded = rollouts.context
+    encoded = rollouts.context
+    for b in range(3):
         answer = tiny_janus.module.generate(
             encoded.ids[b][None],
             attention_mask=torch.ones_like(encoded.ids[b][None]),
@@ -316,7 +318,7 @@ def test_special_tokens_in_texts_stay_text(tiny_janus: JanusPolicy, text: str) -
         assert (ids == token).sum() == count
     assert ids[-1] == prompts.boi and ids[0] == prompts.bos and prompts.eos not in ids
     image = np.zeros((16, 16, 3), dtype=np.uint8)
-    (asked,) = prompts.encode(Side.UNDERSTANDING, [Prompt(Side.UNDERSTANDING, text, image)]).ids
+    (asked,) = prompts.encode(Side.UNDERSTANDING, [Prompt(Side.UNDERSTANDING, text, (image,))]).ids
     assert (asked == prompts.image).sum() == 16 and (asked == prompts.boi).sum() == (asked == prompts.eoi).sum() == 1
     roles = tiny_janus.processor.tokenizer.convert_tokens_to_ids(["<|User|>", "<|Assistant|>"])
     assert [int((asked == role).sum()) for role in roles] == [1, 1]

@@ -63,7 +63,7 @@ def test_rows_are_the_prompts_that_the_policy_writes(shipped: JanusPolicy) -> No
     first = next(i for i, label in enumerate(labels) if label != IGNORE)
     decoded = shipped.processor.tokenizer.decode(ids[:first])
     question = decoded.split("<end_of_image>\n")[1].split("\n\n<|Assistant|>")[0]
-    encoded = prompts.encode(Side.UNDERSTANDING, [Prompt(Side.UNDERSTANDING, question, render(scene))])
+    encoded = prompts.encode(Side.UNDERSTANDING, [Prompt(Side.UNDERSTANDING, question, (render(scene),))])
     assert encoded.ids[0].tolist() == ids[:first]
     assert labels[-1] == shipped.processor.tokenizer.eos_token_id
     (ids,) = writer.generation([scene], 0.0, np.random.default_rng(3))

@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from train_world import letter_share
 
-from pairuni.config import LogConfig, MixingConfig, OptimConfig, TrainConfig
+from pairuni.config import LogConfig, MixingConfig, OptimConfig, RewardConfig, TrainConfig
 from pairuni.data.dataset import PairSampler
 from pairuni.errors import InputError
 from pairuni.policies import load_policy
@@ -91,6 +91,29 @@ def test_sample_grids_are_at_fixed_prompts_and_seeds(tiny_config: TrainConfig) -
         assert sum(row["advantage"] for row in rows[4:]) == pytest.approx(0, abs=1e-6)
         assert Image.open(run.samples(step) / "grid.png").width >= 4 * 96
     assert [{**row, "step": 0} for row in tables[1]] == tables[0]
+
+
+def test_rewards_are_logged_as_they_are_and_as_they_are_added(tiny_config: TrainConfig) -> None:
+    rewards = RewardConfig(
+        understanding=tiny_config.rewards.understanding,
+        generation="brightness, sharpness",
+        held_out="colourfulness",
+        normalise="group",
+    )
+    train(dataclasses.replace(tiny_config, rewards=rewards, steps=1))
+    run = RunDir(Path(tiny_config.output))
+    (row,) = run.read_metrics()
+    named = {key for key in row if key.startswith("normalised/")}
+    assert named == {"normalised/brightness/generation", "normalised/sharpness/generation"}
+    samples = [json.loads(line) for line in (run.samples(1) / "samples.jsonl").open()]
+    assert not any("normalised" in sample for sample in samples if sample["side"] == "understanding")
+    group = [sample for sample in samples if sample["side"] == "generation"]
+    for name in ("brightness", "sharpness"):
+        raw = np.array([sample["rewards"][name] for sample in group])
+        shown = [sample["normalised"][name] for sample in group]
+        np.testing.assert_allclose(shown, (raw - raw.mean()) / raw.std(), rtol=1e-6)
+        assert 0.5 < row[f"normalised/{name}/generation"] <= 1  # the mean distance from 0 of deviation 1
+    assert group[0].keys() >= {"normalised", "rewards"} and group[0]["normalised"].keys() == {"brightness", "sharpness"}
 
 
 @pytest.mark.parametrize("changes", [{}, {"kl_beta": 0.1, "updates_per_rollout": 2}])

@@ -102,11 +102,14 @@ def run_training(config: TrainConfig) -> None:
     def score(policy: Policy, step: int) -> dict[str, float]:
         # The first and the last evaluation keep every answer, for the paired difference in the report.
         folder = {0: run_dir.path / "eval_before", config.steps: run_dir.path / "eval_after"}.get(step)
+        skipped = runner.skipped(scored, policy)
+        if config.log.best in skipped:
+            raise InputError(runner.skip_lines(skipped), field="log.best")
         results = runner.evaluate(policy, scored, folder)
         model = config.model.path if step == 0 else str(run_dir.checkpoint(step) / "model")
         for each in [run_dir.path, *([folder] if folder else [])]:
-            runner.write_eval(each, model, scored, results)
-        tqdm.write(f"step {step}\n{runner.table(results)}")
+            runner.write_eval(each, model, scored, results, skipped)
+        tqdm.write("\n".join(filter(None, [f"step {step}", runner.skip_lines(skipped), runner.table(results)])))
         return {name: entry["score"] for name, entry in results.items()}
 
     with dist.process_group(config.model.device):
@@ -128,8 +131,11 @@ def evaluate(arguments: list[str]) -> int:
     output = Path(config.output)
     config = runner.with_ledger(config, output)
     policy = load_policy(config.model, device=config.device, precision=config.precision)
+    skipped = runner.skipped(config, policy)
+    if skipped:
+        print(runner.skip_lines(skipped), flush=True)
     results = runner.evaluate(policy, config, output, runner.model_identity(config.model))
-    path = runner.write_eval(output, config.model, config, results)
+    path = runner.write_eval(output, config.model, config, results, skipped)
     print(f"{runner.table(results)}\n{path}")
     return 0
 

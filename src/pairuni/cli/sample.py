@@ -19,7 +19,7 @@ def run_sample(config: SampleConfig) -> None:
     side = Side.GENERATION if config.prompt is not None else Side.UNDERSTANDING
     # Read before the model is loaded, so that a wrong path costs no minutes.
     check_folder(Path(config.output).parent)
-    image = None if config.image is None else load_image(config.image)
+    images = () if config.image is None else (load_image(config.image),)
     spec = SamplingSpec(
         temperature=config.temperature,
         guidance=config.guidance,
@@ -28,7 +28,7 @@ def run_sample(config: SampleConfig) -> None:
         top_p=config.top_p,
     )
     policy = load_policy(config.model, device=config.device, precision=config.precision)
-    prompt = Prompt(side, config.prompt or config.question or "", image)
+    prompt = Prompt(side, config.prompt or config.question or "", images)
     seeds = seeds_for(config.seed, 0, ["sample"], side, config.number)
     rollouts = policy.sample(side, [prompt], config.number, spec, seeds)
     if rollouts.images_BRHWC is not None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -37,20 +38,31 @@ class LoadedImage:
     """What is unusual about it and was put right."""
 
 
-def load_image(path: str | Path) -> np.ndarray:
+@dataclass(frozen=True)
+class StoredImage:
+    """An image file's bytes, not decoded yet, and where they are from."""
+
+    content: bytes
+    file: str
+    line: int
+
+
+def load_image(image: str | Path | StoredImage) -> np.ndarray:
     """Decodes an image to uint8 [H, W, 3]: turned as its EXIF says, transparency over white.
 
     Raises:
         InputError: the file is missing, is not an image, is cut off, or is so large that PIL takes it for an attack.
     """
+    stored = isinstance(image, StoredImage)
+    place: dict[str, Any] = {"file": image.file, "line": image.line} if stored else {"file": image}
     try:
-        with _opened(path) as file:
+        with _opened(io.BytesIO(image.content) if stored else image) as file:
             file.load()
             return np.asarray(_rgb(ImageOps.exif_transpose(file)))
     except FileNotFoundError:
-        raise InputError("no such image", file=path) from None
+        raise InputError("no such image", **place) from None
     except BROKEN_IMAGE as err:
-        raise InputError(f"cannot be read as an image ({err})", file=path) from None
+        raise InputError(f"cannot be read as an image ({err})", **place) from None
 
 
 def look(content: bytes) -> LoadedImage | str:

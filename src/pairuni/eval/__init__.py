@@ -17,9 +17,13 @@ BENCHMARKS: dict[str, tuple[str, dict[str, Any]]] = {
     "pope": ("pairuni.eval.tasks.pope:Pope", {}),
     "mme": ("pairuni.eval.tasks.mme:Mme", {}),
     "mmstar": ("pairuni.eval.tasks.mmstar:MmStar", {}),
+    "mmmu": ("pairuni.eval.tasks.mmmu:Mmmu", {}),
     "geneval": ("pairuni.eval.tasks.geneval:GenEval", {}),
     "wise": ("pairuni.eval.tasks.wise:Wise", {}),
+    "imgedit": ("pairuni.eval.tasks.imgedit:ImgEdit", {}),
 }
+EDITING = ("imgedit",)
+"""Those that want images edited, which only some models can."""
 
 
 def check_benchmarks(config: EvalConfig) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from pairuni.data.images import StoredImage
 from pairuni.policies.base import SamplingSpec
 from pairuni.records import Side
 
@@ -27,8 +28,8 @@ class Item:
     """Question type, task or category."""
     text: str
     """What the model is asked, or the caption that it draws, as the protocol builds it."""
-    image: Path | np.ndarray | None = None
-    """Of a question: a file, or uint8 [H, W, 3]."""
+    images: tuple[Path | StoredImage | np.ndarray, ...] = ()
+    """Of a question, or to be edited: files, or uint8 [H, W, 3]."""
     gold: Any = None
     """What the scorer compares with."""
     group: str = ""

@@ -124,21 +124,21 @@ def score_mmmu(
         if item in seen or item not in answers:
             raise ValueError(f"MMMU: {item!r} is {'there twice' if item in seen else 'not among the answers'}")
         seen.add(item)
-        right, parsed = _mmmu_item(output, answers[item], protocol)
+        right, parsed = mmmu_item(output, answers[item], protocol)
         unparsed += not parsed
-        subjects.setdefault(_subject(item), []).append(right)
+        subjects.setdefault(subject(item), []).append(right)
     if not seen:
         raise ValueError("MMMU without outputs has no score")
     return {
         "score": 100 * sum(map(sum, subjects.values())) / len(seen),
         "n": len(seen),
         "unparsed": unparsed,
-        "parts": {subject: 100 * sum(each) / len(each) for subject, each in subjects.items()},
+        "parts": {name: 100 * sum(each) / len(each) for name, each in subjects.items()},
     }
 
 
-def _mmmu_item(output: Mapping[str, Any], answer: Mapping[str, Any], protocol: str) -> tuple[bool, bool]:
-    """Whether an item is right, and whether an answer could be read at all."""
+def mmmu_item(output: Mapping[str, Any], answer: Mapping[str, Any], protocol: str) -> tuple[bool, bool]:
+    """Whether an item is right, and whether an answer could be read at all; arguments as in `score_mmmu`."""
     response, gold = output["response"], answer["ground_truth"]
     if answer["question_type"] == "multiple-choice":
         letter = parse_mmmu(response, output["index2ans"], protocol)
@@ -151,7 +151,7 @@ def _mmmu_item(output: Mapping[str, Any], answer: Mapping[str, Any], protocol: s
     return letter == right, letter is not None
 
 
-def _subject(item: str) -> str:
+def subject(item: str) -> str:
     """validation_Art_Theory_7 -> Art_Theory."""
     return re.sub(r"^[a-z]+_|_\d+$", "", item)
 

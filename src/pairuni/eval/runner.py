@@ -8,7 +8,7 @@ run in pieces gives what one in a piece gives (exactly in fp32).
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -19,8 +19,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from pairuni.config import EvalConfig
-from pairuni.data.images import load_image
-from pairuni.eval import check_benchmarks, load_benchmark
+from pairuni.data.images import StoredImage, load_image
+from pairuni.errors import InputError
+from pairuni.eval import EDITING, check_benchmarks, load_benchmark
 from pairuni.eval.base import Answer, Benchmark, Item, summarise
 from pairuni.files import read_json, write_json, write_jsonl
 from pairuni.policies.base import Sampler
@@ -30,6 +31,8 @@ from pairuni.records import Prompt, Side
 Config = TypeVar("Config", bound=EvalConfig)
 UNSCORED = ("benchmarks", "batch", "images")
 """Fields of EvalConfig that change no benchmark's score."""
+_DIGITS = {"0 to 1": 3, "1 to 5": 2}
+"""Of scores in the table, by unit; 1 for others."""
 _STATE = "eval_state.json"
 """In the folder of the answers: by benchmark, what they are answers of."""
 
@@ -37,17 +40,21 @@ _STATE = "eval_state.json"
 def evaluate(
     sampler: Sampler, config: EvalConfig, output: Path | None = None, model: str = ""
 ) -> dict[str, dict[str, Any]]:
-    """The entries of eval.json's `benchmarks`.
+    """The entries of eval.json's `benchmarks`, without those that are `skipped`.
 
     Args:
         output: folder where every answer is kept, and every image that a benchmark wants kept.
         model: what the sampler is, to go on with answers that were kept; empty: they are begun anew.
 
     Raises:
-        InputError: an unknown benchmark or one whose data is missing, before anything is run.
+        InputError: an unknown benchmark, one whose data is missing, or none that is left, before anything is run.
     """
     check_benchmarks(config)
-    benchmarks = {name: load_benchmark(name, config) for name in config.names}
+    left_out = skipped(config, sampler)
+    names = [name for name in config.names if name not in left_out]
+    if not names:
+        raise InputError(f"nothing is left to run; {skip_lines(left_out)}", field=f"{config.group}benchmarks")
+    benchmarks = {name: load_benchmark(name, config) for name in names}
     items = {name: benchmark.items() for name, benchmark in benchmarks.items()}
     results = {}
     for name, benchmark in benchmarks.items():
@@ -55,6 +62,19 @@ def evaluate(
         answers = _run(benchmark, items[name], sampler, config, keep)
         results[name] = summarise(answers, benchmark)
     return results
+
+
+def skipped(config: EvalConfig, sampler: Sampler) -> dict[str, str]:
+    """Benchmarks of the config that the sampler cannot do, each with the reason."""
+    if sampler.edits_images or config.edits:
+        return {}
+    reason = f"the model cannot edit images; {config.group}edits judges a folder of edits"
+    return {name: reason for name in config.names if name in EDITING}
+
+
+def skip_lines(reasons: Mapping[str, str]) -> str:
+    """What is said of skipped benchmarks, a line for each."""
+    return "\n".join(f"{name}: skipped, {reason}" for name, reason in reasons.items())
 
 
 def _run(
@@ -81,7 +101,7 @@ def _batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
 
 def _outputs(sampler: Sampler, side: Side, batch: Sequence[Item], spec: Any, seed: int) -> Sequence[Any]:
     """Texts, or images uint8 [H, W, 3]."""
-    prompts = [Prompt(side, item.text, _pixels(item)) for item in batch]
+    prompts = [Prompt(side, item.text, tuple(_pixels(image) for image in item.images)) for item in batch]
     rollouts = sampler.sample(side, prompts, 1, spec, seeds_for(seed, 0, [i.id for i in batch], side, 1))
     if side is Side.UNDERSTANDING:
         assert rollouts.texts is not None
@@ -90,13 +110,16 @@ def _outputs(sampler: Sampler, side: Side, batch: Sequence[Item], spec: Any, see
     return list(rollouts.images_BRHWC[:, 0])
 
 
-def _pixels(item: Item) -> np.ndarray | None:
-    return load_image(item.image) if isinstance(item.image, Path) else item.image
+def _pixels(image: Path | StoredImage | np.ndarray) -> np.ndarray:
+    return image if isinstance(image, np.ndarray) else load_image(image)
 
 
 def _identity(model: str, config: EvalConfig, benchmark: Benchmark, items: Sequence[Item]) -> str:
     """What answers depend on; empty without a model."""
-    parts = [model, config_hash(config), benchmark.protocol, *(f"{item.id}\0{item.text}" for item in items)]
+    judges = benchmark.recorded or benchmark.judge
+    read = [config.detections, config.edits, config.imgedit_prompts] if judges else []
+    files = [model_identity(path) for path in read if path]
+    parts = [model, config_hash(config), *files, benchmark.protocol, *(f"{item.id}\0{item.text}" for item in items)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest() if model else ""
 
 
@@ -142,8 +165,8 @@ def config_hash(config: EvalConfig) -> str:
 
 
 def model_identity(model: str) -> str:
-    """What answers of a model are kept under: its name, and of a folder the sizes and times of its files too."""
-    files = sorted(Path(model).iterdir()) if Path(model).is_dir() else []
+    """What answers of a model are kept under: its name, and of a file or folder the sizes and times of files too."""
+    files = sorted(Path(model).iterdir()) if Path(model).is_dir() else [Path(model)]
     stats = [(file.name, file.stat()) for file in files if file.is_file()]
     return "\n".join([model, *(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats)])
 
@@ -155,9 +178,16 @@ def with_ledger(config: Config, folder: Path) -> Config:
     return replace(config, judge=replace(config.judge, ledger=str(folder / "ledger")))
 
 
-def write_eval(output: Path, model: str, config: EvalConfig, results: dict[str, dict[str, Any]]) -> Path:
-    """Writes eval.json into `output`."""
-    write_json(output / "eval.json", {"model": model, "config_hash": config_hash(config), "benchmarks": results})
+def write_eval(
+    output: Path,
+    model: str,
+    config: EvalConfig,
+    results: dict[str, dict[str, Any]],
+    left_out: Mapping[str, str] | None = None,
+) -> Path:
+    """Writes eval.json into `output`; `left_out`: what was `skipped`, if anything."""
+    content = {"model": model, "config_hash": config_hash(config), "benchmarks": results}
+    write_json(output / "eval.json", {**content, **({"skipped": left_out} if left_out else {})})
     return output / "eval.json"
 
 
@@ -165,7 +195,7 @@ def table(before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]] | 
     """A plain-text table of scores with standard errors, of one model or before -> after."""
     lines = []
     for name, entry in before.items():
-        digits = 3 if entry["unit"] == "0 to 1" else 1
+        digits = _DIGITS.get(entry["unit"], 1)
         line = f"{name:<32} {_number(entry, digits)}"
         if after is not None:
             new = after[name]

@@ -49,7 +49,7 @@ class ShapesUnderstanding(_Shapes):
 
     def items(self) -> Sequence[Item]:
         drawn = held_out_questions(self.config.questions or 2000, self.config.split)
-        return [Item(i.id, i.question.type, i.question.text, i.image, i.question) for i in drawn]
+        return [Item(i.id, i.question.type, i.question.text, (i.image,), i.question) for i in drawn]
 
     def spec(self) -> SamplingSpec:
         return SamplingSpec(temperature=self.temperature, max_new_tokens=ANSWER_TOKENS)
@@ -70,7 +70,7 @@ class ShapesGeneration(_Shapes):
 
     def items(self) -> Sequence[Item]:
         drawn = held_out_prompts(self.config.prompts or 1000, self.config.split)
-        return [Item(i.id, i.task, i.text, None, i.requirement) for i in drawn]
+        return [Item(i.id, i.task, i.text, (), i.requirement) for i in drawn]
 
     def spec(self) -> SamplingSpec:
         return SamplingSpec(temperature=self.temperature, guidance=self.config.guidance)

@@ -1,13 +1,16 @@
 """Model families behind one contract (base.py). `load_policy` picks the family from the checkpoint's config."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pairuni.policies.base import Policy
+    from pairuni.policies.memory import Planner
 
 # model_type of a checkpoint's config.json -> "module:function"; a family is one folder and one row here.
 FAMILIES = {"janus": "pairuni.policies.janus.load:load_janus"}
+# The same -> what says how much memory training takes.
+PLANNERS = {"janus": "pairuni.policies.janus.memory:JanusPlanner"}
 
 
 def load_policy(path_or_hub_id: str, *, device: str = "auto", precision: str = "auto") -> "Policy":
@@ -21,12 +24,25 @@ def load_policy(path_or_hub_id: str, *, device: str = "auto", precision: str = "
     Raises:
         InputError: no such checkpoint, or a family that is not supported.
     """
+    return _of_family(FAMILIES, path_or_hub_id)(path_or_hub_id, device=device, precision=precision)
+
+
+def load_planner(path_or_hub_id: str) -> "Planner":
+    """What says how much memory training a checkpoint takes, from its config alone.
+
+    Raises:
+        InputError: no such checkpoint, a family that is not supported, or a broken config.
+    """
+    return _of_family(PLANNERS, path_or_hub_id)(path_or_hub_id)
+
+
+def _of_family(table: dict[str, str], path_or_hub_id: str) -> Any:
     from pairuni.policies.janus.load import model_type
 
     kind = model_type(path_or_hub_id)
-    if kind not in FAMILIES:
+    if kind not in table:
         from pairuni.errors import InputError
 
-        raise InputError(f"model type {kind!r} is not one of {', '.join(FAMILIES)}", file=path_or_hub_id)
-    module, function = FAMILIES[kind].split(":")
-    return vars(import_module(module))[function](path_or_hub_id, device=device, precision=precision)
+        raise InputError(f"model type {kind!r} is not one of {', '.join(table)}", file=path_or_hub_id)
+    module, name = table[kind].split(":")
+    return vars(import_module(module))[name]

@@ -98,6 +98,11 @@ class Chunk:
 class Sampler(Protocol):
     """Draws answers and images."""
 
+    @property
+    def edits_images(self) -> bool:
+        """Whether it draws from an image and an instruction: a generation prompt with images."""
+        ...
+
     def sample(
         self, side: Side, prompts: Sequence[Prompt], rollouts: int, spec: SamplingSpec, seeds_BR: np.ndarray
     ) -> Rollouts:
@@ -127,8 +132,14 @@ class Policy(Sampler, Protocol):
         """Side length of the square images it draws, in pixels."""
         ...
 
-    def chunks(self, rollouts: Rollouts, budget: int) -> list[Chunk]:
-        """Splits rollouts into chunks of at most `budget` rows; every masked decision is in exactly one chunk."""
+    def chunks(self, rollouts: Rollouts, budget: int, tokens: int = 0) -> list[Chunk]:
+        """Splits rollouts into chunks of at most `budget` rows and `tokens` tokens of a forward (0: any number).
+
+        Every masked decision is in exactly one chunk; a row that has more tokens is a chunk of its own.
+
+        Raises:
+            ValueError: a budget below 1, or tokens below 0.
+        """
         ...
 
     def logprobs(self, rollouts: Rollouts, chunk: Chunk) -> Tensor:
@@ -136,6 +147,10 @@ class Policy(Sampler, Protocol):
 
         Positions outside `chunk.mask_kN` hold 0.
         """
+        ...
+
+    def checkpoint_activations(self) -> None:
+        """What scoring keeps for its backward pass is recomputed layer by layer from now on; the result is the same."""
         ...
 
     def trainable(self) -> Iterable[tuple[str, nn.Parameter]]:

@@ -75,6 +75,8 @@ class Evaluation:
     path: Path
     model: str
     entries: dict[str, Entry]
+    skipped: dict[str, str] = field(default_factory=dict)
+    """Benchmarks that the model cannot do, with the reason."""
 
     def answers(self, benchmark: str) -> dict[str, AnswerRow] | None:
         """Rows by item id of answers_<benchmark>.jsonl beside eval.json, None where there is no such file.
@@ -150,6 +152,7 @@ class Run:
 
 Row = TypeVar("Row")
 _ENTRY, _ANSWER, _SAMPLE = TypeAdapter(Entry), TypeAdapter(AnswerRow), TypeAdapter(SampleRow)
+_SKIPPED = TypeAdapter(dict[str, str])
 
 
 def read_input(path: Path) -> Run | Evaluation:
@@ -180,7 +183,8 @@ def read_evaluation(path: Path) -> Evaluation:
         if Path(name).name != name or len(name) > 100:
             raise InputError(f"{name!r} is no benchmark's name", file=path, field="benchmarks")
         entries[name] = _validate(_ENTRY, entry, path, None, f"benchmarks.{name}")
-    return Evaluation(path, str(raw.get("model", "")), entries)
+    skipped = _validate(_SKIPPED, raw.get("skipped", {}), path, None, "skipped")
+    return Evaluation(path, str(raw.get("model", "")), entries, skipped)
 
 
 def read_run(run: RunDir) -> Run:

@@ -126,14 +126,15 @@ def _name(path: Path) -> str:
 
 
 def _compare_inputs(found: Sequence[Run | Evaluation]) -> tuple[list[Comparison], list[str]]:
-    """Every later evaluated input against the first one, and what has no evaluation to compare."""
-    if len(found) < 2:
-        return [], []
+    """Every later evaluated input against the first one; what was skipped, and what has no evaluation to compare."""
     finals = [item.after or item.before if isinstance(item, Run) else item for item in found]
     known = [item for item in finals if item is not None]
+    skips = [f"{name} in {e.path}: skipped, {reason}." for e in known for name, reason in e.skipped.items()]
+    if len(found) < 2:
+        return [], skips
     missing = [item.directory for item in found if isinstance(item, Run) and item.after is None and item.before is None]
     notes = [f"Not in the comparison, because it has no eval.json: {path}." for path in missing]
-    return [compare(known[0], other) for other in known[1:]], notes
+    return [compare(known[0], other) for other in known[1:]], skips + notes
 
 
 def _run_view(run: Run) -> _RunView:

@@ -30,14 +30,19 @@ REWARDS: dict[str, str] = {
     "hps_v20": "pairuni.rewards.hps:hps_v20",
     "clip_score": "pairuni.rewards.clip_scores:clip_score",
     "pick_score": "pairuni.rewards.clip_scores:pick_score",
+    "geneval": "pairuni.rewards.objects:geneval",
+    "geneval_partial": "pairuni.rewards.objects:geneval_partial",
     "http": "pairuni.rewards.remote:HttpReward",
 }
 _CLIP = ("weights", "tokenizer", "device", "batch")
+_OBJECTS = ("weights", "colours", "device")
 OPTIONS: dict[str, tuple[str, ...]] = {
     "hps": _CLIP,
     "hps_v20": _CLIP,
     "clip_score": _CLIP,
     "pick_score": _CLIP,
+    "geneval": _OBJECTS,
+    "geneval_partial": _OBJECTS,
     "http": ("url", "batch", "timeout", "retries"),
 }
 """Which of `RewardOptions` a reward takes; those that are not here take none and are made without."""

@@ -67,10 +67,15 @@ def total(reward: Reward, raw_BR: Mapping[str, np.ndarray]) -> np.ndarray:
     """float64 [B, R]: what is trained. NaN where any part is missing."""
     if not isinstance(reward, Combined):
         return raw_BR[reward.name]
-    values = {p.reward.name: raw_BR[p.reward.name] for p in reward.parts}
-    if reward.normalise:
-        values = {name: normalised(value_BR) for name, value_BR in values.items()}
+    values = {**raw_BR, **normalised_parts(reward, raw_BR)}
     return np.sum([p.weight * values[p.reward.name] for p in reward.parts], axis=0)
+
+
+def normalised_parts(reward: Reward, raw_BR: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """float64 [B, R] of each part as it is added, before its weight; empty where they are added as they are."""
+    if not isinstance(reward, Combined) or not reward.normalise:
+        return {}
+    return {part.reward.name: normalised(raw_BR[part.reward.name]) for part in reward.parts}
 
 
 def normalised(raw_BR: np.ndarray) -> np.ndarray:

@@ -57,8 +57,11 @@ class Mask2FormerDetector:
 
     approximate = True
 
-    def __init__(self, detector: str, colours: str, side: int = 384) -> None:
-        """Hub ids or local folders; `side` of the detector's input. Raises InputError: a model cannot be loaded."""
+    def __init__(self, detector: str, colours: str, device: torch.device | None = None, side: int = 384) -> None:
+        """Hub ids or local folders; `side` of the detector's input. The device is a GPU by default, where there is one.
+
+        Raises InputError: a model cannot be loaded.
+        """
         import transformers  # here, since it takes seconds
 
         try:
@@ -69,7 +72,7 @@ class Mask2FormerDetector:
             raise InputError(f"cannot load {detector} or {colours}: {' '.join(str(err).split())[:300]}") from None
         if self._model.config.num_labels != len(CLASSES):
             raise InputError(f"{detector} knows {self._model.config.num_labels} classes, not COCO's {len(CLASSES)}")
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         for model in (self._model, self._clip):
             model.eval().to(self._device)
         self._prepared = Preparation(side, None, *IMAGENET, Image.Resampling.BILINEAR)

@@ -140,6 +140,8 @@ def _set_up(
     sampler = PairSampler(pairs, config.data.batch, config.seed, config.pairing.mode)
     source = config.model.path if start.checkpoint is None else str(start.checkpoint / "model")
     policy = load_policy(source, device=device, precision=precision)
+    if config.model.gradient_checkpointing:
+        policy.checkpoint_activations()
     reference = None
     if config.kl_beta > 0:
         # The reference is the model that the run began with, not the one in the checkpoint.

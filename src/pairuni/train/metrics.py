@@ -44,6 +44,8 @@ class _Group:
     behaviour_gap: float
     raw: dict[str, list[float]]
     """[R] of each reward."""
+    normalised: dict[str, list[float]]
+    """[R] of each that is normalised."""
     looks: dict[str, float]
     """Statistics of its images; empty on the understanding side."""
 
@@ -110,7 +112,10 @@ def _groups(sampled: SideBatch, credit_BR: Tensor) -> list[_Group]:
         gap_BRT = (call.sampled_logp_BRT - call.cond_logp_BRT).abs().where(call.mask_BRT, 0.0)
         gaps += gap_BRT.double().sum(dim=(1, 2)).tolist()
         counts += call.mask_BRT.sum(dim=(1, 2)).tolist()
-    raw = [{name: raw_BR[b].tolist() for name, raw_BR in sampled.raw_BR.items()} for b in range(len(sampled.halves))]
+    raw, normalised = (
+        [{name: scores_BR[b].tolist() for name, scores_BR in table.items()} for b in range(len(sampled.halves))]
+        for table in (sampled.raw_BR, sampled.normalised_BR)
+    )
     columns = (
         sampled.rewards_BR.tolist(),
         credit_BR.tolist(),
@@ -118,6 +123,7 @@ def _groups(sampled: SideBatch, credit_BR: Tensor) -> list[_Group]:
         counts,
         gaps,
         raw,
+        normalised,
         _looks(sampled),
     )
     return [_Group(*values) for values in zip(*columns, strict=True)]
@@ -138,12 +144,18 @@ def _mean_looks(groups: list[_Group], side: Side) -> dict[str, float]:
 
 
 def _named_means(groups: list[_Group], sampled: SideBatch, side: Side) -> dict[str, float]:
-    """reward/ of those that are trained, held_out/ of the others: means of what is not missing."""
+    """reward/ of those that are trained, held_out/ of the others: means of what is not missing.
+
+    normalised/ is the mean distance from 0, since the mean is 0: 0 where a reward tells no rollout of a group apart.
+    """
     means = {}
     for name in sampled.raw_BR:
         scores = np.array([score for group in groups for score in group.raw[name]])
         kind = "held_out" if name in sampled.held_out else "reward"
         means[f"{kind}/{name}/{side}"] = _mean(scores[np.isfinite(scores)])
+    for name in sampled.normalised_BR:
+        scores = np.array([score for group in groups for score in group.normalised[name]])
+        means[f"normalised/{name}/{side}"] = _mean(np.abs(scores[np.isfinite(scores)]))
     return means
 
 

@@ -21,7 +21,7 @@ from pairuni.policies.base import Rollouts, Sampler, SamplingSpec
 from pairuni.policies.sampling import counter_seed
 from pairuni.records import Prompt, Side
 from pairuni.rewards.base import Reward, RewardInput
-from pairuni.rewards.combined import held_out_names, raw_scores, total
+from pairuni.rewards.combined import held_out_names, normalised_parts, raw_scores, total
 
 ImageLoader = Callable[[str], np.ndarray]
 """From a record's image_path to uint8 [H, W, 3]."""
@@ -41,6 +41,8 @@ class SideBatch:
     """float64 pair weights."""
     raw_BR: Mapping[str, np.ndarray]
     """float64 [B, R] of each reward by its name, those that are only watched included."""
+    normalised_BR: Mapping[str, np.ndarray]
+    """The trained ones of `raw_BR` normalised within their groups, where `rewards.normalise` says so; else empty."""
     held_out: frozenset[str]
     """The names of those in `raw_BR` that are only watched."""
     rollout_seconds: float
@@ -139,6 +141,7 @@ def _collect_side(
         rewards_BR=torch.from_numpy(total(reward, raw_BR)),
         weights_B=pair_weights(similarity_B, aligned_B, scheme),
         raw_BR=raw_BR,
+        normalised_BR=normalised_parts(reward, raw_BR),
         held_out=held_out_names(reward),
         rollout_seconds=sampled - started,
         reward_seconds=time.perf_counter() - sampled,
@@ -148,7 +151,7 @@ def _collect_side(
 def _prompt(side: Side, half: Half, load_image: ImageLoader) -> Prompt:
     if side is Side.GENERATION:
         return Prompt(side, half.quadruple.prompt)
-    return Prompt(side, half.quadruple.question, load_image(half.quadruple.image_path))
+    return Prompt(side, half.quadruple.question, (load_image(half.quadruple.image_path),))
 
 
 def _seeds(run: int, step: int, half: Half, side: Side, rollouts: int) -> list[int]:

@@ -94,11 +94,19 @@ def _rows(sampled: SideBatch, step: int, config: TrainConfig, folder: Path) -> l
                 name = f"{b:02d}_{r:02d}.png"
                 Image.fromarray(images[n]).save(folder / name)
                 output = {"prompt": half.quadruple.prompt, "image": name}
-            rewards = {name: float(raw_BR[b, r]) for name, raw_BR in sampled.raw_BR.items()}
+            scores = {
+                name: {each: _finite(scores_BR[b, r]) for each, scores_BR in table.items()}
+                for name, table in (("rewards", sampled.raw_BR), ("normalised", sampled.normalised_BR))
+                if table
+            }
             rows.append(
                 {"step": step, "pair_id": half.pair_id, "side": str(sampled.side), "rollout": r}
                 | output
-                | {"rewards": {name: value if np.isfinite(value) else None for name, value in rewards.items()}}
+                | scores
                 | {"advantage": float(credit_BR[b, r])}
             )
     return rows
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

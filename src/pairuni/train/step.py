@@ -115,7 +115,7 @@ def _pieces(policy: Policy, sampled: SideBatch, credit_BR: Tensor, config: Train
         scale_n = row_scales(lengths_n.cpu(), config.loss_norm, totals, config.norm_length) * side_weight
         # With a KL term every row has a gradient; a side of weight 0 has none.
         active_n = (credit_n != 0) | (config.kl_beta > 0) if side_weight else torch.zeros_like(credit_n).bool()
-        for chunk in policy.chunks(call, config.micro_batch):
+        for chunk in policy.chunks(call, config.micro_batch, config.micro_tokens):
             rows = list(chunk.rows)
             part = _Piece(call, chunk, credit_n[rows].float(), scale_n[rows])
             gauge = gauge or [_narrow(part, [0], trained=False)]

@@ -61,7 +61,7 @@ class GenEval:
         for n, (line, row) in enumerate(read_jsonl(path)):
             prompt, task = field_of(row, "prompt", str(path), line), field_of(row, "tag", str(path), line)
             for k in range(self.config.images_per_prompt or IMAGES):
-                items.append(Item(f"{n:05d}/samples/{k:04d}", str(task), str(prompt), None, row, f"{n:05d}"))
+                items.append(Item(f"{n:05d}/samples/{k:04d}", str(task), str(prompt), (), row, f"{n:05d}"))
         return items
 
     def answer(self, item: Item, output: str | np.ndarray) -> Answer:

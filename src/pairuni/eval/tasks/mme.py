@@ -13,7 +13,7 @@ import numpy as np
 from pairuni.errors import InputError
 from pairuni.eval import yes_no
 from pairuni.eval.base import Answer, Item, Score
-from pairuni.eval.tasks.items import Questions, decoded, field_of, hub_rows, place, with_images
+from pairuni.eval.tasks.items import Questions, field_of, place, rows_of, stored, with_images
 from pairuni.eval.tasks.pope import SHORT
 from pairuni.files import read_text
 
@@ -23,7 +23,7 @@ _ASK = " Please answer yes or no."
 
 @dataclass(frozen=True)
 class Mme(Questions):
-    """Items: <category>.txt of "image, question, Yes or No" in a folder, or the hub's rows.
+    """Items: <category>.txt of "image, question, Yes or No" in a folder, or the hub's rows, also as JSON Lines.
 
     images.mme is then a folder with one folder per category, as the authors distribute them.
     """
@@ -70,15 +70,15 @@ class Mme(Questions):
             if len(cells) != 3 or cells[2].strip().lower() not in ("yes", "no"):
                 raise InputError("is not: image, question, Yes or No, with tabs between", file=file, line=n)
             image, question, label = cells
-            yield Item(f"{file.stem}-{n}", file.stem, self._asked(question), None, label.strip().lower()), image
+            yield Item(f"{file.stem}-{n}", file.stem, self._asked(question), (), label.strip().lower()), image
 
     def _from_rows(self, where: str) -> Iterator[Item]:
-        for n, row in enumerate(hub_rows(where, "test"), 1):
+        for n, row in rows_of(where, "test"):
             id, question, label, part = (
                 str(field_of(row, name, where, n)) for name in ("question_id", "question", "answer", "category")
             )
-            image = decoded(row.get("image"), where, n)
-            yield Item(f"{part}-{n}", part, self._asked(question), image, label.strip().lower(), f"{part}/{id}")
+            image = stored(row.get("image"), where, n)
+            yield Item(f"{part}-{n}", part, self._asked(question), (image,), label.strip().lower(), f"{part}/{id}")
 
 
 def _complete(items: list[Item], where: str) -> list[Item]:

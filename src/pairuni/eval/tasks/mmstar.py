@@ -11,7 +11,7 @@ import numpy as np
 
 from pairuni.eval import choice
 from pairuni.eval.base import Answer, Item, Score
-from pairuni.eval.tasks.items import Questions, decoded, field_of, hub_rows, place
+from pairuni.eval.tasks.items import Questions, field_of, place, rows_of, stored
 
 HUB = "Lin-Chen/MMStar"
 _LETTER = "\nAnswer with the option's letter from the given choices directly."
@@ -19,7 +19,7 @@ _LETTER = "\nAnswer with the option's letter from the given choices directly."
 
 @dataclass(frozen=True)
 class MmStar(Questions):
-    """Items: the hub's rows, or local parquet of the same columns; options stand in the question."""
+    """Items: the hub's rows, or local parquet or JSON Lines of the same columns; options stand in the question."""
 
     @property
     def factor(self) -> float | None:
@@ -30,12 +30,12 @@ class MmStar(Questions):
 
     def _items(self, where: str) -> Iterator[Item]:
         ask = _LETTER.rstrip(".") if self.protocol == "lmms_eval" else _LETTER
-        for n, row in enumerate(hub_rows(where, "val"), 1):
+        for n, row in rows_of(where, "val"):
             question, gold, part, axis = (
                 str(field_of(row, name, where, n)) for name in ("question", "answer", "category", "l2_category")
             )
-            image = decoded(row.get("image"), where, n)
-            yield Item(str(row.get("index", n)), part, question + ask, image, (gold.strip(), axis))
+            image = stored(row.get("image"), where, n)
+            yield Item(str(row.get("index", n)), part, question + ask, (image,), (gold.strip(), axis))
 
     def answer(self, item: Item, output: str | np.ndarray) -> Answer:
         gold, axis = item.gold

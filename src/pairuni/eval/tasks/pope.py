@@ -13,7 +13,7 @@ import numpy as np
 from pairuni.errors import InputError
 from pairuni.eval import yes_no
 from pairuni.eval.base import Answer, Item, Score
-from pairuni.eval.tasks.items import Questions, decoded, field_of, hub_rows, place, with_images
+from pairuni.eval.tasks.items import Questions, field_of, place, rows_of, stored, with_images
 from pairuni.files import read_jsonl
 
 SPLITS = ("random", "popular", "adversarial")
@@ -24,7 +24,7 @@ SHORT = "\nAnswer the question using a single word or phrase."
 
 @dataclass(frozen=True)
 class Pope(Questions):
-    """Items: JSON Lines coco_pope_<split>.json of the authors in a folder, or the hub's rows."""
+    """Items: JSON Lines coco_pope_<split>.json of the authors in a folder, or the hub's rows, also as JSON Lines."""
 
     answer_tokens: int = 128
 
@@ -62,11 +62,11 @@ def _from_file(folder: Path, split: str) -> Iterator[tuple[Item, str]]:
         question, image, label = (field_of(row, name, str(path), n) for name in ("text", "image", "label"))
         if label not in ("yes", "no"):
             raise InputError(f"must be yes or no, not {label!r}", file=path, line=n, field="label")
-        yield Item(f"{split}-{row.get('question_id', n)}", split, question + SHORT, None, label), str(image)
+        yield Item(f"{split}-{row.get('question_id', n)}", split, question + SHORT, (), label), str(image)
 
 
 def _from_rows(where: str) -> Iterator[Item]:
-    for n, row in enumerate(hub_rows(where, "test"), 1):
+    for n, row in rows_of(where, "test"):
         question, label, split = (field_of(row, name, where, n) for name in ("question", "answer", "category"))
-        label, image = str(label).strip().lower(), decoded(row.get("image"), where, n)
-        yield Item(f"{split}-{n}", split, question + SHORT, image, label, str(row.get("image_source", n)))
+        label, image = str(label).strip().lower(), stored(row.get("image"), where, n)
+        yield Item(f"{split}-{n}", split, question + SHORT, (image,), label, str(row.get("image_source", n)))

@@ -4,65 +4,40 @@ The judge sees the image, the prompt and what it should show, under our own word
 judge's model named in eval.json, and not with the authors' words, scores compare between models judged here.
 """
 
-import hashlib
-import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from string import Template
+from typing import ClassVar
 
 import numpy as np
-from PIL import Image
 
-from pairuni.config import EvalConfig
 from pairuni.errors import InputError
 from pairuni.eval import judged
 from pairuni.eval.base import Answer, Item, Score
 from pairuni.eval.tasks.items import field_of, place
+from pairuni.eval.tasks.judging import Judged
 from pairuni.files import read_text
-from pairuni.llm import BadReply, Chat, Ledger, Picture, Question, Unanswered
-from pairuni.policies.base import SamplingSpec
-from pairuni.records import Side
 
-_TRIES = 3
-"""Replies that cannot be parsed are asked for again, as by the authors' script."""
 _KEYS = {"legacy": judged.LEGACY_KEYS, "verified": ("score",)}
 _FILES = ("cultural_common_sense.json", "spatio-temporal_reasoning.json", "natural_science.json")
 
 
 @dataclass(frozen=True)
-class Wise:
+class Wise(Judged):
     """Items: the authors' three JSON files in a folder."""
 
-    config: EvalConfig
-    chat: Chat = field(init=False, compare=False)
-    side: Side = Side.GENERATION
+    name: ClassVar[str] = "wise"
     unit: str = "0 to 1"
     factor: float | None = None
     keeps_images: bool = True
     recorded: bool = False
 
-    def __post_init__(self) -> None:
-        """Raises InputError: no judge is named."""
-        judge = self.config.judge
-        if not judge.model:
-            raise InputError("is needed for wise", field=f"{self.config.group}judge.model")
-        if not judge.ledger:
-            raise InputError("is needed for wise: the folder of the replies", field=f"{self.config.group}judge.ledger")
-        object.__setattr__(self, "chat", Chat(judge, Ledger(Path(judge.ledger))))
-
-    @property
-    def judge(self) -> str | None:
-        return self.config.judge.model
-
     @property
     def protocol(self) -> str:
         return self.config.wise
-
-    def spec(self) -> SamplingSpec:
-        return SamplingSpec(temperature=1.0, guidance=self.config.guidance)
 
     def items(self) -> Sequence[Item]:
         folder = Path(place(self.config, "wise"))
@@ -71,22 +46,17 @@ class Wise:
 
     def answer(self, item: Item, output: str | np.ndarray) -> Answer:
         fields = {name.lower(): str(item.gold.get(name, "")) for name in ("Prompt", "Explanation")}
-        text, picture = _rubric(self.protocol).substitute(fields), _png(np.asarray(output))
-        reply, found = "", {}
-        for attempt in range(_TRIES):
-            try:
-                reply = self.chat.say(Question(text, [picture], attempt))
-            except (BadReply, Unanswered) as err:
-                reply = f"({err})"
-                continue
+        keys = _KEYS[self.protocol]
+
+        def read(reply: str) -> list[float]:
             found = judged.parse_wise(reply, self.protocol)
-            if set(found) == set(_KEYS[self.protocol]):
-                break
-        parsed = set(found) == set(_KEYS[self.protocol])
-        scores = [found[key] if parsed else 0.0 for key in _KEYS[self.protocol]]
+            return [found[key] for key in keys] if set(found) == set(keys) else []
+
+        reply, found = self.ask(_rubric(self.protocol).substitute(fields), [np.asarray(output)], read)
+        scores = list(found) or [0.0] * len(keys)
         points = judged.WISE_VERSIONS[self.protocol].points(scores)
         record = {"prompt_id": item.gold["prompt_id"], "prompt": item.text, "scores": scores, "reply": reply}
-        return Answer(item.id, item.part, points, parsed, record, item.group)
+        return Answer(item.id, item.part, points, bool(found), record, item.group)
 
     def total(self, answers: Sequence[Answer]) -> Score:
         records = [[a.record["prompt_id"], *a.record["scores"]] for a in answers]
@@ -100,13 +70,6 @@ def _rubric(version: str) -> Template:
     return Template((resources.files("pairuni.eval") / "prompts" / f"wise_{version}.txt").read_text(encoding="utf-8"))
 
 
-def _png(image: np.ndarray) -> Picture:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
-    content = buffer.getvalue()
-    return Picture(hashlib.sha256(content).hexdigest(), lambda: content, "png")
-
-
 def _from_file(path: Path, per_prompt: int) -> list[Item]:
     try:
         rows = json.loads(read_text(path))
@@ -117,7 +80,7 @@ def _from_file(path: Path, per_prompt: int) -> list[Item]:
         prompt, id = field_of(row, "Prompt", str(path), n), field_of(row, "prompt_id", str(path), n)
         for k in range(per_prompt):
             name = f"{int(id):04d}" if per_prompt == 1 else f"{int(id):04d}-{k}"
-            items.append(Item(name, str(row.get("Subcategory", "")), str(prompt), None, row, f"{int(id):04d}"))
+            items.append(Item(name, str(row.get("Subcategory", "")), str(prompt), (), row, f"{int(id):04d}"))
     if not items:
         raise InputError("is no list of prompts", file=path)
     return items

@@ -20,7 +20,7 @@ from pairuni.policies.janus.policy import JanusPolicy
 
 SHIPPED = {"shapes-janus": "pretrain/checkpoints/shapes-janus"}
 # What transformers, safetensors and tokenizers raise for files that are absent, cut off or of another model.
-_BROKEN = (OSError, ValueError, KeyError, RuntimeError, AttributeError, SafetensorError, StrictDataclassError)
+BROKEN = (OSError, ValueError, KeyError, RuntimeError, AttributeError, SafetensorError, StrictDataclassError)
 # transformers passes over some of these when they are cut off, or reports them without a line.
 _JSON = (
     "generation_config.json",
@@ -44,7 +44,7 @@ def model_type(path_or_hub_id: str | Path) -> str:
         try:
             config, _ = PreTrainedConfig.get_config_dict(source)
         except (OSError, ValueError) as err:
-            message = f"is neither a folder nor a model that could be fetched from the Hub ({_brief(err)})"
+            message = f"is neither a folder nor a model that could be fetched from the Hub ({brief(err)})"
             raise InputError(message, file=source) from None
     if not isinstance(config.get("model_type"), str):
         raise InputError("is missing or not a string", file=f"{source}/config.json", field="model_type")
@@ -75,8 +75,8 @@ def load_janus(path_or_hub_id: str | Path, *, device: str = "auto", precision: s
     try:
         module, info = _load_module(source)
         processor = JanusProcessor.from_pretrained(source)
-    except _BROKEN as err:
-        raise InputError(f"cannot be loaded as a Janus model: {_brief(err)}", file=source) from err
+    except BROKEN as err:
+        raise InputError(f"cannot be loaded as a Janus model: {brief(err)}", file=source) from err
     _check_complete(module, processor, info, source)
     bf16 = precision == "bf16" or (precision == "auto" and place.type == "cuda")
     try:
@@ -160,12 +160,12 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as err:
-        raise InputError(f"{name!r} is no device ({_brief(err)})", field="device") from None
+        raise InputError(f"{name!r} is no device ({brief(err)})", field="device") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InputError(f"{name!r}: this machine has {torch.cuda.device_count()} CUDA devices", field="device")
     return device
 
 
-def _brief(err: BaseException) -> str:
+def brief(err: BaseException) -> str:
     """The libraries' messages run over many lines; the first ones say what is wrong."""
     return " ".join(str(err).split())[:300] or type(err).__name__

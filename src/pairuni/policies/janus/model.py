@@ -10,14 +10,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import Cache, DynamicCache, JanusForConditionalGeneration, LlamaModel
 from transformers.cache_utils import DynamicLayer
+
+from pairuni.policies.base import SamplingSpec
+from pairuni.policies.sampling import action_logp
 
 # The argument is `past_key_values` in transformers 5.17; 5.24 has renamed it and warns at the old name until 5.40.
 _CACHE = "cache" if "cache" in inspect.signature(LlamaModel.forward).parameters else "past_key_values"
 # Images decoded to pixels at a time: the image tokenizer's activations dwarf a row of the language model.
 PIXEL_BATCH = 32
+# Logits that exist at a time while scoring: 64 MB in fp32, and a few copies of them.
+LOGITS = 1 << 24
 
 
 class SliceLayer(DynamicLayer):
@@ -77,14 +83,14 @@ def image_features(model: JanusForConditionalGeneration, pixels_DCHW: Tensor) ->
 
 
 def embed_prompts(
-    model: JanusForConditionalGeneration, ids_nP: Tensor, features_nIH: Tensor | None, image_token: int
+    model: JanusForConditionalGeneration, ids_nP: Tensor, features_mIH: Tensor | None, image_token: int
 ) -> Tensor:
-    """[n, P, H]: token embeddings, with each row's I placeholders replaced by its image's features."""
+    """[n, P, H]: token embeddings, with the placeholders, row by row, replaced by the m images' I features each."""
     embedded = model.model.language_model.embed_tokens(ids_nP)
-    if features_nIH is None:
+    if features_mIH is None:
         return embedded
     placeholder = (ids_nP == image_token)[..., None].expand_as(embedded)
-    return embedded.masked_scatter(placeholder, features_nIH.to(embedded.dtype))
+    return embedded.masked_scatter(placeholder, features_mIH.to(embedded.dtype))
 
 
 def embed_codes(model: JanusForConditionalGeneration, codes: Tensor) -> Tensor:
@@ -121,6 +127,50 @@ def states(model: JanusForConditionalGeneration, embedded_nLH: Tensor, attended_
         inputs_embeds=embedded_nLH, attention_mask=mask, position_ids=positions, use_cache=False
     )
     return out.last_hidden_state
+
+
+def packed_states(
+    model: JanusForConditionalGeneration, embedded_QLH: Tensor, positions_QL: Tensor, mask: Tensor | None
+) -> Tensor:
+    """[Q, L, H]: one forward without a cache over rows in which `mask` (bool [Q, 1, L, L]) says what a token sees."""
+    out = model.model.language_model(
+        inputs_embeds=embedded_QLH, attention_mask=mask, position_ids=positions_QL, use_cache=False
+    )
+    return out.last_hidden_state
+
+
+def head_logp(
+    head: nn.Module,
+    cond_NH: Tensor,
+    uncond_NH: Tensor | None,
+    actions_N: Tensor,
+    spec: SamplingSpec,
+    banned: Tensor | None,
+) -> Tensor:
+    """[N] fp32 log-probs of actions from the states that predict them; guided iff unconditional states are given.
+
+    Logits of at most LOGITS values exist at a time: they are computed again in the backward pass instead of kept, since
+    those of a batch of answers over Janus-Pro's 102,400 tokens outweigh the model.
+    """
+
+    def logp(cond: Tensor, uncond: Tensor | None, actions: Tensor) -> Tensor:
+        return action_logp(head(cond), None if uncond is None else head(uncond), actions, spec, banned)
+
+    size = max(1, LOGITS // _vocabulary(head))
+    if len(actions_N) <= size:
+        return logp(cond_NH, uncond_NH, actions_N)
+    slices = [slice(start, start + size) for start in range(0, len(actions_N), size)]
+    unconds = [None if uncond_NH is None else uncond_NH[part] for part in slices]
+    parts = [
+        checkpoint(logp, cond_NH[part], uncond, actions_N[part], use_reentrant=False, preserve_rng_state=False)
+        for part, uncond in zip(slices, unconds, strict=True)
+    ]
+    return torch.cat(parts)
+
+
+def _vocabulary(head: nn.Module) -> int:
+    """Outputs of a linear head, or of the last linear layer of one."""
+    return [part for part in head.modules() if isinstance(part, nn.Linear)][-1].out_features
 
 
 def decode_pixels(model: JanusForConditionalGeneration, codes_nT: Tensor) -> Tensor:

@@ -20,8 +20,9 @@ from transformers import JanusForConditionalGeneration, JanusProcessor
 from pairuni.files import atomic_path
 from pairuni.policies.base import Chunk, Rollouts, SamplingSpec
 from pairuni.policies.janus import decode, model
+from pairuni.policies.janus.packing import pack
 from pairuni.policies.janus.prompts import Encoded, JanusPrompts
-from pairuni.policies.sampling import action_logp, row_uniforms
+from pairuni.policies.sampling import row_uniforms
 from pairuni.records import Prompt, Side
 
 
@@ -29,6 +30,7 @@ class JanusPolicy:
     """Autoregressive text and VQ image codes from one language model (families: AR + VQ)."""
 
     family = "janus"
+    edits_images = False
 
     def __init__(
         self,
@@ -99,25 +101,27 @@ class JanusPolicy:
             context=encoded,
         )
 
-    def chunks(self, rollouts: Rollouts, budget: int) -> list[Chunk]:
-        """Consecutive rows, at most `budget` in each; under score = "cfg" a row costs two in the forward.
+    def chunks(self, rollouts: Rollouts, budget: int, tokens: int = 0) -> list[Chunk]:
+        """See `base.Policy`: consecutive rows. A question's tokens count once for its answers in a chunk.
 
-        Raises:
-            ValueError: a budget below 1.
+        An image row's count twice under score = "cfg", which scores it with and without the caption.
         """
-        if budget < 1:
-            raise ValueError(f"a chunk needs at least one row, not {budget}")
-        rows = range(rollouts.shape[0] * rollouts.shape[1])
+        if budget < 1 or tokens < 0:
+            raise ValueError(f"a chunk needs at least one row and no negative tokens, not {budget}, {tokens}")
         mask, recorded = rollouts.mask_BRT.flatten(0, 1), rollouts.logp_BRT.flatten(0, 1)
-        parts = [rows[start : start + budget] for start in range(0, len(rows), budget)]
-        return [
-            Chunk(
-                tuple(part),
-                mask[part[0] : part[-1] + 1].to(self.device),
-                recorded[part[0] : part[-1] + 1].to(self.device),
-            )
-            for part in parts
-        ]
+        parts = list(_parts(self._costs(rollouts), budget, tokens))
+        return [Chunk(tuple(rows), mask[rows].to(self.device), recorded[rows].to(self.device)) for rows in parts]
+
+    def _costs(self, rollouts: Rollouts) -> list[tuple[int, int, int]]:
+        """(prompt, tokens of the prompt that its other rows share, tokens of its own) of each row."""
+        context, answers = rollouts.context, rollouts.mask_BRT.flatten(0, 1).sum(-1).tolist()
+        assert isinstance(context, Encoded), "rollouts of another family"
+        owners = [row // rollouts.shape[1] for row in range(len(answers))]
+        prompts = [len(context.ids[b]) for b in owners]
+        if rollouts.side is Side.UNDERSTANDING:
+            return list(zip(owners, prompts, answers, strict=True))
+        twice = 1 + _guided(rollouts)
+        return [(b, 0, twice * (p + a)) for b, p, a in zip(owners, prompts, answers, strict=True)]
 
     def logprobs(self, rollouts: Rollouts, chunk: Chunk) -> Tensor:
         """See `base.Policy`: one forward over [prompt | actions] per row, heads on the chunk's decisions only."""
@@ -128,24 +132,30 @@ class JanusPolicy:
         mask_kT = chunk.mask_kN.to(self.device)
         steps = int(mask_kT.any(0).sum())  # rows are padded to the longest of all rollouts, not of this chunk
         actions_kT, scored_kT = actions_kT[:, :steps], mask_kT[:, :steps]
-        ids = [context.ids[b] for b in owners]
-        guided = rollouts.side is Side.GENERATION and spec.score == "cfg" and spec.guidance > 1
+        guided = _guided(rollouts)
         with self._autocast():
             if rollouts.side is Side.UNDERSTANDING:
-                hidden = self._states(ids, scored_kT, self._embed_answers(actions_kT), self._features(context, owners))
-                logits = self.module.lm_head(hidden[scored_kT])
-                cond, uncond, banned = logits, None, self._banned()
+                head, uncond, banned = self.module.lm_head, None, self._banned()
+                cond = self._answer_states(context, owners, actions_kT, scored_kT)
             else:
+                ids = [context.ids[b] for b in owners]
                 codes, scored = model.embed_codes(self.module, actions_kT[:, :-1]), scored_kT
                 if guided:
                     ids = ids + [self.prompts.unconditional(row) for row in ids]
                     codes, scored = codes.repeat(2, 1, 1), scored_kT.repeat(2, 1)
-                hidden = self._states(ids, scored, codes, None)
-                logits = self.module.model.generation_head(hidden[scored])
-                cond, uncond = logits.chunk(2) if guided else (logits, None)
-                banned = None
-        logp = action_logp(cond, uncond, actions_kT[scored_kT], spec, banned)
+                hidden = self._code_states(ids, scored, codes)[scored]
+                cond, uncond = hidden.chunk(2) if guided else (hidden, None)
+                head, banned = self.module.model.generation_head, None
+            logp = model.head_logp(head, cond, uncond, actions_kT[scored_kT], spec, banned)
         return torch.zeros(mask_kT.shape, device=self.device).masked_scatter(mask_kT, logp)
+
+    def checkpoint_activations(self) -> None:
+        """See `base.Policy`: the language model's layers, which recompute in training mode alone; it has no dropout."""
+        language = self.module.model.language_model
+        # The second name replaces the first in transformers 5.23 and later.
+        enable = getattr(language, "activation_checkpointing_enable", None) or language.gradient_checkpointing_enable
+        enable()
+        language.train()
 
     def trainable(self) -> Iterable[tuple[str, nn.Parameter]]:
         return [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
@@ -184,22 +194,34 @@ class JanusPolicy:
         return _gather(parts, self.prompts.pad if side is Side.UNDERSTANDING else 0)
 
     def _features(self, encoded: Encoded, owners: Sequence[int]) -> Tensor:
-        """[len(owners), I, H]: image features of these prompts, each distinct image encoded once."""
+        """[images, I, H]: features of these prompts' images one after another, each distinct image encoded once."""
         assert encoded.pixels_DCHW is not None
-        wanted = [encoded.image_index[b] for b in owners]
+        wanted = [image for b in owners for image in encoded.image_index[b]]
         distinct = sorted(set(wanted))
         features = model.image_features(self.module, encoded.pixels_DCHW[distinct].to(self.device))
         return features[[distinct.index(image) for image in wanted]]
 
-    def _states(self, ids: list[Tensor], scored_kT: Tensor, embedded: Tensor, features: Tensor | None) -> Tensor:
-        """[k, T, H]: the states that predict the T decisions; prompts of unequal length are padded on the left."""
+    def _answer_states(self, context: Encoded, owners: Sequence[int], actions_kT: Tensor, scored_kT: Tensor) -> Tensor:
+        """[N, H]: the states that predict the scored tokens, row after row; a prompt's answers share its forward."""
+        answers = [row[kept] for row, kept in zip(actions_kT.cpu(), scored_kT.cpu(), strict=True)]
+        packed = pack(
+            context.ids, owners, answers, self.module.model.language_model.embed_tokens.embedding_dim, self.prompts.pad
+        )
+        embedded = self._embed_ids(packed.ids_QL.to(self.device), self._features(context, packed.owners))
+        hidden = model.packed_states(
+            self.module, embedded, packed.positions_QL.to(self.device), packed.mask(self.device)
+        )
+        return hidden.flatten(0, 1)[packed.places_N.to(self.device)]
+
+    def _code_states(self, ids: list[Tensor], scored_kT: Tensor, embedded: Tensor) -> Tensor:
+        """[k, T, H]: the states that predict the T codes; prompts of unequal length are padded on the left."""
         longest = max(len(row) for row in ids)
         ids_kP = torch.full((len(ids), longest), self.prompts.pad)
         attended_kP = torch.zeros_like(ids_kP, dtype=torch.bool)
         for i, row in enumerate(ids):
             ids_kP[i, longest - len(row) :] = row
             attended_kP[i, longest - len(row) :] = True
-        prompt = self._embed_ids(ids_kP.to(self.device), features)
+        prompt = self._embed_ids(ids_kP.to(self.device), None)
         attended = torch.cat([attended_kP.to(self.device), scored_kT[:, :-1]], 1)
         # The state at the prompt's last token predicts decision 0, the state at decision t - 1 predicts decision t.
         return model.states(self.module, torch.cat([prompt, embedded.to(prompt.dtype)], 1), attended)[:, longest - 1 :]
@@ -207,14 +229,31 @@ class JanusPolicy:
     def _embed_ids(self, ids_kP: Tensor, features: Tensor | None) -> Tensor:
         return model.embed_prompts(self.module, ids_kP, features, self.prompts.image)
 
-    def _embed_answers(self, actions_kT: Tensor) -> Tensor:
-        return self.module.model.language_model.embed_tokens(actions_kT[:, :-1])
-
     def _banned(self) -> Tensor:
         return torch.tensor(self.prompts.banned, device=self.device)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
+
+
+def _guided(rollouts: Rollouts) -> bool:
+    """Whether scoring needs the unconditional rows too."""
+    spec = rollouts.spec
+    return rollouts.side is Side.GENERATION and spec.score == "cfg" and spec.guidance > 1
+
+
+def _parts(costs: Sequence[tuple[int, int, int]], budget: int, tokens: int) -> Iterator[list[int]]:
+    """Consecutive rows within both budgets."""
+    part: list[int] = []
+    used = 0
+    for row, (owner, shared, own) in enumerate(costs):
+        more = own + (0 if part and costs[part[-1]][0] == owner else shared)
+        if part and (len(part) == budget or (tokens and used + more > tokens)):
+            yield part
+            part, used, more = [], 0, shared + own
+        part.append(row)
+        used += more
+    yield part
 
 
 @contextmanager

@@ -26,14 +26,14 @@ class Encoded:
 
     ids: tuple[Tensor, ...]
     """B times int64 [L_b], BOS first, never padded."""
-    image_index: tuple[int, ...]
-    """Row of `pixels_DCHW` of each prompt; empty on the generation side."""
+    image_index: tuple[tuple[int, ...], ...]
+    """Rows of `pixels_DCHW` of each prompt's images; empty on the generation side."""
     pixels_DCHW: Tensor | None
     """fp32, each distinct image once."""
 
-    def key(self, prompt: int) -> tuple[tuple[int, ...], int]:
+    def key(self, prompt: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Equal for prompts that the model cannot tell apart."""
-        return tuple(self.ids[prompt].tolist()), self.image_index[prompt] if self.image_index else -1
+        return tuple(self.ids[prompt].tolist()), self.image_index[prompt] if self.image_index else ()
 
 
 class JanusPrompts:
@@ -65,24 +65,28 @@ class JanusPrompts:
         """Ids of each prompt and pixels of each distinct image.
 
         Raises:
-            ValueError: an understanding prompt without a uint8 [height, width, 3] image.
+            ValueError: an understanding prompt without an image, a generation prompt with one, or one that is not uint8
+                [height, width, 3].
         """
         if side is Side.GENERATION:
+            if any(prompt.images for prompt in prompts):
+                raise ValueError("Janus cannot edit images: a generation prompt has none")
             return Encoded(tuple(self._generation(p.text) for p in prompts), (), None)
         ids: list[Tensor] = []
-        index: list[int] = []
+        index: list[tuple[int, ...]] = []
         pixels: list[Tensor] = []
         seen: dict[tuple[tuple[int, ...], bytes], int] = {}
         for prompt in prompts:
-            image = prompt.image
-            if image is None or image.ndim != 3 or image.shape[2] != 3 or image.dtype != "uint8":
-                raise ValueError("an understanding prompt needs a uint8 image [height, width, 3]")
-            row, values = self._understanding(prompt.text, Image.fromarray(image))
-            place = seen.setdefault((image.shape, image.tobytes()), len(pixels))
-            if place == len(pixels):
-                pixels.append(values)
+            if not prompt.images or any(i.ndim != 3 or i.shape[2] != 3 or i.dtype != "uint8" for i in prompt.images):
+                raise ValueError("an understanding prompt needs one or more uint8 images [height, width, 3]")
+            row, values = self._understanding(prompt.text, [Image.fromarray(image) for image in prompt.images])
+            places = []
+            for image, value in zip(prompt.images, values, strict=True):
+                places.append(seen.setdefault((image.shape, image.tobytes()), len(pixels)))
+                if places[-1] == len(pixels):
+                    pixels.append(value)
             ids.append(row)
-            index.append(place)
+            index.append(tuple(places))
         return Encoded(tuple(ids), tuple(index), torch.stack(pixels))
 
     def unconditional(self, ids_L: Tensor) -> Tensor:
@@ -110,12 +114,13 @@ class JanusPrompts:
         assert ids[-1] == self.boi and (ids == self.boi).sum() == 1 and (ids == self.bos).sum() == 1, text
         return ids
 
-    def _understanding(self, question: str, image: Image.Image) -> tuple[Tensor, Tensor]:
-        text = self._chat([{"type": "image"}, {"type": "text", "text": self.clean(question)}])
-        inputs = self.processor(text=[text], images=[image])
+    def _understanding(self, question: str, images: list[Image.Image]) -> tuple[Tensor, list[Tensor]]:
+        text = self._chat([{"type": "image"}] * len(images) + [{"type": "text", "text": self.clean(question)}])
+        inputs = self.processor(text=[text], images=images)
         ids = torch.as_tensor(inputs["input_ids"][0])
-        assert (ids == self.image).sum() == self.image_tokens and (ids == self.bos).sum() == 1, text
-        return ids, torch.from_numpy(np.asarray(inputs["pixel_values"][0], dtype=np.float32))
+        expected = len(images) * self.image_tokens
+        assert (ids == self.image).sum() == expected and (ids == self.bos).sum() == 1, text
+        return ids, [torch.from_numpy(np.asarray(pixels, dtype=np.float32)) for pixels in inputs["pixel_values"]]
 
     def _chat(self, content: list[dict[str, str]]) -> str:
         messages = [{"role": "user", "content": content}]
