@@ -222,6 +222,33 @@ def test_answers_end_at_the_end_token(tiny_janus: JanusPolicy) -> None:
     assert answers.actions_BRT.shape[2] == answers.mask_BRT.sum(-1).max() < 200
 
 
+def test_rows_that_have_ended_leave_the_batch(tiny_janus: JanusPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+    with torch.no_grad():
+        tiny_janus.module.lm_head.weight[tiny_janus.prompts.eos] *= 4
+    language, spec = tiny_janus.module.model.language_model, SamplingSpec(max_new_tokens=30)
+
+    def answers() -> tuple[Rollouts, list[int]]:
+        made: list[Rollouts] = []
+        seen = _rows_seen(
+            language, lambda: made.append(tiny_janus.sample(Side.UNDERSTANDING, _questions(1), 20, spec, _seeds(1, 20)))
+        )
+        return made[0], seen[1:]
+
+    left, rows = answers()
+    monkeypatch.setattr(decode, "_SHARE", 0.0)  # nothing leaves before all have ended
+    stayed, all_rows = answers()
+    alive = left.mask_BRT[0].sum(0).tolist()
+    assert set(all_rows) == {20} and len(all_rows) == len(rows) == len(alive) - 1
+    assert rows[-1] < 8 and all(r >= a for r, a in zip(rows, alive[1:], strict=True))
+    for name in ("actions_BRT", "mask_BRT"):
+        assert torch.equal(getattr(left, name), getattr(stayed, name))
+    torch.testing.assert_close(left.logp_BRT, stayed.logp_BRT, rtol=0, atol=1e-5)
+    monkeypatch.setattr(decode, "_every", lambda device: 7)  # as on a GPU: asked now and then
+    monkeypatch.setattr(decode, "_SHARE", 0.75)
+    seldom, _ = answers()
+    assert torch.equal(seldom.actions_BRT, left.actions_BRT) and torch.equal(seldom.mask_BRT, left.mask_BRT)
+
+
 def test_an_answer_without_an_end_is_scored_throughout(tiny_janus: JanusPolicy) -> None:
     with torch.no_grad():
         tiny_janus.module.lm_head.weight.zero_()  # uniform over the 295 allowed of 300 tokens

@@ -6,7 +6,16 @@ import torch
 from scipy import stats
 
 from pairuni.policies.base import SamplingSpec
-from pairuni.policies.sampling import action_logp, counter_seed, draw, guide, log_distribution, row_uniforms, truncate
+from pairuni.policies.sampling import (
+    action_logp,
+    check,
+    counter_seed,
+    draw,
+    guide,
+    log_distribution,
+    row_uniforms,
+    truncate,
+)
 from pairuni.records import Side
 
 
@@ -114,5 +123,8 @@ def test_truncated_draws_record_the_truncated_distribution() -> None:
 
 def test_logits_that_are_not_numbers_are_refused() -> None:
     logits = torch.tensor([[0.0, torch.nan, 1.0]])
-    with pytest.raises(AssertionError, match="draws from"):
-        draw(logits, None, torch.tensor([0.5], dtype=torch.float64), SamplingSpec(), None)
+    uniforms = torch.tensor([0.5], dtype=torch.float64)
+    fine = draw(torch.zeros(1, 3), None, uniforms, SamplingSpec(), None)
+    check([fine.as_asked], SamplingSpec())
+    with pytest.raises(AssertionError, match="drawn from other tokens"):
+        check([fine.as_asked, draw(logits, None, uniforms, SamplingSpec(), None).as_asked], SamplingSpec())

@@ -47,6 +47,8 @@ class Drawn:
     """fp32, of the distribution drawn from; under top_k or top_p the truncated one, renormalised."""
     cond_logp_n: Tensor
     """fp32, of the conditional distribution, limited to the same tokens."""
+    as_asked: Tensor
+    """bool [], on the device: what was drawn from has the support that the spec says. `check` looks at it."""
 
 
 def guide(cond_nV: Tensor, uncond_nV: Tensor | None, guidance: float) -> Tensor:
@@ -91,11 +93,16 @@ def draw(
     cond = log_distribution(guide(cond_nV, None, 1.0), spec, banned)
     guided = cond if uncond_nV is None else log_distribution(guide(cond_nV, uncond_nV, spec.guidance), spec, banned)
     sampled = truncate(guided, spec)
-    _assert_effective(sampled, spec, banned)
     actions = (sampled.argmax(-1) if spec.temperature == 0 else _invert(sampled, uniforms_n))[:, None]
     if sampled is not guided:
         cond = torch.log_softmax(cond.masked_fill(sampled == -torch.inf, -torch.inf), dim=-1)
-    return Drawn(actions[:, 0], sampled.gather(-1, actions)[:, 0], cond.gather(-1, actions)[:, 0])
+    logp = sampled.gather(-1, actions)[:, 0], cond.gather(-1, actions)[:, 0]
+    return Drawn(actions[:, 0], *logp, _as_asked(sampled, spec, banned))
+
+
+def check(as_asked: Sequence[Tensor], spec: SamplingSpec) -> None:
+    """Raises AssertionError where a decision was not drawn as the spec says. It waits for the device: once per call."""
+    assert bool(torch.stack(list(as_asked)).all()), f"decisions were drawn from other tokens than {spec} says"
 
 
 def truncate(logp_nV: Tensor, spec: SamplingSpec) -> Tensor:
@@ -121,14 +128,12 @@ def _invert(logp_nV: Tensor, uniforms_n: Tensor) -> Tensor:
     return torch.searchsorted(total_nV, target_n1, right=True)[:, 0].clamp(max=logp_nV.shape[-1] - 1)
 
 
-def _assert_effective(logp_nV: Tensor, spec: SamplingSpec, banned: Tensor | None) -> None:
-    """The distribution about to be drawn from has the support that the spec says."""
+def _as_asked(logp_nV: Tensor, spec: SamplingSpec, banned: Tensor | None) -> Tensor:
     allowed = logp_nV.shape[-1] - (0 if banned is None else len(banned))
-    support = torch.isfinite(logp_nV).sum(-1)
+    support_n = torch.isfinite(logp_nV).sum(-1)
     if spec.top_k == 0 and spec.top_p == 1:
-        assert (support == allowed).all(), f"{spec} draws from {allowed} tokens, the logits offer {support.min()}"
-    elif spec.top_k:
-        assert ((support > 0) & (support <= spec.top_k)).all(), f"{spec} draws from {support.max()} tokens"
+        return (support_n == allowed).all()
+    return ((support_n > 0) & (support_n <= (spec.top_k or allowed))).all()
 
 
 def seeds_for(run: int, step: int, pairs: Sequence[str], side: Side, rollouts: int) -> np.ndarray:

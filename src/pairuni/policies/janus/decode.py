@@ -12,8 +12,11 @@ from torch import Tensor
 from transformers import JanusForConditionalGeneration
 
 from pairuni.policies.base import SamplingSpec
-from pairuni.policies.janus.model import Prefix, advance, embed_codes
-from pairuni.policies.sampling import Drawn, draw
+from pairuni.policies.janus.model import Prefix, advance, embed_codes, keep_rows
+from pairuni.policies.sampling import Drawn, check, draw
+
+_LOOK = 16  # tokens between looks at whether rows have ended, on a GPU
+_SHARE = 0.75  # of rows that are left, below which the others are taken out: that copies the cache once
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,13 @@ def decode_codes(
         logits = model.model.generation_head(hidden)
         cond, uncond = logits.chunk(2) if guided else (logits, None)
         drawn.append(draw(cond, uncond, uniforms, spec, None))
-    return _stack(drawn, torch.ones_like(uniforms_nT, dtype=torch.bool))
+    check([step.as_asked for step in drawn], spec)
+    return Decoded(
+        torch.stack([step.actions_n for step in drawn], 1),
+        torch.ones_like(uniforms_nT, dtype=torch.bool),
+        torch.stack([step.sampled_logp_n for step in drawn], 1),
+        torch.stack([step.cond_logp_n for step in drawn], 1),
+    )
 
 
 def decode_text(
@@ -61,7 +70,7 @@ def decode_text(
     spec: SamplingSpec,
     vocabulary: tuple[Tensor, int, int],
 ) -> Decoded:
-    """Draws text tokens until every row has ended or T = max_new_tokens is reached.
+    """Draws text tokens until every row has ended or T = max_new_tokens is reached; ended rows leave the batch.
 
     Args:
         vocabulary: banned ids (int64), the end token and the token that fills ended rows.
@@ -70,34 +79,41 @@ def decode_text(
         As many decisions as the longest row took. The end token is one; a row without it is True throughout.
     """
     banned, eos, filler = vocabulary
-    cache = prefix.share(slots_n, uniforms_nT.shape[1] - 1)
-    hidden = prefix.hidden_DH[slots_n]
-    alive = torch.ones_like(slots_n, dtype=torch.bool)
-    drawn: list[Drawn] = []
-    masks: list[Tensor] = []
-    for t, uniforms in enumerate(uniforms_nT.unbind(1)):
-        if t > 0:
-            embedded = model.model.language_model.embed_tokens(drawn[-1].actions_n)
-            hidden = advance(model, cache, embedded, prefix.length + t - 1)
-        step = draw(model.lm_head(hidden), None, uniforms, spec, banned)
-        drawn.append(
-            Drawn(
-                step.actions_n.where(alive, filler),
-                step.sampled_logp_n.where(alive, 0),
-                step.cond_logp_n.where(alive, 0),
-            )
-        )
-        masks.append(alive)
-        alive = alive & (step.actions_n != eos)
-        if not bool(alive.any()):
-            break
-    return _stack(drawn, torch.stack(masks, 1))
-
-
-def _stack(drawn: list[Drawn], mask_nT: Tensor) -> Decoded:
-    return Decoded(
-        torch.stack([step.actions_n for step in drawn], 1),
-        mask_nT,
-        torch.stack([step.sampled_logp_n for step in drawn], 1),
-        torch.stack([step.cond_logp_n for step in drawn], 1),
+    every = _every(slots_n.device)
+    out = Decoded(
+        torch.full_like(uniforms_nT, filler, dtype=torch.int64),
+        torch.zeros_like(uniforms_nT, dtype=torch.bool),
+        *(torch.zeros_like(uniforms_nT, dtype=torch.float32) for _ in range(2)),
     )
+    cache, hidden = prefix.share(slots_n, uniforms_nT.shape[1] - 1), prefix.hidden_DH[slots_n]
+    rows = torch.arange(len(slots_n), device=slots_n.device)
+    alive, tokens = torch.ones_like(rows, dtype=torch.bool), rows
+    as_asked: list[Tensor] = []
+    for t in range(uniforms_nT.shape[1]):
+        if t > 0 and t % every == 0:
+            left = int(alive.sum())
+            if not left:
+                break
+            if left <= _SHARE * len(alive):
+                kept = alive.nonzero()[:, 0]
+                keep_rows(cache, kept)
+                rows, alive, tokens = rows[kept], alive[kept], tokens[kept]
+        if t > 0:
+            embedded = model.model.language_model.embed_tokens(tokens)
+            hidden = advance(model, cache, embedded, prefix.length + t - 1)
+        step = draw(model.lm_head(hidden), None, uniforms_nT[rows, t], spec, banned)
+        as_asked.append(step.as_asked)
+        tokens = step.actions_n
+        out.actions_nT[rows, t] = tokens.where(alive, filler)
+        out.mask_nT[rows, t] = alive
+        out.sampled_logp_nT[rows, t] = step.sampled_logp_n.where(alive, 0)
+        out.cond_logp_nT[rows, t] = step.cond_logp_n.where(alive, 0)
+        alive = alive & (tokens != eos)
+    check(as_asked, spec)
+    longest = int(out.mask_nT.any(0).sum())
+    return Decoded(*(part[:, :longest] for part in vars(out).values()))
+
+
+def _every(device: torch.device) -> int:
+    """Tokens between looks at whether rows have ended: to ask a GPU is to wait for it."""
+    return 1 if device.type == "cpu" else _LOOK

@@ -49,6 +49,11 @@ class SliceLayer(DynamicLayer):
         self.keys, self.values = self._keys[:, :, : self._length], self._values[:, :, : self._length]
         return self.keys, self.values
 
+    def keep(self, rows: Tensor) -> None:
+        """Drops all rows but these (int64)."""
+        self._keys, self._values = self._keys[rows], self._values[rows]
+        self.keys, self.values = self._keys[:, :, : self._length], self._values[:, :, : self._length]
+
     @staticmethod
     def _expand(source: Tensor, rows: Tensor, capacity: int) -> Tensor:
         _, heads, length, width = source.shape
@@ -73,6 +78,13 @@ class Prefix:
             assert isinstance(filled, DynamicLayer) and filled.keys is not None and filled.values is not None
             layers.append(SliceLayer(filled.keys, filled.values, rows, self.length + capacity))
         return Cache(layers=layers)
+
+
+def keep_rows(cache: Cache, rows: Tensor) -> None:
+    """Drops all rows but these (int64) from a cache of `Prefix.share`."""
+    for layer in cache.layers:
+        assert isinstance(layer, SliceLayer)
+        layer.keep(rows)
 
 
 def image_features(model: JanusForConditionalGeneration, pixels_DCHW: Tensor) -> Tensor:

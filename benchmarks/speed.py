@@ -1,0 +1,358 @@
+"""Rollouts, update and a whole step beside what else there is, in turn in one run: `python benchmarks/speed.py`.
+
+    python benchmarks/speed.py --size shapes                          # seconds, to see that it works
+    python benchmarks/speed.py --size medium --cases image text update
+    python benchmarks/speed.py --size medium --cases step --repeats 1   # minutes
+    bash benchmarks/gpu.sh                                            # all cases of a GPU
+
+Cases: image (576 codes per rollout, guidance 5) beside transformers' generate and the public trainers' loop; text
+(answers over an image) beside generate; update (log-probs, forward and backward of the answers) beside one row per
+answer; step (both sides sampled, scored, updated) beside the trainers' step. All use the same weights, prompts, batch
+and threads. Reported are medians, the ratio of medians, and where a step's time goes; peak memory of a step. Prints a
+table, writes speed_<size>.json and .png.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import peers
+import torch
+import transformers
+from sizes import SIZES, build
+from torch import Tensor
+
+from pairuni.config import DataConfig, OptimConfig, RewardConfig, RolloutConfig, TrainConfig
+from pairuni.data.dataset import Half
+from pairuni.policies.base import Rollouts, SamplingSpec
+from pairuni.policies.janus.policy import JanusPolicy
+from pairuni.policies.sampling import seeds_for
+from pairuni.records import Prompt, Quadruple, Side
+from pairuni.rewards.base import FunctionReward
+from pairuni.train.optim import Optimizer
+from pairuni.train.rollout import collect
+from pairuni.train.step import train_step
+
+GUIDANCE = 5.0
+CASES = ("image", "text", "update", "step")
+Runs = dict[str, Callable[[], Any]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--size", choices=sorted(SIZES), default="shapes")
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--pairs", type=int, default=8, help="of a step; prompts of the other cases")
+    parser.add_argument("--rollouts", type=int, default=8)
+    parser.add_argument("--tokens", type=int, default=16, help="per answer")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--micro_tokens", type=int, default=8192, help="of ours, per forward and backward")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--output", type=Path, default=Path("runs/benchmarks"))
+    parser.add_argument("--one", choices=("ours", "trainers"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(one_step(options)))
+        return
+    transformers.logging.set_verbosity_error()  # of generate, about its own defaults
+    options.output.mkdir(parents=True, exist_ok=True)
+    report: dict[str, Any] = {"size": options.size, "machine": machine(options), "settings": settings(options)}
+    report["cases"] = {}
+    world = World(options) if set(options.cases) - {"step"} else None
+    for case in options.cases:
+        if case == "step":
+            result = step_case(options)
+        else:
+            assert world is not None
+            result = timed({"image": image, "text": text, "update": update}[case](world), options)
+        report["cases"][case] = result
+        show(case, result)
+    name = f"speed_{options.size}_{'gpu' if options.device.startswith('cuda') else 'cpu'}"
+    (options.output / f"{name}.json").write_text(json.dumps(rounded(report), indent=1) + "\n", encoding="utf-8")
+    plot(report, options.output / f"{name}.png")
+    print(options.output / f"{name}.json", options.output / f"{name}.png", sep="\n")
+
+
+class World:
+    """A model, prompts of one length and their images."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        cuda = options.device.startswith("cuda")
+        self.policy: JanusPolicy = build(options.size, options.device, "bf16" if cuda else "fp32")
+        self.module = self.policy.module
+        size, rng = SIZES[options.size].size, np.random.default_rng(0)
+        names = [f"{n:02d}" for n in range(options.pairs)]
+        self.images = [rng.integers(0, 256, (size.image, size.image, 3), dtype=np.uint8) for _ in names]
+        self.captions = [Prompt(Side.GENERATION, f"a photo of two red circles and {n} blue squares") for n in names]
+        question = "What colour is thing {}? A. red B. blue C. green D. black"
+        self.questions = [
+            Prompt(Side.UNDERSTANDING, question.format(n), (image,))
+            for n, image in zip(names, self.images, strict=True)
+        ]
+        self.spec = SamplingSpec(guidance=GUIDANCE, max_new_tokens=options.tokens)
+
+    def seeds(self, side: Side) -> np.ndarray:
+        names = [str(n) for n in range(self.options.pairs)]
+        return seeds_for(0, 1, names, side, self.options.rollouts)
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.policy.device.type, torch.bfloat16, enabled=self.policy.precision == "bf16")
+
+    def ids(self, side: Side) -> tuple[Tensor, Tensor | None]:
+        """[n, P] ids and pixels of the prompts, which are of one length."""
+        encoded = self.policy.prompts.encode(side, self.captions if side is Side.GENERATION else self.questions)
+        pixels = None if encoded.pixels_DCHW is None else encoded.pixels_DCHW.to(self.policy.device)
+        return torch.stack(encoded.ids).to(self.policy.device), pixels
+
+
+def image(world: World) -> Runs:
+    """Codes only: pixels are decoded by the same code for all."""
+    ids, _ = world.ids(Side.GENERATION)
+    rollouts, pad = world.options.rollouts, world.policy.prompts.pad
+
+    def ours() -> Tensor:
+        with torch.no_grad(), world.autocast():
+            encoded = world.policy.prompts.encode(Side.GENERATION, world.captions)
+            return world.policy._decode(Side.GENERATION, encoded, world.spec, world.seeds(Side.GENERATION)).actions_nT
+
+    def generate() -> Tensor:
+        with world.autocast():
+            return peers.generate_codes(world.module, ids, rollouts, GUIDANCE)
+
+    def trainers() -> list[Tensor]:
+        with world.autocast():
+            return [peers.loop_codes(world.module, row[None], rollouts, GUIDANCE, pad) for row in ids]
+
+    return {"ours": ours, "generate": generate, "trainers": trainers}
+
+
+def text(world: World) -> Runs:
+    ids, pixels = world.ids(Side.UNDERSTANDING)
+    assert pixels is not None
+
+    def ours() -> Rollouts:
+        seeds = world.seeds(Side.UNDERSTANDING)
+        return world.policy.sample(Side.UNDERSTANDING, world.questions, world.options.rollouts, world.spec, seeds)
+
+    def generate() -> Tensor:
+        with world.autocast():
+            return peers.generate_text(world.module, ids, pixels, world.options.rollouts, world.options.tokens)
+
+    return {"ours": ours, "generate": generate}
+
+
+def update(world: World) -> Runs:
+    """Both as a trainer would call them, one question's answers at a time for the rows, a token budget for ours."""
+    policy, options = world.policy, world.options
+    rollouts = text(world)["ours"]()
+    ids, pixels = world.ids(Side.UNDERSTANDING)
+    assert pixels is not None and rollouts.mask_BRT.all(), "an answer ended early; give a larger vocabulary"
+    weights = torch.randn(rollouts.mask_BRT.shape, generator=torch.Generator().manual_seed(0)).to(policy.device)
+
+    def ours() -> dict[str, Tensor]:
+        policy.module.zero_grad()
+        for chunk in policy.chunks(rollouts, 10**9, options.micro_tokens):
+            logp = policy.logprobs(rollouts, chunk)
+            (logp * weights.flatten(0, 1)[list(chunk.rows)]).sum().backward()
+        return gradients(policy)
+
+    def rows() -> dict[str, Tensor]:
+        policy.module.zero_grad()
+        for b in range(options.pairs):
+            answers = rollouts.actions_BRT[b].to(policy.device)
+            with world.autocast():
+                repeated, shown = (x[b : b + 1].repeat_interleave(len(answers), 0) for x in (ids, pixels))
+                logp = peers.row_logp(policy.module, repeated, shown, answers, policy._banned())
+            (logp * weights[b]).sum().backward()
+        return gradients(policy)
+
+    return {"ours": ours, "rows": rows}
+
+
+def gradients(policy: JanusPolicy) -> dict[str, Tensor]:
+    return {name: p.grad for name, p in policy.trainable() if p.grad is not None}
+
+
+def timed(runs: Runs, options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of each run, in turn; the first round warms up and does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    last: dict[str, Any] = {}
+    for turn in range(options.repeats + 1):
+        for name, run in runs.items():
+            synchronise(options)
+            start = perf_counter()
+            last[name] = run()
+            synchronise(options)
+            if turn:
+                seconds[name].append(perf_counter() - start)
+    result: dict[str, Any] = {name: {"seconds": each} for name, each in seconds.items()}
+    result["ratio"] = {n: median(each) / median(seconds["ours"]) for n, each in seconds.items() if n != "ours"}
+    if "rows" in runs:
+        result["relative_gradient_difference"] = difference(last["ours"], last["rows"])
+    return result
+
+
+def difference(ours: dict[str, Tensor], rows: dict[str, Tensor]) -> float:
+    """Of the whole gradient: |ours - rows| / |rows|."""
+    apart = sum(float((ours[name] - rows[name]).double().square().sum()) for name in rows)
+    return (apart / sum(float(g.double().square().sum()) for g in rows.values())) ** 0.5
+
+
+def step_case(options: argparse.Namespace) -> dict[str, Any]:
+    """Each step in a process of its own, so that its peak memory is its own; in turn."""
+    seconds: dict[str, list[float]] = {"ours": [], "trainers": []}
+    memory: dict[str, float] = {}
+    result: dict[str, Any] = {}
+    for _ in range(options.repeats):
+        for whose in seconds:
+            command = [sys.executable, __file__, "--one", whose]
+            for name in ("size", "pairs", "rollouts", "tokens", "micro_tokens", "device"):
+                command += [f"--{name}", str(vars(options)[name])]
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            told = json.loads(done.stdout.splitlines()[-1])
+            seconds[whose].append(told["seconds"])
+            memory[whose] = max(memory.get(whose, 0), told["peak_gib"])
+            if whose == "ours":
+                result["shares"] = told["shares"]
+    result |= {name: {"seconds": each, "peak_gib": memory[name]} for name, each in seconds.items()}
+    result["ratio"] = {"trainers": median(seconds["trainers"]) / median(seconds["ours"])}
+    return result | {"memory": memory["ours"] / memory["trainers"]}
+
+
+def one_step(options: argparse.Namespace) -> dict[str, Any]:
+    transformers.logging.set_verbosity_error()
+    world = World(options)
+    run, shares = (our_step if options.one == "ours" else trainers_step)(world)
+    if options.device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats()
+    synchronise(options)
+    start = perf_counter()
+    run()
+    synchronise(options)
+    seconds = perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
+    if options.device.startswith("cuda"):
+        peak = torch.cuda.max_memory_allocated() / 2**30
+    return {"seconds": seconds, "peak_gib": peak, "shares": shares}
+
+
+def our_step(world: World) -> tuple[Callable[[], None], dict[str, float]]:
+    options, policy = world.options, world.policy
+    config = TrainConfig(
+        output="",
+        data=DataConfig(pairs="none", batch=options.pairs),
+        rollout=RolloutConfig(rollouts=options.rollouts, guidance=GUIDANCE, max_new_tokens=options.tokens),
+        rewards=RewardConfig(understanding="bench:x", generation="bench:x"),
+        optim=OptimConfig(lr=1e-6),
+        micro_batch=10**6,
+        micro_tokens=options.micro_tokens,
+    )
+    optimizer, shares = Optimizer(policy.trainable(), config.optim), {}
+    rewards = {
+        Side.UNDERSTANDING: FunctionReward("length", lambda items: [float(len(item.text or "")) for item in items]),
+        Side.GENERATION: FunctionReward("red", lambda items: [float(item.image[..., 0].mean()) for item in items]),  # pyright: ignore
+    }
+    halves = {side: [half(world, n, side) for n in range(options.pairs)] for side in Side}
+
+    def run() -> None:
+        batch = collect(policy, halves, rewards, config, 1, lambda path: world.images[int(path)])
+        row = train_step(policy, batch, optimizer, config, 1)
+        shares.update({name: row[f"seconds/{name}"] for name in ("rollout", "reward", "update")})
+
+    return run, shares
+
+
+def half(world: World, n: int, side: Side) -> Half:
+    quadruple = Quadruple(str(n), side, str(n), world.captions[n].text, world.questions[n].text, "A")
+    return Half(str(n), quadruple, 1.0, True)
+
+
+def trainers_step(world: World) -> tuple[Callable[[], None], dict[str, float]]:
+    options, module = world.options, world.module
+    ids, pixels = world.ids(Side.UNDERSTANDING)
+    captions, _ = world.ids(Side.GENERATION)
+    assert pixels is not None
+    optimizer = torch.optim.AdamW([p for _, p in world.policy.trainable()], lr=1e-6)
+    questions = [(ids[b : b + 1], pixels[b : b + 1]) for b in range(options.pairs)]
+
+    def run() -> None:
+        with world.autocast():
+            peers.step(
+                module,
+                questions,
+                [row[None] for row in captions],
+                optimizer,
+                options.rollouts,
+                options.tokens,
+                GUIDANCE,
+                world.policy.prompts.pad,
+                lambda actions: actions.float().mean(1),
+            )
+
+    return run, {}
+
+
+def synchronise(options: argparse.Namespace) -> None:
+    if options.device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def machine(options: argparse.Namespace) -> dict[str, Any]:
+    if options.device.startswith("cuda"):
+        return {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__}
+    return {"processor": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+
+
+def settings(options: argparse.Namespace) -> dict[str, Any]:
+    names = ("pairs", "rollouts", "tokens", "repeats", "micro_tokens")
+    return {name: vars(options)[name] for name in names} | {"guidance": GUIDANCE}
+
+
+def show(case: str, result: dict[str, Any]) -> None:
+    print(f"\n{case}")
+    for name, each in result.items():
+        if isinstance(each, dict) and "seconds" in each:
+            low, middle, high = min(each["seconds"]), median(each["seconds"]), max(each["seconds"])
+            ratio = f"  x {result['ratio'][name]:.2f}" if name in result["ratio"] else ""
+            peak = f"  peak {each['peak_gib']:.2f} GiB" if "peak_gib" in each else ""
+            print(f"  {name:<10} {middle:9.3f} s  ({low:.3f} to {high:.3f}){peak}{ratio}")
+    for name in ("shares", "memory", "relative_gradient_difference"):
+        if name in result:
+            print(f"  {name}: {json.dumps(rounded(result[name]))}")
+
+
+def rounded(value: Any) -> Any:
+    """Floats to four digits, wherever they are."""
+    if isinstance(value, dict):
+        return {key: rounded(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [rounded(each) for each in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+def plot(report: dict[str, Any], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    bars = [(f"{case}: {name}", ratio) for case, r in report["cases"].items() for name, ratio in r["ratio"].items()]
+    figure, axes = pyplot.subplots(figsize=(6, 0.5 * len(bars) + 1.2), layout="constrained")
+    axes.barh([name for name, _ in bars][::-1], [ratio for _, ratio in bars][::-1])
+    axes.axvline(1, color="grey", linewidth=0.8)
+    axes.set(xlabel="times as long as ours", title=f"{report['size']} size")
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,358 @@
+"""Peak memory of a Janus training step, estimated from config.json and a workload's numbers; no weights are loaded.
+
+Counted are the tensors that grow with the model, the rows or the tokens: each function names its own. Not counted are
+the allocator's fragmentation, workspaces of kernels, the CUDA context, Python (policies/memory.py has allowances for
+these), and whatever other models a run holds: rewards and benchmarks with weights of their own. Rows are taken as long
+as they may become (answers of max_new_tokens) and no row as skipped for its zero advantage, so real steps take less.
+Widths: H hidden, A all heads, I intermediate, V vocabulary, L tokens of a row; sizes are bytes.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import JanusConfig, JanusForConditionalGeneration
+
+from pairuni.errors import InputError
+from pairuni.policies.janus.load import BROKEN, brief, resolve_model
+from pairuni.policies.janus.model import LOGITS, PIXEL_BATCH
+from pairuni.policies.janus.packing import pack_shape
+from pairuni.policies.janus.policy import JanusPolicy
+from pairuni.policies.memory import OPTIMISER, RESIDENT, ROLLOUT, UPDATE, Stages, Workload, most
+from pairuni.records import Prompt, Side
+
+Parts = dict[str, int]
+
+
+@dataclass(frozen=True)
+class _Head:
+    """What a head has to do: its outputs and parameters, and decisions, guided where there are unconditional ones."""
+
+    outputs: int
+    parameters: int
+    decisions: int
+    guided: bool = False
+
+
+@dataclass(frozen=True)
+class Dims:
+    """A Janus model in numbers."""
+
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    attention: int
+    """Width of all query heads together."""
+    keys: int
+    """Width of all key heads together, and of all value heads."""
+    vocabulary: int
+    codes: int
+    image_codes: int
+    """Codes of an image that is drawn."""
+    image_tokens: int
+    """Tokens of an image that is looked at."""
+    pixels: int
+    """Side of an image."""
+    vision_hidden: int
+    vision_intermediate: int
+    decoder: int
+    """Values of the largest feature map of the pixel decoder, per image."""
+    parameters: int
+    trained: int
+    largest: int
+    """Parameters of the largest trained matrix."""
+    linear: int
+    """Parameters of the language model's linear layers: those that autocast copies."""
+    text_head: int
+    code_head: int
+
+
+def load_config(path_or_hub_id: str) -> JanusConfig:
+    """The config of a Janus checkpoint, from its config.json alone.
+
+    Raises:
+        InputError: it is not one, or describes no model that can be built.
+    """
+    source = resolve_model(path_or_hub_id)
+    try:
+        config = JanusConfig.from_pretrained(source)
+        config.tie_word_embeddings = False  # as in load.py
+        return config
+    except BROKEN as err:
+        raise InputError(f"cannot be read as a Janus config: {brief(err)}", file=source) from None
+
+
+def dims(config: JanusConfig) -> Dims:
+    """Numbers of the model that a config describes. Parameters are counted on a model without memory.
+
+    Raises:
+        InputError: no model can be built from the config.
+    """
+    try:
+        with torch.device("meta"):
+            module = JanusForConditionalGeneration(config)
+    except (*BROKEN, TypeError, ZeroDivisionError) as err:
+        raise InputError(f"describes no Janus model: {brief(err)}", file="config.json") from None
+    inner, text, vision, vq = module.model, config.text_config, config.vision_config, config.vq_config
+    assert text is not None and vision is not None and vq is not None
+    frozen = {id(p) for tower in (inner.vision_model, inner.vqmodel) for p in tower.parameters()}
+    trained = [p for p in module.parameters() if id(p) not in frozen]
+    side = vq.num_patches * 2 ** (len(vq.channel_multiplier) - 1)
+    return Dims(
+        hidden=text.hidden_size,
+        intermediate=text.intermediate_size,
+        layers=text.num_hidden_layers,
+        heads=text.num_attention_heads,
+        attention=text.num_attention_heads * text.head_dim,
+        keys=text.num_key_value_heads * text.head_dim,
+        vocabulary=text.vocab_size,
+        codes=vq.num_embeddings,
+        image_codes=vq.num_patches**2,
+        image_tokens=inner.vision_model.embeddings.num_patches,
+        pixels=side,
+        vision_hidden=vision.hidden_size,
+        vision_intermediate=int(vision.hidden_size * vision.mlp_ratio),
+        decoder=_largest_map(vq.base_channels, list(vq.channel_multiplier), side),
+        parameters=_count(module),
+        trained=sum(p.numel() for p in trained),
+        largest=max(p.numel() for p in trained),
+        linear=sum(_count(part) for part in inner.language_model.modules() if isinstance(part, nn.Linear)),
+        text_head=_count(module.lm_head),
+        code_head=_count(inner.generation_head),
+    )
+
+
+def estimate(d: Dims, work: Workload) -> Stages:
+    """See `memory.Planner`: per stage, what is alive at its peak.
+
+    Gradients of the step before are alive while the next one samples (they are dropped just before the update).
+    """
+    resident = _resident(d, work)
+    base = {RESIDENT: sum(resident.values())}
+    more = {"gradients of each side": 4 * d.trained * (work.gradients - 1)} if work.gradients > 1 else {}
+    rollout = {Side.GENERATION: _image_rollout, Side.UNDERSTANDING: _text_rollout}
+    update = {Side.GENERATION: _image_update, Side.UNDERSTANDING: _text_update}
+    stages = {RESIDENT: resident}
+    stages |= {ROLLOUT[side]: base | _top(rollout[side](d, work)) for side in reversed(Side) if side in work.sides}
+    stages |= {UPDATE[side]: base | more | _top(update[side](d, work)) for side in reversed(Side) if side in work.sides}
+    # CUDA: AdamW takes the roots of all second moments at once. CPU: one parameter after the other, two copies each.
+    return stages | {OPTIMISER: base | {"roots of the moments": 4 * d.trained if work.cuda else 8 * d.largest}}
+
+
+def _resident(d: Dims, work: Workload) -> Parts:
+    """fp32 weights, gradients and both moments of AdamW; the reference model, towers included."""
+    parts = {"weights": 4 * d.parameters, "gradients": 4 * d.trained, "moments": 8 * d.trained}
+    return parts | {"reference model": 4 * d.parameters} if work.reference else parts
+
+
+def kv_bytes(d: Dims, bf16: bool) -> int:
+    """Keys and values of one token. Under autocast values are bf16, but keys fp32: the rotation makes them so."""
+    return d.layers * d.keys * (4 + 2 if bf16 else 4 + 4)
+
+
+def kept_bytes(d: Dims, bf16: bool) -> int:
+    """What one layer keeps of one token for its backward pass.
+
+    Two norms (input, normalised, both fp32, and what the linear layers read), queries, keys, values and output of
+    attention, three products and the activation of the MLP, and the row sums of norms and attention. Autocast copies
+    what each of the five linear layers reads.
+    """
+    read = 5 * 2 if bf16 else 2 * 4
+    values = 4 * d.attention + 4 * d.intermediate
+    return (4 * 4 + read) * d.hidden + _width(bf16) * values + 8 + 4 * d.heads
+
+
+def working_bytes(d: Dims, bf16: bool) -> int:
+    """What one layer has in hand of one token beyond what is kept, forward or backward: the MLP's three, two states."""
+    return _width(bf16) * (3 * d.intermediate + d.hidden) + 8 * d.hidden
+
+
+def _copies(d: Dims, work: Workload, head: _Head) -> Parts:
+    """Autocast's copies of the weights that a call has used, which live until it returns."""
+    return {"bf16 weights": 2 * (d.linear + head.parameters)} if work.bf16 else {}
+
+
+def _image_rollout(d: Dims, work: Workload) -> Iterator[Parts]:
+    """Prompts read once; one cache for all rows, the unconditional ones included; then the pixels of 32 images."""
+    guided = work.spec.guidance > 1
+    rows = work.prompts * work.rollouts
+    shape = work.prompts + guided, work.text_tokens, rows * (1 + guided), d.image_codes
+    yield from _decoding(d, work, shape, _Head(d.codes, d.code_head, rows, guided))
+    batch = min(rows, PIXEL_BATCH)
+    yield {"pixels": batch * (DECODER_MAPS * 4 * d.decoder + 2 * 12 * d.pixels**2) + rows * 3 * d.pixels**2}
+
+
+def _text_rollout(d: Dims, work: Workload) -> Iterator[Parts]:
+    """Images seen once; prompts with their images read once; one cache for all answers at their longest."""
+    rows, length = work.prompts * work.rollouts, d.image_tokens + work.text_tokens
+    yield {"vision encoder": work.prompts * _seen(d, work)}
+    shape = work.prompts, length, rows, work.spec.max_new_tokens
+    yield from _decoding(d, work, shape, _Head(d.vocabulary, d.text_head, rows))
+
+
+def _seen(d: Dims, work: Workload) -> int:
+    """An image in the frozen vision encoder, without grad: pixels, one layer's tensors, the states before and after."""
+    width = _width(work.bf16)
+    states = 12 * d.vision_hidden + width * (2 * d.vision_intermediate + 2 * d.vision_hidden)
+    return 2 * 12 * d.pixels**2 + d.image_tokens * (states + (width + 4) * d.hidden)
+
+
+def _decoding(d: Dims, work: Workload, shape: tuple[int, int, int, int], head: _Head) -> Iterator[Parts]:
+    """Prefill, copying the prompts' keys and values to the rows, and the last decision.
+
+    Args:
+        shape: prompts, tokens of a prompt, rows, decisions of a row.
+        head: of one decision of each row.
+    """
+    prefixes, length, rows, decisions = shape
+    copies = _copies(d, work, head)
+    width, token = _width(work.bf16), kv_bytes(d, work.bf16)
+    prefix = prefixes * length * token
+    working = working_bytes(d, work.bf16) + 8 * d.hidden
+    yield copies | {"keys and values": prefix, "activations": prefixes * length * working}
+    cache = copies | {"keys and values": prefix + rows * (length + decisions - 1) * token}
+    yield cache | {"copy of a layer's keys": rows * length * d.keys * 4}
+    if work.bf16:  # attention casts a layer's keys at each step
+        yield cache | {"copy of a layer's keys": rows * (length + decisions - 1) * d.keys * 2}
+    # Logits, fp32 log-probs of one or two distributions, and the fp64 sum that is drawn from with what it sums.
+    yield cache | {"logits": head.decisions * head.outputs * ((width + 4) * (1 + head.guided) + 16)}
+
+
+def _image_update(d: Dims, work: Workload) -> Iterator[Parts]:
+    """Rows of [caption | codes], twice under score = "cfg"; captions of unequal length, hence a mask."""
+    guided = work.spec.score == "cfg" and work.spec.guidance > 1
+    twice = 1 + guided
+    tokens = twice * (work.text_tokens + d.image_codes)
+    rows = min(work.micro_batch, work.prompts * work.rollouts)
+    rows = max(1, min(rows, work.micro_tokens // tokens)) if work.micro_tokens else rows
+    length = work.text_tokens + d.image_codes - 1
+    head = _Head(d.codes, d.code_head, rows * d.image_codes, guided)
+    # The codes' way in: the two layers of the generation aligner.
+    inner = twice * rows * d.image_codes * d.hidden * (2 * _width(work.bf16) + 4)
+    return _update(d, work, (twice * rows, length), head, inner)
+
+
+def _text_update(d: Dims, work: Workload) -> Iterator[Parts]:
+    """Packs of [question | answer | answer ...] with their mask, and their images in the vision encoder."""
+    for groups in answer_chunks(work, d.image_tokens + work.text_tokens):
+        prompt, answer = d.image_tokens + work.text_tokens, work.spec.max_new_tokens
+        packs = [pack_shape(prompt, answer, number, d.hidden) for number in groups]
+        shape = sum(number for number, _ in packs), max(length for _, length in packs)
+        images = len(groups) * d.image_tokens * (4 * d.vision_hidden + d.hidden * (3 * _width(work.bf16) + 4))
+        yield from _update(d, work, shape, _Head(d.vocabulary, d.text_head, sum(groups) * answer), images)
+
+
+def answer_chunks(work: Workload, prompt: int) -> set[tuple[int, ...]]:
+    """Answers of each prompt in the chunks that a call is split into.
+
+    Under micro_tokens a chunk may begin anywhere, since real answers differ in length, and be a little smaller:
+    packing saves most for some numbers of answers, so that fewer can take more.
+    """
+    per, rows = work.rollouts, work.prompts * work.rollouts
+
+    def groups(start: int, size: int) -> tuple[int, ...]:
+        first = min(size, per - start % per)
+        rest = (size - first) // per * (per,) + ((size - first) % per,)
+        return (first, *(number for number in rest if number))
+
+    if not work.micro_tokens:
+        starts = range(0, rows, work.micro_batch)
+        return {groups(start, min(work.micro_batch, rows - start)) for start in starts}
+    found = set()
+    for start in range(per):
+
+        def within(size: int, start: int = start) -> bool:
+            tokens = len(groups(start, size)) * prompt + size * work.spec.max_new_tokens
+            return size == 1 or tokens <= work.micro_tokens
+
+        largest = most(within, min(work.micro_batch, rows - start))
+        found |= {groups(start, size) for size in range(max(1, largest - per), largest + 1)}
+    return found
+
+
+def _update(d: Dims, work: Workload, shape: tuple[int, int], head: _Head, inner: int) -> Iterator[Parts]:
+    """Backward through the head, with all activations alive; through the last layer; into the embeddings.
+
+    Args:
+        shape: rows and tokens of a row.
+        inner: what the embeddings keep.
+    """
+    (rows, length), bf16 = shape, work.bf16
+    tokens, gradient = rows * length, 6 if bf16 else 4  # autocast's gradients are bf16 before they are added up
+    depth, layer = (1 if work.checkpointing else d.layers), tokens * kept_bytes(d, bf16)
+    inputs = tokens * 4 * d.hidden * d.layers if work.checkpointing else 0
+    shared = _copies(d, work, head) | {"mask": rows * length**2 * (3 + depth * _width(bf16))}
+    # The last norm keeps its input and result; the states that are read are copied.
+    ends = tokens * 16 * d.hidden + inner
+    logits = min(head.decisions, max(1, LOGITS // head.outputs)) * head.outputs
+    yield shared | {
+        "activations": ends + inputs + (0 if work.checkpointing else layer * depth),
+        "logits": logits * (16 + 8 * head.guided),
+        "a weight's gradient": head.parameters * gradient,
+    }
+    yield shared | {
+        "activations": ends + inputs + layer * depth + tokens * working_bytes(d, bf16),
+        "a weight's gradient": d.hidden * d.intermediate * gradient,
+    }
+    yield {"a weight's gradient": d.vocabulary * d.hidden * 4}
+
+
+DECODER_MAPS = 4
+"""Feature maps of the largest size that the pixel decoder has at a time: a block's input, its result, two in hand."""
+
+
+def _largest_map(base: int, multipliers: list[int], side: int) -> int:
+    """Upsampling comes before a level narrows its channels, so a map may be as wide as the level before."""
+    wide = [*multipliers, multipliers[-1]]
+    levels = range(len(multipliers))
+    return max((side // 2**i) ** 2 * base * max(wide[i], wide[i + 1]) for i in levels)
+
+
+def _width(bf16: bool) -> int:
+    return 2 if bf16 else 4
+
+
+def _count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _top(phases: Iterator[Parts]) -> Parts:
+    return max(phases, key=lambda parts: sum(parts.values()))
+
+
+class JanusPlanner:
+    """See `memory.Planner`."""
+
+    def __init__(self, path_or_hub_id: str) -> None:
+        """Reads the config alone. Raises InputError: there is none, or it describes no Janus model."""
+        try:
+            self.dims = dims(load_config(path_or_hub_id))
+        except InputError as err:
+            raise InputError(err.message, file=path_or_hub_id) from None
+        self.parameters, self.trained = self.dims.parameters, self.dims.trained
+
+    def estimate(self, work: Workload) -> Stages:
+        return estimate(self.dims, work)
+
+    def prompts(self, policy: JanusPolicy, side: Side, work: Workload) -> list[Prompt]:
+        """Words as far as the tokens go. Images are noise."""
+        generator = np.random.default_rng(0)
+        shape = work.prompts, policy.image_size, policy.image_size, 3
+        images = generator.integers(0, 256, shape, dtype=np.uint8)
+        extra = 0 if side is Side.GENERATION else self.dims.image_tokens
+        made = []
+        for n in range(work.prompts):
+
+            def prompt(words: int, n: int = n) -> Prompt:
+                text = " ".join([str(n), *["a"] * words])
+                return Prompt(side, text, () if side is Side.GENERATION else (images[n],))
+
+            def short(words: int, prompt=prompt) -> bool:
+                ids = policy.prompts.encode(side, [prompt(words)]).ids[0]
+                return len(ids) - extra <= work.text_tokens
+
+            made.append(prompt(most(short, work.text_tokens)))
+        return made
