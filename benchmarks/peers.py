@@ -35,9 +35,9 @@ def generate_codes(module: JanusForConditionalGeneration, ids_nP: Tensor, rollou
 
 @torch.no_grad()
 def generate_text(
-    module: JanusForConditionalGeneration, ids_nP: Tensor, pixels: Tensor, rollouts: int, tokens: int
+    module: JanusForConditionalGeneration, ids_nP: Tensor, pixels: Tensor, rollouts: int, tokens: int, image: int
 ) -> Tensor:
-    """[n * rollouts, A] answer tokens by transformers' own `generate`."""
+    """[n * rollouts, A] answer tokens by transformers' own `generate`, never the placeholder `image`."""
     whole = module.generate(
         ids_nP,
         attention_mask=torch.ones_like(ids_nP),
@@ -45,6 +45,7 @@ def generate_text(
         do_sample=True,
         top_k=0,
         num_return_sequences=rollouts,
+        suppress_tokens=[image],
         min_new_tokens=tokens,
         max_new_tokens=tokens,
     )
@@ -127,7 +128,7 @@ def step(
     """One update from the rollouts of all pairs, pair by pair with accumulated gradients; no reference model."""
     optimizer.zero_grad()
     for (ids, pixels), caption in zip(questions, captions, strict=True):
-        answers = generate_text(module, ids, pixels, rollouts, tokens)
+        answers = generate_text(module, ids, pixels, rollouts, tokens, module.config.image_token_id)
         rows, images = ids.repeat_interleave(rollouts, 0), pixels.repeat_interleave(rollouts, 0)
         with torch.no_grad():
             old_text = text_logp(module, rows, images, answers)

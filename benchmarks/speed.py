@@ -58,6 +58,7 @@ def main() -> None:
     parser.add_argument("--micro_tokens", type=int, default=8192, help="of ours, per forward and backward")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", type=Path, default=Path("runs/benchmarks"))
+    parser.add_argument("--name", help="of the result files (default: the size)")
     parser.add_argument("--one", choices=("ours", "trainers"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -74,9 +75,12 @@ def main() -> None:
         else:
             assert world is not None
             result = timed({"image": image, "text": text, "update": update}[case](world), options)
+        if case == "image":
+            assert world is not None
+            result["roofline"] = roofline(world, median(result["ours"]["seconds"]))
         report["cases"][case] = result
         show(case, result)
-    name = f"speed_{options.size}_{'gpu' if options.device.startswith('cuda') else 'cpu'}"
+    name = f"speed_{options.name or options.size}_{'gpu' if options.device.startswith('cuda') else 'cpu'}"
     (options.output / f"{name}.json").write_text(json.dumps(rounded(report), indent=1) + "\n", encoding="utf-8")
     plot(report, options.output / f"{name}.png")
     print(options.output / f"{name}.json", options.output / f"{name}.png", sep="\n")
@@ -88,7 +92,9 @@ class World:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         cuda = options.device.startswith("cuda")
-        self.policy: JanusPolicy = build(options.size, options.device, "bf16" if cuda else "fp32")
+        # fp32 weights as in training; those of 7B leave no room for its rows beside them.
+        dtype = torch.bfloat16 if options.size == "7b" else torch.float32
+        self.policy: JanusPolicy = build(options.size, options.device, "bf16" if cuda else "fp32", dtype)
         self.module = self.policy.module
         size, rng = SIZES[options.size].size, np.random.default_rng(0)
         names = [f"{n:02d}" for n in range(options.pairs)]
@@ -136,6 +142,58 @@ def image(world: World) -> Runs:
     return {"ours": ours, "generate": generate, "trainers": trainers}
 
 
+def roofline(world: World, seconds: float) -> dict[str, float]:
+    """What a decode step must read at least, over the copy bandwidth measured here, as a share of what it took.
+
+    Read are the language model's and the image head's weights, once, and the keys and values of all rows, which grow
+    from the prompt's length by one per step. Without batching over prompts the weights are read once per prompt.
+    """
+    module, options = world.module, world.options
+    width = 2 if world.policy.precision == "bf16" else 4
+    read = [module.model.language_model.layers, module.model.language_model.norm, module.model.generation_head]
+    weights = width * sum(p.numel() for part in read for p in part.parameters())
+    text, codes = module.config.text_config, world.policy.image_codes
+    rows = 2 * options.pairs * options.rollouts  # conditional and unconditional
+    prompt = world.ids(Side.GENERATION)[0].shape[1]
+    per_token = 2 * width * text.num_hidden_layers * text.num_key_value_heads * text.head_dim
+    step_bytes = weights + rows * per_token * (prompt + codes / 2)
+    bandwidth, rate = copy_bandwidth(options), matrix_rate(options)
+    ideal = step_bytes / bandwidth
+    return {
+        "copy_gb_per_s": bandwidth / 1e9,
+        "matrix_tflop_per_s": rate / 1e12,
+        "step_gb": step_bytes / 1e9,
+        "step_ms": 1e3 * seconds / codes,
+        "share_of_bandwidth": ideal * codes / seconds,
+    }
+
+
+def copy_bandwidth(options: argparse.Namespace) -> float:
+    """Bytes per second that a copy reads and writes; the best of ten."""
+    source = torch.ones(1 << (29 if options.device.startswith("cuda") else 26), device=options.device)
+    target = torch.empty_like(source)
+    return 2 * source.numel() * 4 / best_seconds(lambda: target.copy_(source), options)
+
+
+def matrix_rate(options: argparse.Namespace) -> float:
+    """Operations per second of a square product in the precision of the forward passes; the best of ten."""
+    cuda = options.device.startswith("cuda")
+    side = 8192 if cuda else 1024
+    factor = torch.ones(side, side, device=options.device, dtype=torch.bfloat16 if cuda else torch.float32)
+    return 2 * side**3 / best_seconds(lambda: factor @ factor, options)
+
+
+def best_seconds(run: Callable[[], Any], options: argparse.Namespace) -> float:
+    seconds = []
+    for _ in range(10):
+        synchronise(options)
+        start = perf_counter()
+        run()
+        synchronise(options)
+        seconds.append(perf_counter() - start)
+    return min(seconds)
+
+
 def text(world: World) -> Runs:
     ids, pixels = world.ids(Side.UNDERSTANDING)
     assert pixels is not None
@@ -146,7 +204,8 @@ def text(world: World) -> Runs:
 
     def generate() -> Tensor:
         with world.autocast():
-            return peers.generate_text(world.module, ids, pixels, world.options.rollouts, world.options.tokens)
+            image = world.policy.prompts.image
+            return peers.generate_text(world.module, ids, pixels, world.options.rollouts, world.options.tokens, image)
 
     return {"ours": ours, "generate": generate}
 
@@ -156,7 +215,7 @@ def update(world: World) -> Runs:
     policy, options = world.policy, world.options
     rollouts = text(world)["ours"]()
     ids, pixels = world.ids(Side.UNDERSTANDING)
-    assert pixels is not None and rollouts.mask_BRT.all(), "an answer ended early; give a larger vocabulary"
+    assert pixels is not None
     weights = torch.randn(rollouts.mask_BRT.shape, generator=torch.Generator().manual_seed(0)).to(policy.device)
 
     def ours() -> dict[str, Tensor]:
@@ -173,7 +232,7 @@ def update(world: World) -> Runs:
             with world.autocast():
                 repeated, shown = (x[b : b + 1].repeat_interleave(len(answers), 0) for x in (ids, pixels))
                 logp = peers.row_logp(policy.module, repeated, shown, answers, policy._banned())
-            (logp * weights[b]).sum().backward()
+            (logp.where(rollouts.mask_BRT[b].to(policy.device), 0) * weights[b]).sum().backward()
         return gradients(policy)
 
     return {"ours": ours, "rows": rows}
@@ -240,10 +299,17 @@ def one_step(options: argparse.Namespace) -> dict[str, Any]:
     run()
     synchronise(options)
     seconds = perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
-    if options.device.startswith("cuda"):
-        peak = torch.cuda.max_memory_allocated() / 2**30
-    return {"seconds": seconds, "peak_gib": peak, "shares": shares}
+    peak = torch.cuda.max_memory_allocated() if options.device.startswith("cuda") else peak_memory()
+    return {"seconds": seconds, "peak_gib": peak / 2**30, "shares": shares}
+
+
+def peak_memory() -> int:
+    """Bytes. Not ru_maxrss on Linux: it begins with that of the process that started this one."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        (kib,) = (line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(kib) << 10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def our_step(world: World) -> tuple[Callable[[], None], dict[str, float]]:
@@ -326,7 +392,7 @@ def show(case: str, result: dict[str, Any]) -> None:
             ratio = f"  x {result['ratio'][name]:.2f}" if name in result["ratio"] else ""
             peak = f"  peak {each['peak_gib']:.2f} GiB" if "peak_gib" in each else ""
             print(f"  {name:<10} {middle:9.3f} s  ({low:.3f} to {high:.3f}){peak}{ratio}")
-    for name in ("shares", "memory", "relative_gradient_difference"):
+    for name in ("roofline", "shares", "memory", "relative_gradient_difference"):
         if name in result:
             print(f"  {name}: {json.dumps(rounded(result[name]))}")
 

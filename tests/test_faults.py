@@ -37,19 +37,25 @@ class Fault:
 FAULTS = {
     "image log-probs shifted by one": Fault(
         "policies/janus/policy.py",
-        "hidden = self._states(ids, scored, codes, None)",
-        "hidden = self._states(ids, scored, codes, None).roll(-1, 1)",
+        "hidden = self._code_states(ids, scored, codes)[scored]",
+        "hidden = self._code_states(ids, scored, codes).roll(-1, 1)[scored]",
         RECORDED,
     ),
     "text log-probs shifted by one": Fault(
         "policies/janus/policy.py",
-        "logits = self.module.lm_head(hidden[scored_kT])",
-        "logits = self.module.lm_head(hidden.roll(-1, 1)[scored_kT])",
+        "return hidden.flatten(0, 1)[packed.places_N.to(self.device)]",
+        "return hidden.flatten(0, 1).roll(-1, 0)[packed.places_N.to(self.device)]",
+        RECORDED,
+    ),
+    "packed answers see each other": Fault(
+        "policies/janus/packing.py",
+        "same = (seen[:, :, None] == seen[:, None, :]) | (seen[:, None, :] == _PROMPT)",
+        "same = seen[:, None, :] >= _PROMPT",
         RECORDED,
     ),
     "guidance missing in scoring": Fault(
         "policies/janus/policy.py",
-        'guided = rollouts.side is Side.GENERATION and spec.score == "cfg" and spec.guidance > 1',
+        "guided = _guided(rollouts)",
         "guided = False",
         RECORDED,
     ),
@@ -73,8 +79,9 @@ FAULTS = {
     ),
     "top_k 50 left on for text": Fault(
         "policies/janus/decode.py",
-        "draw(model.lm_head(hidden), None, uniforms, spec, banned)",
-        'draw(model.lm_head(hidden), None, uniforms, __import__("dataclasses").replace(spec, top_k=50), banned)',
+        "draw(model.lm_head(hidden), None, uniforms_nT[rows, t], spec, banned)",
+        "draw(model.lm_head(hidden), None, uniforms_nT[rows, t], "
+        '__import__("dataclasses").replace(spec, top_k=50), banned)',
         RECORDED,
     ),
     "bf16 master weights": Fault(
@@ -105,9 +112,9 @@ FAULTS = {
     ),
     "text decoding one position too far": Fault(
         "policies/janus/decode.py",
-        "embedded = model.model.language_model.embed_tokens(drawn[-1].actions_n)\n"
+        "embedded = model.model.language_model.embed_tokens(tokens)\n"
         "            hidden = advance(model, cache, embedded, prefix.length + t - 1)",
-        "embedded = model.model.language_model.embed_tokens(drawn[-1].actions_n)\n"
+        "embedded = model.model.language_model.embed_tokens(tokens)\n"
         "            hidden = advance(model, cache, embedded, prefix.length + t)",
         RECORDED,
     ),

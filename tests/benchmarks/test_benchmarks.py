@@ -1,9 +1,18 @@
 """The benchmarks run at a size of seconds and check what they compare."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pairuni.policies.base import SamplingSpec
+from pairuni.policies.janus.policy import JanusPolicy
+from pairuni.records import Prompt, Side
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
@@ -33,3 +42,61 @@ def test_matchings_beside_each_other(tmp_path: Path) -> None:
         assert rows["greedy"]["shared"] == 1.0 > rows["paper_order"]["shared"]
     assert few["understanding"] * 4 == whole["understanding"] and "| optimal |" in printed
     assert not (tmp_path / "features.f32").exists()
+
+
+def test_speed_runs_all_cases_and_writes_its_files(tmp_path: Path) -> None:
+    small = [
+        "--size",
+        "shapes",
+        "--pairs",
+        "2",
+        "--rollouts",
+        "2",
+        "--tokens",
+        "4",
+        "--repeats",
+        "1",
+        "--device",
+        "cpu",
+    ]
+    run("speed.py", tmp_path, *small)
+    report = json.loads((tmp_path / "speed_shapes_cpu.json").read_text(encoding="utf-8"))
+    assert set(report["cases"]) == {"image", "text", "update", "step"}
+    assert report["cases"]["image"]["ratio"].keys() == {"generate", "trainers"}
+    assert report["cases"]["update"]["relative_gradient_difference"] < 1e-5
+    step = report["cases"]["step"]
+    assert step["shares"].keys() == {"rollout", "reward", "update"} and step["memory"] > 0
+    assert 0 < report["cases"]["image"]["roofline"]["share_of_bandwidth"] < 1
+    assert (tmp_path / "speed_shapes_cpu.png").stat().st_size > 5000
+
+
+@pytest.mark.slow
+def test_the_gpu_script_runs_on_a_cpu_at_a_small_size(tmp_path: Path) -> None:
+    environment = os.environ | {"SIZES": "shapes", "DEVICE": "cpu", "PYTHON": sys.executable, "HF_HUB_OFFLINE": "1"}
+    subprocess.run(["bash", str(FOLDER / "gpu.sh"), str(tmp_path)], env=environment, check=True, capture_output=True)
+    assert (tmp_path / "speed_shapes_cpu.json").is_file()
+
+
+def test_the_peers_score_what_the_policy_scores(tiny_janus: JanusPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import peers
+
+    rng = np.random.default_rng(0)
+    question = Prompt(Side.UNDERSTANDING, "what?", (rng.integers(0, 256, (16, 16, 3), dtype=np.uint8),))
+    spec = SamplingSpec(max_new_tokens=5)
+    rollouts = tiny_janus.sample(Side.UNDERSTANDING, [question], 3, spec, np.arange(3, dtype=np.uint64)[None])
+    encoded, answers = rollouts.context, rollouts.actions_BRT[0]
+    ids, pixels = encoded.ids[0].expand(3, -1), encoded.pixels_DCHW.expand(3, -1, -1, -1)
+    with torch.no_grad():
+        logp = peers.row_logp(tiny_janus.module, ids, pixels, answers, tiny_janus._banned())
+        torch.testing.assert_close(logp[rollouts.mask_BRT[0]], rollouts.logp_BRT[rollouts.mask_BRT], rtol=0, atol=1e-4)
+        caption = Prompt(Side.GENERATION, "a red circle")
+        drawn = tiny_janus.sample(Side.GENERATION, [caption], 2, spec, np.arange(2, dtype=np.uint64)[None])
+        prompt = drawn.context.ids[0].expand(2, -1)
+        scored = peers.code_logp(tiny_janus.module, prompt, drawn.actions_BRT[0])
+        torch.testing.assert_close(scored, drawn.logp_BRT[0], rtol=0, atol=1e-4)
+        monkeypatch.setattr(torch, "multinomial", lambda p, n: p.argmax(-1, keepdim=True))  # greedy: the same codes
+        codes = peers.loop_codes(tiny_janus.module, drawn.context.ids[0][None], 2, 3.0, tiny_janus.prompts.pad)
+        greedy = SamplingSpec(temperature=0, guidance=3.0)
+        ours = tiny_janus.sample(Side.GENERATION, [caption], 2, greedy, np.arange(2, dtype=np.uint64)[None])
+        assert torch.equal(codes, ours.actions_BRT[0])
