@@ -243,16 +243,17 @@ def gradients(policy: JanusPolicy) -> dict[str, Tensor]:
 
 
 def timed(runs: Runs, options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of each run, in turn; the first round warms up and does not count."""
+    """Seconds of each run, in turn; on a GPU the first round warms up and does not count."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     last: dict[str, Any] = {}
-    for turn in range(options.repeats + 1):
+    warm = options.device.startswith("cuda")
+    for turn in range(options.repeats + warm):
         for name, run in runs.items():
             synchronise(options)
             start = perf_counter()
             last[name] = run()
             synchronise(options)
-            if turn:
+            if turn or not warm:
                 seconds[name].append(perf_counter() - start)
     result: dict[str, Any] = {name: {"seconds": each} for name, each in seconds.items()}
     result["ratio"] = {n: median(each) / median(seconds["ours"]) for n, each in seconds.items() if n != "ours"}

@@ -1,13 +1,14 @@
 """The first half of a step: sample answers and images from the current policy and score them (paper 3). No gradients.
 
-Rewards are computed right after a side's sampling and nothing with a gradient outlives it, so that no graph is held
-while the other side is sampled. What is learnt from the result is step.py.
+Nothing with a gradient outlives a side's sampling, so that no graph is held while the other side is sampled. What is
+learnt from the result is step.py.
 Shapes: B halves of one side on this process, R rollouts per half, T decisions.
 """
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -47,6 +48,7 @@ class SideBatch:
     """The names of those in `raw_BR` that are only watched."""
     rollout_seconds: float
     reward_seconds: float
+    """Waited for scores once everything was sampled."""
 
     def texts(self) -> list[str]:
         """The B * R answers, empty on the generation side."""
@@ -99,52 +101,77 @@ def collect(
     Raises:
         InputError: an image cannot be read, or a reward returns something it must not. Exceptions of a reward pass.
     """
-    return {
-        side: _collect_side(policy, side, halves[side], reward, (config, step, load_image))
-        for side, reward in rewards.items()
-    }
+    # A remote reward scores what is there while the next prompts, or the other side's, are sampled.
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        run = (config, step, load_image)
+        sampled = {
+            side: _sample_side(policy, side, halves[side], reward, run, pool) for side, reward in rewards.items()
+        }
+        return {side: _scored(one, rewards[side], config) for side, one in sampled.items()}
 
 
-def _collect_side(
+@dataclass(frozen=True)
+class _Sampled:
+    """A side's rollouts, and where its scores come from."""
+
+    side: Side
+    halves: Sequence[Half]
+    calls: list[Rollouts]
+    scores: list[Callable[[], dict[str, np.ndarray]]]
+    """Per call: waits for its rewards by name, [n] each."""
+    seconds: float
+
+
+def _sample_side(
     policy: Sampler,
     side: Side,
     halves: Sequence[Half],
     reward: Reward,
     run: tuple[TrainConfig, int, ImageLoader],
-) -> SideBatch:
+    pool: ThreadPoolExecutor,
+) -> _Sampled:
     config, step, load_image = run
-    rollouts = config.rollout.rollouts
     spec = sampling_spec(config.rollout)
     started = time.perf_counter()
-    calls = []
+    sampled = _Sampled(side, halves, [], [], 0.0)
     size = config.rollout.prompts_per_call or max(len(halves), 1)
+    items: list[RewardInput] = []
     for start in range(0, len(halves), size):
         part = halves[start : start + size]
         prompts = [_prompt(side, half, load_image) for half in part]
-        seeds_BR = np.array([_seeds(config.seed, step, half, side, rollouts) for half in part], dtype=np.uint64)
-        calls.append(policy.sample(side, prompts, rollouts, spec, seeds_BR))
-    sampled = time.perf_counter()
-    items = [
-        item
-        for call, start in zip(calls, range(0, len(halves), size), strict=True)
-        for item in _reward_inputs(call, halves[start : start + size])
-    ]
-    shape = len(halves), rollouts
-    raw_BR = {name: scores.reshape(shape) for name, scores in raw_scores(reward, items).items()}
+        seeds_BR = np.array(
+            [_seeds(config.seed, step, half, side, config.rollout.rollouts) for half in part], np.uint64
+        )
+        call = policy.sample(side, prompts, config.rollout.rollouts, spec, seeds_BR)
+        sampled.calls.append(call)
+        inputs = list(_reward_inputs(call, part))
+        if reward.remote:
+            sampled.scores.append(pool.submit(raw_scores, reward, inputs).result)
+        items += inputs
+    if not reward.remote:
+        sampled.scores.append(lambda: raw_scores(reward, items))
+    return replace(sampled, seconds=time.perf_counter() - started)
+
+
+def _scored(sampled: _Sampled, reward: Reward, config: TrainConfig) -> SideBatch:
+    started = time.perf_counter()
+    parts = [scores() for scores in sampled.scores] or [raw_scores(reward, [])]
+    shape = len(sampled.halves), config.rollout.rollouts
+    raw_BR = {name: np.concatenate([part[name] for part in parts]).reshape(shape) for name in parts[0]}
     scheme = "none" if config.pairing.mode in UNWEIGHTED else config.weighting
-    similarity_B = torch.tensor([half.similarity for half in halves], dtype=torch.float64)
-    aligned_B = torch.tensor([half.aligned for half in halves], dtype=torch.bool)
+    similarity_B = torch.tensor([half.similarity for half in sampled.halves], dtype=torch.float64)
+    aligned_B = torch.tensor([half.aligned for half in sampled.halves], dtype=torch.bool)
     return SideBatch(
-        side=side,
-        halves=tuple(halves),
-        calls=tuple(calls),
+        side=sampled.side,
+        halves=tuple(sampled.halves),
+        calls=tuple(sampled.calls),
         rewards_BR=torch.from_numpy(total(reward, raw_BR)),
         weights_B=pair_weights(similarity_B, aligned_B, scheme),
         raw_BR=raw_BR,
         normalised_BR=normalised_parts(reward, raw_BR),
         held_out=held_out_names(reward),
-        rollout_seconds=sampled - started,
-        reward_seconds=time.perf_counter() - sampled,
+        rollout_seconds=sampled.seconds,
+        reward_seconds=time.perf_counter() - started,
     )
 
 
