@@ -29,6 +29,7 @@ from pairuni.config import (
     LogConfig,
     ModelConfig,
     PairConfig,
+    PlanConfig,
     PretrainConfig,
     RewardConfig,
     RewardOptions,
@@ -100,7 +101,8 @@ def parse_only(arguments: list[str], folder: Path, monkeypatch: pytest.MonkeyPat
     command, *rest = arguments
     monkeypatch.chdir(ROOT)
     if command in CONFIGS:
-        parse_config(CONFIGS[command], rest, command)
+        config = PlanConfig if "--plan" in rest else CONFIGS[command]
+        parse_config(config, [argument for argument in rest if argument != "--plan"], command)
         return
     if (part := " ".join(arguments[:2])) in PARTS:
         config, lists = PARTS[part]

@@ -4,6 +4,7 @@ A stage's config is one dataclass; YAML files and `--group.field value` override
 paper names no value the default is our choice and the text says so.
 """
 
+import math
 import re
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
@@ -549,6 +550,33 @@ class TrainConfig:
         _check(not best or best in self.eval.names, "log.best", f"{best!r} is not one of eval.benchmarks")
         _check(not best or self.log.eval_every > 0, "log.best", "needs log.eval_every: nothing is evaluated")
         _check_seed(self.seed)
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """Only with --plan, which says how much memory training takes, trains nothing and writes nothing."""
+
+    memory: float = 0.0
+    """GiB to plan for (0: what the device has, on a CPU what is free). Given with model.device = auto it is a GPU's,
+    be there one here or not."""
+    processes: int = 1
+    """Processes that share the batch (torchrun --nproc-per-node N)."""
+    text_tokens: int = 128
+    """Tokens of the longest caption or question, its chat template included and its image not."""
+    measure: bool = True
+    """Run each stage on the model too, where its weights and the device are here and the estimate fits."""
+
+    def __post_init__(self) -> None:
+        _check(0 <= self.memory < math.inf, "plan.memory", f"must be a number of GiB, not {self.memory}")
+        for name in ("processes", "text_tokens"):
+            _check(vars(self)[name] > 0, f"plan.{name}", f"must be positive, not {vars(self)[name]}")
+
+
+@dataclass(frozen=True)
+class PlanConfig(TrainConfig):
+    """`pairuni train`, with what --plan takes."""
+
+    plan: PlanOptions = field(default_factory=PlanOptions)
 
 
 @dataclass(frozen=True)

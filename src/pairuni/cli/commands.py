@@ -11,6 +11,7 @@ from pairuni.config import (
     CompleteConfig,
     EvaluateConfig,
     PairConfig,
+    PlanConfig,
     PretrainConfig,
     SampleConfig,
     ShapesConfig,
@@ -80,6 +81,13 @@ def run_pair(config: PairConfig) -> None:
 
 
 def train(arguments: list[str]) -> int:
+    if {"-h", "--help"} & set(arguments):
+        parse_config(PlanConfig, arguments, "train")  # lists the plan's options too
+    if any(argument == "--plan" or argument.startswith("--plan.") for argument in arguments):
+        from pairuni.cli.plan import run_plan
+
+        run_plan([argument for argument in arguments if argument != "--plan"])
+        return 0
     config = parse_config(TrainConfig, arguments, "train", check_names)
     run_training(config)
     return 0

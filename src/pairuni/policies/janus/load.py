@@ -62,7 +62,7 @@ def load_janus(path_or_hub_id: str | Path, *, device: str = "auto", precision: s
         InputError: a file is missing, broken, incomplete or of another model; an unknown device or precision.
     """
     source = resolve_model(path_or_hub_id)
-    place = _device(device)
+    place = pick_device(device)
     if precision not in ("auto", "fp32", "bf16"):
         raise InputError(f"must be auto, fp32 or bf16, not {precision!r}", field="precision")
     kind = model_type(path_or_hub_id)
@@ -154,7 +154,8 @@ def resolve_model(path_or_hub_id: str | Path) -> str | Path:
     return name
 
 
-def _device(name: str) -> torch.device:
+def pick_device(name: str) -> torch.device:
+    """The device of a name, "auto" being CUDA where there is one. Raises InputError: no such device."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

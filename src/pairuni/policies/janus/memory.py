@@ -9,6 +9,8 @@ Widths: H hidden, A all heads, I intermediate, V vocabulary, L tokens of a row; 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +26,9 @@ from pairuni.policies.memory import OPTIMISER, RESIDENT, ROLLOUT, UPDATE, Stages
 from pairuni.records import Prompt, Side
 
 Parts = dict[str, int]
+_UNBUILDABLE = (*BROKEN, TypeError, ZeroDivisionError)
+# Feature maps of the largest size that the pixel decoder has at a time: a block's input, its result, two in hand.
+DECODER_MAPS = 4
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ def load_config(path_or_hub_id: str) -> JanusConfig:
         config = JanusConfig.from_pretrained(source)
         config.tie_word_embeddings = False  # as in load.py
         return config
-    except BROKEN as err:
+    except _UNBUILDABLE as err:
         raise InputError(f"cannot be read as a Janus config: {brief(err)}", file=source) from None
 
 
@@ -94,10 +99,11 @@ def dims(config: JanusConfig) -> Dims:
     try:
         with torch.device("meta"):
             module = JanusForConditionalGeneration(config)
-    except (*BROKEN, TypeError, ZeroDivisionError) as err:
+    except _UNBUILDABLE as err:
         raise InputError(f"describes no Janus model: {brief(err)}", file="config.json") from None
-    inner, text, vision, vq = module.model, config.text_config, config.vision_config, config.vq_config
-    assert text is not None and vision is not None and vq is not None
+    inner = module.model
+    parts: tuple[Any, Any, Any] = config.text_config, config.vision_config, config.vq_config
+    text, vision, vq = parts
     frozen = {id(p) for tower in (inner.vision_model, inner.vqmodel) for p in tower.parameters()}
     trained = [p for p in module.parameters() if id(p) not in frozen]
     side = vq.num_patches * 2 ** (len(vq.channel_multiplier) - 1)
@@ -214,9 +220,8 @@ def _decoding(d: Dims, work: Workload, shape: tuple[int, int, int, int], head: _
     working = working_bytes(d, work.bf16) + 8 * d.hidden
     yield copies | {"keys and values": prefix, "activations": prefixes * length * working}
     cache = copies | {"keys and values": prefix + rows * (length + decisions - 1) * token}
-    yield cache | {"copy of a layer's keys": rows * length * d.keys * 4}
-    if work.bf16:  # attention casts a layer's keys at each step
-        yield cache | {"copy of a layer's keys": rows * (length + decisions - 1) * d.keys * 2}
+    # One layer's keys twice: copied from the prompts, cast for attention, or moved when other rows have ended.
+    yield cache | {"copy of a layer's keys": rows * (length + decisions - 1) * d.keys * 4}
     # Logits, fp32 log-probs of one or two distributions, and the fp64 sum that is drawn from with what it sums.
     yield cache | {"logits": head.decisions * head.outputs * ((width + 4) * (1 + head.guided) + 16)}
 
@@ -261,14 +266,14 @@ def answer_chunks(work: Workload, prompt: int) -> set[tuple[int, ...]]:
     if not work.micro_tokens:
         starts = range(0, rows, work.micro_batch)
         return {groups(start, min(work.micro_batch, rows - start)) for start in starts}
+
+    def within(start: int, size: int) -> bool:
+        tokens = len(groups(start, size)) * prompt + size * work.spec.max_new_tokens
+        return size == 1 or tokens <= work.micro_tokens
+
     found = set()
     for start in range(per):
-
-        def within(size: int, start: int = start) -> bool:
-            tokens = len(groups(start, size)) * prompt + size * work.spec.max_new_tokens
-            return size == 1 or tokens <= work.micro_tokens
-
-        largest = most(within, min(work.micro_batch, rows - start))
+        largest = most(partial(within, start), min(work.micro_batch, rows - start))
         found |= {groups(start, size) for size in range(max(1, largest - per), largest + 1)}
     return found
 
@@ -298,10 +303,6 @@ def _update(d: Dims, work: Workload, shape: tuple[int, int], head: _Head, inner:
         "a weight's gradient": d.hidden * d.intermediate * gradient,
     }
     yield {"a weight's gradient": d.vocabulary * d.hidden * 4}
-
-
-DECODER_MAPS = 4
-"""Feature maps of the largest size that the pixel decoder has at a time: a block's input, its result, two in hand."""
 
 
 def _largest_map(base: int, multipliers: list[int], side: int) -> int:
@@ -338,21 +339,16 @@ class JanusPlanner:
         return estimate(self.dims, work)
 
     def prompts(self, policy: JanusPolicy, side: Side, work: Workload) -> list[Prompt]:
-        """Words as far as the tokens go. Images are noise."""
-        generator = np.random.default_rng(0)
+        """A number and words, as far as the tokens go. Images are noise."""
         shape = work.prompts, policy.image_size, policy.image_size, 3
-        images = generator.integers(0, 256, shape, dtype=np.uint8)
-        extra = 0 if side is Side.GENERATION else self.dims.image_tokens
-        made = []
-        for n in range(work.prompts):
+        noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+        images = [(image,) if side is Side.UNDERSTANDING else () for image in noise]
+        seen = self.dims.image_tokens if side is Side.UNDERSTANDING else 0
 
-            def prompt(words: int, n: int = n) -> Prompt:
-                text = " ".join([str(n), *["a"] * words])
-                return Prompt(side, text, () if side is Side.GENERATION else (images[n],))
+        def prompt(n: int, words: int) -> Prompt:
+            return Prompt(side, " ".join([str(n), *["a"] * words]), images[n])
 
-            def short(words: int, prompt=prompt) -> bool:
-                ids = policy.prompts.encode(side, [prompt(words)]).ids[0]
-                return len(ids) - extra <= work.text_tokens
+        def fits(n: int, words: int) -> bool:
+            return len(policy.prompts.encode(side, [prompt(n, words)]).ids[0]) - seen <= work.text_tokens
 
-            made.append(prompt(most(short, work.text_tokens)))
-        return made
+        return [prompt(n, most(partial(fits, n), work.text_tokens)) for n in range(work.prompts)]

@@ -1,0 +1,165 @@
+"""Peak memory of a step's stages on the real model with made-up prompts, in a process of its own.
+
+    python -m pairuni.train.measure < request.json     # one JSON object a line: {"stage": bytes}, or {"error": text}
+
+CUDA counts what tensors take (`max_memory_allocated`). On the CPU it is the process' resident memory beyond what it had
+before the model was loaded, from Linux's VmHWM. Nothing is written to disk and no weight is changed.
+"""
+
+import gc
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from pairuni.config import OptimConfig
+from pairuni.policies import load_planner, load_policy
+from pairuni.policies.base import Policy, Rollouts, SamplingSpec
+from pairuni.policies.memory import OPTIMISER, RESIDENT, ROLLOUT, UPDATE, Workload
+from pairuni.records import Prompt, Side
+from pairuni.train.optim import Optimizer
+
+# glibc otherwise keeps freed tensors of up to 32 MB for later, and resident memory says little.
+_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+
+
+def measure(path: str, device: str, work: Workload) -> tuple[dict[str, int], str]:
+    """Stage -> bytes of those that ran, and what stopped the others ("" where nothing did)."""
+    request = json.dumps({"path": path, "device": device, "work": asdict(work)})
+    child = subprocess.run(
+        [sys.executable, "-m", "pairuni.train.measure"],
+        input=request,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | _ENVIRONMENT,
+        check=False,
+    )
+    rows: list[dict[str, Any]] = [json.loads(line) for line in child.stdout.splitlines() if line.startswith("{")]
+    found = {name: value for row in rows for name, value in row.items() if name != "error"}
+    errors = [row["error"] for row in rows if "error" in row]
+    if not errors and child.returncode:
+        errors = [f"the measuring process ended with code {child.returncode}"]
+    return found, errors[0] if errors else ""
+
+
+class _Gauge:
+    """Peak bytes since `reset`."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.before = 0 if device.type == "cuda" else _status("VmRSS")
+
+    def reset(self) -> None:
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        else:
+            Path("/proc/self/clear_refs").write_text("5")
+
+    def peak(self) -> int:
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        return _status("VmHWM") - self.before
+
+
+def _status(name: str) -> int:
+    """Bytes from /proc/self/status."""
+    text = Path("/proc/self/status").read_text()
+    return 1024 * int(text.split(f"{name}:")[1].split()[0])
+
+
+def _stages(path: str, device: str, work: Workload) -> Iterator[tuple[str, int]]:
+    planner = load_planner(path)
+    _warm_up()
+    gauge = _Gauge(torch.device(device))
+    policy = load_policy(path, device=device, precision="bf16" if work.bf16 else "fp32")
+    reference = policy.reference() if work.reference else None
+    if work.checkpointing:
+        policy.checkpoint_activations()
+    optimizer = Optimizer(policy.trainable(), OptimConfig(lr=1e-12))
+    for parameter in optimizer.parameters:
+        parameter.grad = torch.zeros_like(parameter)  # a step of 0
+    optimizer.update(1, 0.0)
+    gauge.reset()
+    yield RESIDENT, gauge.peak()
+    gauge.reset()
+    optimizer.update(2, optimizer.gradient_norm())
+    yield OPTIMISER, gauge.peak()
+    sides = [side for side in reversed(Side) if side in work.sides]
+    rollouts: dict[Side, Rollouts] = {}
+    for side in sides:
+        prompts = planner.prompts(policy, side, work)
+        gauge.reset()
+        rollouts[side] = _rollouts(policy, prompts, work)
+        yield ROLLOUT[side], gauge.peak()
+    for side in sides:
+        gauge.reset()
+        _update(policy, reference, _longest(rollouts[side], side, work), work)
+        yield UPDATE[side], gauge.peak()
+
+
+def _warm_up() -> None:
+    """What the first use of an optimiser imports is no memory of the model's."""
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    parameter.grad = torch.zeros(1)
+    Optimizer([("warm-up", parameter)], OptimConfig()).update(1, 0.0)
+
+
+def _rollouts(policy: Policy, prompts: Sequence[Prompt], work: Workload) -> Rollouts:
+    seeds_BR = np.arange(len(prompts) * work.rollouts, dtype=np.uint64).reshape(len(prompts), work.rollouts)
+    return policy.sample(prompts[0].side, prompts, work.rollouts, work.spec, seeds_BR)
+
+
+def _longest(rollouts: Rollouts, side: Side, work: Workload) -> Rollouts:
+    """The same with every answer as long as it may become."""
+    more = work.spec.max_new_tokens - rollouts.actions_BRT.shape[-1] if side is Side.UNDERSTANDING else 0
+
+    def extended(values: torch.Tensor) -> torch.Tensor:
+        return torch.cat([values, values[..., :1].expand(*values.shape[:-1], more)], -1)
+
+    return replace(
+        rollouts,
+        actions_BRT=extended(rollouts.actions_BRT),
+        mask_BRT=torch.ones_like(extended(rollouts.mask_BRT)),
+        sampled_logp_BRT=extended(rollouts.sampled_logp_BRT),
+        cond_logp_BRT=extended(rollouts.cond_logp_BRT),
+    )
+
+
+def _update(policy: Policy, reference: Policy | None, rollouts: Rollouts, work: Workload) -> None:
+    """Forward and backward of the largest chunk, on top of gradients that are there."""
+    chunk = max(policy.chunks(rollouts, work.micro_batch, work.micro_tokens), key=lambda chunk: len(chunk.rows))
+    loss = policy.logprobs(rollouts, chunk).sum()
+    if reference is not None:
+        with torch.no_grad():
+            reference.logprobs(rollouts, chunk)
+    loss.backward()
+
+
+def _main(request: dict[str, Any], say: Callable[[dict[str, Any]], None]) -> None:
+    options = request["work"]
+    spec, sides = SamplingSpec(**options["spec"]), tuple(Side(side) for side in options["sides"])
+    work = Workload(**options | {"spec": spec, "sides": sides})
+    total = 2 + 2 * len(sides)
+    try:
+        for stage, size in tqdm(_stages(request["path"], request["device"], work), "measuring", total, leave=False):
+            say({stage: size})
+    except (torch.OutOfMemoryError, MemoryError):
+        say({"error": "the device ran out of memory"})
+    except (ValueError, OSError, RuntimeError) as err:
+        say({"error": " ".join(str(err).split())[:200]})
+
+
+if __name__ == "__main__":
+    try:
+        _main(json.load(sys.stdin), lambda row: print(json.dumps(row), flush=True))
+    except KeyboardInterrupt:
+        sys.exit(130)

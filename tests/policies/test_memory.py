@@ -1,0 +1,251 @@
+"""The estimate of a step's memory against real modules, real caches and what autograd really keeps."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import JanusConfig, JanusForConditionalGeneration
+
+from pairuni.errors import InputError
+from pairuni.policies import load_planner
+from pairuni.policies.base import SamplingSpec
+from pairuni.policies.janus import memory, model
+from pairuni.policies.janus.memory import Dims, JanusPlanner
+from pairuni.policies.janus.packing import pack, pack_shape
+from pairuni.policies.janus.policy import JanusPolicy
+from pairuni.policies.memory import OPTIMISER, RESIDENT, ROLLOUT, UPDATE, Workload, most, needed, peak
+from pairuni.pretrain.build import JanusSize, build_janus
+from pairuni.records import Side
+
+WORK = Workload(
+    sides=tuple(Side),
+    prompts=3,
+    rollouts=4,
+    spec=SamplingSpec(guidance=5.0, max_new_tokens=16),
+    text_tokens=24,
+    micro_batch=4,
+    micro_tokens=0,
+    bf16=False,
+    cuda=False,
+    checkpointing=False,
+    reference=False,
+)
+# hidden, intermediate, layers, heads; all parameters; keys and values of a token where both are bf16
+JANUS_PRO = {"1B": (2048, 5632, 24, 16, 2.077e9, 192), "7B": (4096, 11008, 30, 32, 7.408e9, 480)}
+
+
+def janus_pro(name: str) -> JanusConfig:
+    hidden, intermediate, layers, heads, *_ = JANUS_PRO[name]
+    text = {"model_type": "llama", "hidden_size": hidden, "intermediate_size": intermediate, "vocab_size": 102400}
+    text |= {"num_hidden_layers": layers, "num_attention_heads": heads, "max_position_embeddings": 16384}
+    vision, vq = {"projection_dim": hidden}, {"projection_dim": hidden, "image_token_embed_dim": hidden}
+    return JanusConfig(text_config=text, vision_config=vision, vq_config=vq, tie_word_embeddings=False)
+
+
+def total(d: Dims, work: Workload, stage: str) -> int:
+    return peak(memory.estimate(d, work)[stage])
+
+
+@pytest.fixture
+def tiny_dims(tiny_janus: JanusPolicy) -> Dims:
+    return memory.dims(tiny_janus.module.config)
+
+
+# ---- sizes against the model ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", JANUS_PRO)
+def test_janus_pro_from_its_config_alone(name: str, tmp_path: Path) -> None:
+    """Half of what is cached is keys, and these are fp32 under autocast: 3/2 of what two bf16 halves would take."""
+    janus_pro(name).save_pretrained(tmp_path)
+    planner = load_planner(str(tmp_path))
+    assert isinstance(planner, JanusPlanner)
+    *_, parameters, cached = JANUS_PRO[name]
+    assert planner.parameters == pytest.approx(parameters, rel=0.001)
+    d = planner.dims
+    assert d.layers * 2 * d.keys * 2 == cached * 1024
+    assert memory.kv_bytes(d, bf16=True) == cached * 1024 * 3 // 2
+    assert (d.image_codes, d.image_tokens, d.pixels, d.vocabulary, d.codes) == (576, 576, 384, 102400, 16384)
+
+
+def test_parameters_are_those_of_the_policy(tiny_janus: JanusPolicy, tiny_dims: Dims) -> None:
+    inner, trained = tiny_janus.module.model, [p for _, p in tiny_janus.trainable()]
+    assert tiny_dims.parameters == sum(p.numel() for p in tiny_janus.module.parameters())
+    assert tiny_dims.trained == sum(p.numel() for p in trained) < tiny_dims.parameters
+    assert tiny_dims.largest == max(p.numel() for p in trained)
+    assert tiny_dims.linear == sum(p.numel() for p in inner.language_model.layers.parameters() if p.ndim == 2)
+    assert (tiny_dims.pixels, tiny_dims.image_codes) == (tiny_janus.image_size, tiny_janus.image_codes)
+
+
+def test_what_is_resident(tiny_dims: Dims) -> None:
+    trained, weights = tiny_dims.trained, 4 * tiny_dims.parameters
+    assert total(tiny_dims, WORK, RESIDENT) == weights + 12 * trained
+    assert total(tiny_dims, replace(WORK, reference=True), RESIDENT) == 2 * weights + 12 * trained
+    assert total(tiny_dims, replace(WORK, cuda=True), OPTIMISER) == weights + 16 * trained
+    more = total(tiny_dims, replace(WORK, gradients=3), UPDATE[Side.UNDERSTANDING])
+    assert more - total(tiny_dims, WORK, UPDATE[Side.UNDERSTANDING]) == 8 * trained
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_cache_is_that_of_the_model(bf16: bool, tiny_janus: JanusPolicy, tiny_dims: Dims) -> None:
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        prefix = model.prefill(tiny_janus.module, torch.randn(2, 10, tiny_dims.hidden))
+    cache = prefix.share(torch.tensor([0, 1, 1]), 5)
+    held = [getattr(layer, name) for layer in cache.layers for name in ("_keys", "_values")]
+    assert sum(x.nbytes for x in held) == 3 * (10 + 5) * memory.kv_bytes(tiny_dims, bf16)
+
+
+def kept(module: JanusForConditionalGeneration, shape: tuple[int, int], bf16: bool, mask: bool) -> int:
+    """Bytes that autograd keeps of the language model's forward, weights and their copies aside."""
+    weights = {p.untyped_storage().data_ptr() for p in module.parameters()}
+    copied = {p.numel() for p in module.parameters() if p.ndim == 2} if bf16 else set()
+    found: dict[int, int] = {}
+
+    def look(value: torch.Tensor) -> torch.Tensor:
+        storage = value.untyped_storage()
+        if storage.data_ptr() not in weights and not (value.dtype == torch.bfloat16 and value.numel() in copied):
+            found[storage.data_ptr()] = storage.nbytes()
+        return value
+
+    rows, length = shape
+    embedded = torch.randn(rows, length, module.config.text_config.hidden_size, requires_grad=True)
+    attended = torch.ones(rows, length, dtype=torch.bool)
+    attended[0, 0] = not mask
+    hooks = torch.autograd.graph.saved_tensors_hooks(look, lambda value: value)
+    with hooks, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        out = model.states(module, embedded, attended)
+    assert out.requires_grad
+    return sum(found.values())
+
+
+@pytest.mark.parametrize("mask", [False, True])
+@pytest.mark.parametrize("bf16", [False, True])
+def test_what_a_layer_keeps(bf16: bool, mask: bool) -> None:
+    """One layer more, in tokens whose number is that of no weight: the difference is one layer's, to the byte."""
+    size = JanusSize(16, 4, 48, 32, 2, 2, 48, 32, 1, 2, vq_multipliers=(1, 1, 1), vocabulary=300)
+    models = [build_janus(replace(size, layers=layers), ["a"], 0)[0].train() for layers in (2, 3)]
+    rows, length = 2, 27
+    few, many = (kept(module, (rows, length), bf16, mask) for module in models)
+    d = memory.dims(models[0].config)
+    masks = rows * length**2 * (2 if bf16 else 4) if mask else 0
+    assert many - few == rows * length * memory.kept_bytes(d, bf16) + masks
+
+
+# ---- what the options do ----------------------------------------------------------------------------------------
+
+
+def test_chunks_are_those_of_the_policy(tiny_janus: JanusPolicy, tiny_dims: Dims) -> None:
+    """The policy's are among those that are counted, and without micro_tokens they are the same ones."""
+    prompts = planner_of(tiny_dims).prompts(tiny_janus, Side.UNDERSTANDING, WORK)
+    seeds_BR = np.arange(12, dtype=np.uint64).reshape(3, 4)
+    rollouts = tiny_janus.sample(Side.UNDERSTANDING, prompts, 4, WORK.spec, seeds_BR)
+    longest = torch.ones(3, 4, WORK.spec.max_new_tokens, dtype=torch.bool)
+    rollouts = replace(rollouts, mask_BRT=longest, sampled_logp_BRT=longest.float(), cond_logp_BRT=longest.float())
+    lengths = {len(ids) for ids in rollouts.context.ids}
+    assert lengths == {tiny_dims.image_tokens + WORK.text_tokens}
+    for micro in ((5, 0), (4, 0), (12, 0), (3, 0), (12, 70), (12, 90), (2, 60), (12, 1), (7, 150)):
+        work = replace(WORK, micro_batch=micro[0], micro_tokens=micro[1])
+        owners = [[row // 4 for row in chunk.rows] for chunk in tiny_janus.chunks(rollouts, *micro)]
+        real = {tuple(rows.count(b) for b in dict.fromkeys(rows)) for rows in owners}
+        counted = memory.answer_chunks(work, *lengths)
+        assert real <= counted
+        assert work.micro_tokens or real == counted
+
+
+def planner_of(d: Dims) -> JanusPlanner:
+    planner = object.__new__(JanusPlanner)
+    planner.dims = d
+    return planner
+
+
+@pytest.mark.parametrize("number", range(1, 9))
+def test_shape_of_packs(number: int) -> None:
+    prompt, answers = torch.zeros(30, dtype=torch.int64), [torch.zeros(20, dtype=torch.int64)] * number
+    for width in (1, 32, 4096):
+        packed = pack([prompt], [0] * number, answers, width, 0)
+        packs, length = pack_shape(30, 20, number, width)
+        assert tuple(packed.ids_QL.shape) == (packs, length)
+
+
+@pytest.mark.parametrize("name", ["1B", "7B"])
+def test_more_work_takes_more(name: str) -> None:
+    d = memory.dims(janus_pro(name))
+    base = replace(WORK, prompts=4, rollouts=8, micro_tokens=4000, micro_batch=64, bf16=True, cuda=True)
+    sampled, every = [*ROLLOUT.values()], [*ROLLOUT.values(), *UPDATE.values()]
+    steps = {"prompts": (range(1, 12), every), "micro_tokens": (range(1, 12000, 371), every)}
+    # The update's size is what micro_tokens lets through, not what there is.
+    steps |= {"rollouts": (range(1, 12), sampled), "text_tokens": (range(8, 600, 31), sampled)}
+    for field, (values, stages) in steps.items():
+        for stage in stages:
+            sizes = [total(d, replace(base, **{field: value}), stage) for value in values]
+            assert sizes == sorted(sizes), (field, stage)
+            assert sizes[0] < sizes[-1] or (field, stage in sampled) in {("prompts", False), ("micro_tokens", True)}
+    long = replace(base, micro_tokens=0, spec=replace(base.spec, max_new_tokens=512))
+    for stage in (ROLLOUT[Side.UNDERSTANDING], UPDATE[Side.UNDERSTANDING]):
+        assert total(d, long, stage) > total(d, replace(base, micro_tokens=0), stage)
+
+
+def test_options_that_save() -> None:
+    d = memory.dims(janus_pro("1B"))
+    work = replace(WORK, bf16=True, cuda=True, prompts=8, rollouts=16)
+    cached = memory.estimate(d, work)[ROLLOUT[Side.GENERATION]]["keys and values"]
+    alone = memory.estimate(d, replace(work, spec=replace(work.spec, guidance=1.0)))
+    assert alone[ROLLOUT[Side.GENERATION]]["keys and values"] == pytest.approx(cached / 2, rel=0.01)
+    for side in Side:
+        saved = total(d, work, UPDATE[side]) - total(d, replace(work, checkpointing=True), UPDATE[side])
+        assert saved > 0.6 * memory.estimate(d, work)[UPDATE[side]]["activations"]
+        other = {stage for stage in memory.estimate(d, replace(work, sides=(side,))) if "text" in stage}
+        assert bool(other) == (side is Side.UNDERSTANDING)
+    guided = replace(work, spec=replace(work.spec, score="cfg"))
+    doubled = memory.estimate(d, guided)[UPDATE[Side.GENERATION]]["activations"]
+    assert doubled == 2 * memory.estimate(d, work)[UPDATE[Side.GENERATION]]["activations"]
+
+
+def test_logits_of_an_update_are_those_of_a_slice() -> None:
+    """102,400 outputs for each of 16 x 512 answer tokens would be 50 GiB."""
+    d = memory.dims(janus_pro("1B"))
+    work = replace(WORK, rollouts=16, micro_batch=16, spec=replace(WORK.spec, max_new_tokens=512), checkpointing=True)
+    assert memory.estimate(d, work)[UPDATE[Side.UNDERSTANDING]].get("logits", 0) <= 16 * model.LOGITS
+
+
+def test_pixels_are_decoded_in_batches() -> None:
+    d = replace(memory.dims(janus_pro("1B")), layers=4, linear=0)
+    short = replace(WORK, spec=replace(WORK.spec, guidance=1.0), bf16=True, cuda=True)
+    few, many = (
+        memory.estimate(d, replace(short, prompts=n, rollouts=1))[ROLLOUT[Side.GENERATION]]
+        for n in (model.PIXEL_BATCH, model.PIXEL_BATCH + 10)
+    )
+    assert few["pixels"] == model.PIXEL_BATCH * (4 * 4 * 128 * 384**2 + 27 * 384**2)
+    assert many["pixels"] - few["pixels"] == 10 * 3 * 384**2
+
+
+# ---- searching, and what is wrong with a config -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit", [1, 2, 7, 64])
+def test_the_most_that_fits(limit: int) -> None:
+    for bound in range(limit + 2):
+        assert most(lambda n, bound=bound: n <= bound, limit) == min(bound, limit)
+
+
+def test_allowances_are_on_top() -> None:
+    assert needed(0) == 1 << 30 and needed(100 << 30) == 106 << 30
+
+
+@pytest.mark.parametrize(
+    "text", [{"hidden_size": "many"}, {"num_attention_heads": 0}, {"hidden_size": -4}, {"vocab_size": -1}], ids=str
+)
+def test_a_config_of_no_model(text: dict, tiny_janus: JanusPolicy, tmp_path: Path) -> None:
+    tiny_janus.module.config.save_pretrained(tmp_path)
+    source = (tmp_path / "config.json").read_text()
+    for key, value in text.items():
+        start = source.index('"text_config"')
+        end = source.index(f'"{key}":', start)
+        stop = source.index("\n", end)
+        written = f'"{value}"' if isinstance(value, str) else value
+        source = f'{source[:end]}"{key}": {written},{source[stop:]}'
+    (tmp_path / "config.json").write_text(source)
+    with pytest.raises(InputError, match=str(tmp_path)):
+        load_planner(str(tmp_path))
