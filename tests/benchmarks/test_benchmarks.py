@@ -14,12 +14,14 @@ from pairuni.policies.base import SamplingSpec
 from pairuni.policies.janus.policy import JanusPolicy
 from pairuni.records import Prompt, Side
 
+# One thread, which waits asleep: two processes whose threads wait busily come to a standstill on two cores.
+THREADS = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
 
 def run(script: str, output: Path, *arguments: str) -> str:
     command = [sys.executable, str(FOLDER / script), "--output", str(output), *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | THREADS).stdout
 
 
 def test_pairing_beside_its_reference(tmp_path: Path) -> None:
@@ -44,6 +46,7 @@ def test_matchings_beside_each_other(tmp_path: Path) -> None:
     assert not (tmp_path / "features.f32").exists()
 
 
+@pytest.mark.slow
 def test_speed_runs_all_cases_and_writes_its_files(tmp_path: Path) -> None:
     small = [
         "--size",
@@ -72,7 +75,7 @@ def test_speed_runs_all_cases_and_writes_its_files(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_gpu_script_runs_on_a_cpu_at_a_small_size(tmp_path: Path) -> None:
-    environment = os.environ | {"SIZES": "shapes", "DEVICE": "cpu", "PYTHON": sys.executable, "HF_HUB_OFFLINE": "1"}
+    environment = os.environ | THREADS | {"SIZES": "shapes", "DEVICE": "cpu", "PYTHON": sys.executable}
     subprocess.run(["bash", str(FOLDER / "gpu.sh"), str(tmp_path)], env=environment, check=True, capture_output=True)
     assert (tmp_path / "speed_shapes_cpu.json").is_file()
 
