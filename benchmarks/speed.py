@@ -28,6 +28,7 @@ import numpy as np
 import peers
 import torch
 import transformers
+from pairing import rounded
 from sizes import SIZES, build
 from torch import Tensor
 
@@ -396,15 +397,6 @@ def show(case: str, result: dict[str, Any]) -> None:
     for name in ("roofline", "shares", "memory", "relative_gradient_difference"):
         if name in result:
             print(f"  {name}: {json.dumps(rounded(result[name]))}")
-
-
-def rounded(value: Any) -> Any:
-    """Floats to four digits, wherever they are."""
-    if isinstance(value, dict):
-        return {key: rounded(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [rounded(each) for each in value]
-    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def plot(report: dict[str, Any], path: Path) -> None:
