@@ -107,7 +107,7 @@ def kept(module: JanusForConditionalGeneration, shape: tuple[int, int], bf16: bo
         storage = value.untyped_storage()
         if storage.data_ptr() not in weights and not (value.dtype == torch.bfloat16 and value.numel() in copied):
             found[storage.data_ptr()] = storage.nbytes()
-        return value
+        return value.detach()  # an output that its own graph keeps would never be freed
 
     rows, length = shape
     embedded = torch.randn(rows, length, module.config.text_config.hidden_size, requires_grad=True)
