@@ -11,16 +11,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, model_validator
 
-from pairuni.config import RewardOptions
+from pairuni.config import EvalConfig, RewardOptions
 from pairuni.errors import InputError
 from pairuni.records import Quadruple, Side
 from pairuni.rewards.base import RewardInput
 from pairuni.rewards.clip import find_device
 from pairuni.rewards.detector import CLASSES, COLOURS, Mask2FormerDetector, coloured_classes
 from pairuni.rewards.geneval import judge
-
-DETECTOR = "facebook/mask2former-swin-small-coco-instance"
-COLOUR_MODEL = "openai/clip-vit-large-patch14"
 
 
 class _Clause(BaseModel):
@@ -86,7 +83,9 @@ class GenEvalReward:
     @cached_property
     def _detector(self) -> Mask2FormerDetector:
         device = find_device(self.options.device or "auto", f"rewards.options.{self.name}.device")
-        return Mask2FormerDetector(self.options.weights or DETECTOR, self.options.colours or COLOUR_MODEL, device)
+        # The benchmark's own defaults.
+        models = self.options.weights or EvalConfig.detector, self.options.colours or EvalConfig.colours
+        return Mask2FormerDetector(*models, device)
 
 
 def geneval(options: RewardOptions) -> GenEvalReward:

@@ -8,7 +8,7 @@ Shapes: B halves of one side on this process, R rollouts per half, T decisions.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -133,7 +133,8 @@ def _sample_side(
     config, step, load_image = run
     spec = sampling_spec(config.rollout)
     started = time.perf_counter()
-    sampled = _Sampled(side, halves, [], [], 0.0)
+    calls: list[Rollouts] = []
+    scores: list[Callable[[], dict[str, np.ndarray]]] = []
     size = config.rollout.prompts_per_call or max(len(halves), 1)
     items: list[RewardInput] = []
     for start in range(0, len(halves), size):
@@ -143,14 +144,14 @@ def _sample_side(
             [_seeds(config.seed, step, half, side, config.rollout.rollouts) for half in part], np.uint64
         )
         call = policy.sample(side, prompts, config.rollout.rollouts, spec, seeds_BR)
-        sampled.calls.append(call)
+        calls.append(call)
         inputs = list(_reward_inputs(call, part))
         if reward.remote:
-            sampled.scores.append(pool.submit(raw_scores, reward, inputs).result)
+            scores.append(pool.submit(raw_scores, reward, inputs).result)
         items += inputs
     if not reward.remote:
-        sampled.scores.append(lambda: raw_scores(reward, items))
-    return replace(sampled, seconds=time.perf_counter() - started)
+        scores.append(lambda: raw_scores(reward, items))
+    return _Sampled(side, halves, calls, scores, time.perf_counter() - started)
 
 
 def _scored(sampled: _Sampled, reward: Reward, config: TrainConfig) -> SideBatch:
