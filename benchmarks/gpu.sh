@@ -6,12 +6,11 @@ cd "$(dirname "$0")/.."
 output=${1:-runs/benchmarks}
 python=${PYTHON:-python}
 device=${DEVICE:-cuda}
-run() { HF_HUB_OFFLINE=1 "$python" benchmarks/speed.py --device "$device" --output "$output" "$@"; }
-for size in ${SIZES:-medium 1b 7b}; do
+run() { HF_HUB_OFFLINE=1 "$python" benchmarks/speed.py --device "$device" --output "$output" --repeats 1 "$@"; }
+for size in ${SIZES:-1b 7b medium}; do
   case $size in
-    7b) run --size 7b --cases image --pairs 16 --rollouts 4 --repeats 1 ;;
-    1b) run --size 1b --cases image text update --pairs 16 --rollouts 8 --repeats 1
-        run --size 1b --cases step --pairs 4 --rollouts 8 --repeats 1 --name 1b_step ;;
-    *) run --size "$size" --repeats 1 ;;
+    1b) run --size 1b --pairs 16 --rollouts 8 --peer_prompts 2 --step_pairs 2 ;;
+    7b) run --size 7b --cases image text --pairs 16 --rollouts 4 --peer_prompts 2 ;;
+    *) run --size "$size" --peer_prompts 2 --step_pairs 2 ;;
   esac
 done

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, JanusForConditionalGeneration
+from transformers import DynamicCache, JanusForConditionalGeneration, StaticCache
 
 from pairuni.policies.janus.model import _CACHE
 
@@ -22,6 +22,9 @@ Rewards = Callable[[Tensor], Tensor]
 @torch.no_grad()
 def generate_codes(module: JanusForConditionalGeneration, ids_nP: Tensor, rollouts: int, guidance: float) -> Tensor:
     """[n * rollouts, T] image codes by transformers' own `generate`."""
+    codes = module.model.vqmodel.config.num_patches**2
+    # 5.17 fails when it makes this cache by itself; later versions make the same one.
+    cache = StaticCache(config=module.config.text_config, max_cache_len=ids_nP.shape[1] + codes)
     return module.generate(
         ids_nP,
         attention_mask=torch.ones_like(ids_nP),
@@ -30,6 +33,7 @@ def generate_codes(module: JanusForConditionalGeneration, ids_nP: Tensor, rollou
         top_k=0,
         guidance_scale=guidance,
         num_return_sequences=rollouts,
+        **({_CACHE: cache} if _CACHE == "past_key_values" else {}),
     )
 
 

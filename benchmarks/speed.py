@@ -13,12 +13,15 @@ table, writes speed_<size>.json and .png.
 """
 
 import argparse
+import copy
+import gc
 import json
 import platform
 import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -31,6 +34,7 @@ import transformers
 from pairing import rounded
 from sizes import SIZES, build
 from torch import Tensor
+from transformers import JanusForConditionalGeneration
 
 from pairuni.config import DataConfig, OptimConfig, RewardConfig, RolloutConfig, TrainConfig
 from pairuni.data.dataset import Half
@@ -45,6 +49,19 @@ from pairuni.train.step import train_step
 
 GUIDANCE = 5.0
 CASES = ("image", "text", "update", "step")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is timed, and what its seconds are multiplied by: more than 1 where only a share of the prompts is run."""
+
+    run: Callable[[], Any]
+    scale: float = 1.0
+
+    def __call__(self) -> Any:
+        return self.run()
+
+
 Runs = dict[str, Callable[[], Any]]
 
 
@@ -52,27 +69,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--size", choices=sorted(SIZES), default="shapes")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--pairs", type=int, default=8, help="of a step; prompts of the other cases")
+    parser.add_argument("--pairs", type=int, default=8, help="prompts of a call, pairs of a step")
+    parser.add_argument("--step_pairs", type=int, help="of a step, where that is not the number of prompts")
     parser.add_argument("--rollouts", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=16, help="per answer")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--peer_prompts", type=int, help="of the trainers' loop, which takes one at a time; scaled up")
     parser.add_argument("--micro_tokens", type=int, default=8192, help="of ours, per forward and backward")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), help="of forward passes (default: bf16 on CUDA)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", type=Path, default=Path("runs/benchmarks"))
     parser.add_argument("--name", help="of the result files (default: the size)")
     parser.add_argument("--one", choices=("ours", "trainers"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.one:
-        print(json.dumps(one_step(options)))
-        return
     transformers.logging.set_verbosity_error()  # of generate, about its own defaults
+    if options.one:
+        print(json.dumps(one_step(options, options.one)))
+        return
     options.output.mkdir(parents=True, exist_ok=True)
     report: dict[str, Any] = {"size": options.size, "machine": machine(options), "settings": settings(options)}
     report["cases"] = {}
+    name = f"speed_{options.name or options.size}_{'gpu' if options.device.startswith('cuda') else 'cpu'}"
     world = World(options) if set(options.cases) - {"step"} else None
-    for case in options.cases:
+    for case in sorted(options.cases, key=CASES.index):
         if case == "step":
-            result = step_case(options)
+            world = None  # its memory is for the steps
+            result = step_case(argparse.Namespace(**vars(options) | {"pairs": options.step_pairs or options.pairs}))
         else:
             assert world is not None
             result = timed({"image": image, "text": text, "update": update}[case](world), options)
@@ -81,8 +103,7 @@ def main() -> None:
             result["roofline"] = roofline(world, median(result["ours"]["seconds"]))
         report["cases"][case] = result
         show(case, result)
-    name = f"speed_{options.name or options.size}_{'gpu' if options.device.startswith('cuda') else 'cpu'}"
-    (options.output / f"{name}.json").write_text(json.dumps(rounded(report), indent=1) + "\n", encoding="utf-8")
+        (options.output / f"{name}.json").write_text(json.dumps(rounded(report), indent=1) + "\n", encoding="utf-8")
     plot(report, options.output / f"{name}.png")
     print(options.output / f"{name}.json", options.output / f"{name}.png", sep="\n")
 
@@ -92,10 +113,10 @@ class World:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
-        cuda = options.device.startswith("cuda")
+        precision = options.precision or ("bf16" if options.device.startswith("cuda") else "fp32")
         # fp32 weights as in training; those of 7B leave no room for its rows beside them.
         dtype = torch.bfloat16 if options.size == "7b" else torch.float32
-        self.policy: JanusPolicy = build(options.size, options.device, "bf16" if cuda else "fp32", dtype)
+        self.policy: JanusPolicy = build(options.size, options.device, precision, dtype)
         self.module = self.policy.module
         size, rng = SIZES[options.size].size, np.random.default_rng(0)
         names = [f"{n:02d}" for n in range(options.pairs)]
@@ -111,6 +132,11 @@ class World:
     def seeds(self, side: Side) -> np.ndarray:
         names = [str(n) for n in range(self.options.pairs)]
         return seeds_for(0, 1, names, side, self.options.rollouts)
+
+    def generating(self) -> JanusForConditionalGeneration:
+        """What `generate` runs on: its static cache fails under autocast, whose keys and values differ in dtype."""
+        wanted = torch.bfloat16 if self.policy.precision == "bf16" else torch.float32
+        return self.module if self.module.dtype == wanted else copy.deepcopy(self.module).to(wanted)
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.policy.device.type, torch.bfloat16, enabled=self.policy.precision == "bf16")
@@ -132,15 +158,18 @@ def image(world: World) -> Runs:
             encoded = world.policy.prompts.encode(Side.GENERATION, world.captions)
             return world.policy._decode(Side.GENERATION, encoded, world.spec, world.seeds(Side.GENERATION)).actions_nT
 
+    module = world.generating()
+
     def generate() -> Tensor:
-        with world.autocast():
-            return peers.generate_codes(world.module, ids, rollouts, GUIDANCE)
+        return peers.generate_codes(module, ids, rollouts, GUIDANCE)
+
+    few = ids[: world.options.peer_prompts]
 
     def trainers() -> list[Tensor]:
         with world.autocast():
-            return [peers.loop_codes(world.module, row[None], rollouts, GUIDANCE, pad) for row in ids]
+            return [peers.loop_codes(world.module, row[None], rollouts, GUIDANCE, pad) for row in few]
 
-    return {"ours": ours, "generate": generate, "trainers": trainers}
+    return {"ours": ours, "trainers": Run(trainers, len(ids) / len(few)), "generate": generate}
 
 
 def roofline(world: World, seconds: float) -> dict[str, float]:
@@ -180,7 +209,8 @@ def matrix_rate(options: argparse.Namespace) -> float:
     """Operations per second of a square product in the precision of the forward passes; the best of ten."""
     cuda = options.device.startswith("cuda")
     side = 8192 if cuda else 1024
-    factor = torch.ones(side, side, device=options.device, dtype=torch.bfloat16 if cuda else torch.float32)
+    # Random numbers: zeros and ones go through faster.
+    factor = torch.randn(side, side, device=options.device, dtype=torch.bfloat16 if cuda else torch.float32)
     return 2 * side**3 / best_seconds(lambda: factor @ factor, options)
 
 
@@ -203,10 +233,11 @@ def text(world: World) -> Runs:
         seeds = world.seeds(Side.UNDERSTANDING)
         return world.policy.sample(Side.UNDERSTANDING, world.questions, world.options.rollouts, world.spec, seeds)
 
+    module, image = world.generating(), world.policy.prompts.image
+
     def generate() -> Tensor:
-        with world.autocast():
-            image = world.policy.prompts.image
-            return peers.generate_text(world.module, ids, pixels, world.options.rollouts, world.options.tokens, image)
+        shown = pixels.to(module.dtype)
+        return peers.generate_text(module, ids, shown, world.options.rollouts, world.options.tokens, image)
 
     return {"ours": ours, "generate": generate}
 
@@ -244,21 +275,40 @@ def gradients(policy: JanusPolicy) -> dict[str, Tensor]:
 
 
 def timed(runs: Runs, options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of each run, in turn; on a GPU the first round warms up and does not count."""
+    """Seconds of each run, in turn. On a GPU ours runs once before: it compiles its kernel, and warms up the device."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     last: dict[str, Any] = {}
-    warm = options.device.startswith("cuda")
-    for turn in range(options.repeats + warm):
+    if options.device.startswith("cuda"):
+        runs["ours"]()
+        torch.cuda.empty_cache()
+    failed: list[str] = []
+    for _ in range(options.repeats):
         for name, run in runs.items():
+            last.pop(name, None)  # what it made the last time
+            if name in failed:
+                continue
             synchronise(options)
             start = perf_counter()
-            last[name] = run()
+            try:
+                last[name] = run()
+            except torch.OutOfMemoryError:
+                failed.append(name)
+                torch.cuda.empty_cache()
+                continue
+            except RuntimeError as err:  # of a comparison: what else was measured is not lost
+                if name == "ours":
+                    raise
+                print(f"{name} fails: {' '.join(str(err).split())[:200]}", file=sys.stderr)
+                failed.append(name)
+                continue
             synchronise(options)
-            if turn or not warm:
-                seconds[name].append(perf_counter() - start)
-    result: dict[str, Any] = {name: {"seconds": each} for name, each in seconds.items()}
-    result["ratio"] = {n: median(each) / median(seconds["ours"]) for n, each in seconds.items() if n != "ours"}
-    if "rows" in runs:
+            scale = run.scale if isinstance(run, Run) else 1.0
+            seconds[name].append(scale * (perf_counter() - start))
+    result: dict[str, Any] = {name: {"seconds": each} for name, each in seconds.items() if each}
+    result["ratio"] = {n: median(each) / median(seconds["ours"]) for n, each in seconds.items() if each and n != "ours"}
+    if failed:
+        result["failed"] = failed
+    if "rows" in last:
         result["relative_gradient_difference"] = difference(last["ours"], last["rows"])
     return result
 
@@ -270,38 +320,52 @@ def difference(ours: dict[str, Tensor], rows: dict[str, Tensor]) -> float:
 
 
 def step_case(options: argparse.Namespace) -> dict[str, Any]:
-    """Each step in a process of its own, so that its peak memory is its own; in turn."""
+    """Steps in turn. On a CPU each runs in a process of its own, so that its peak memory is its own."""
     seconds: dict[str, list[float]] = {"ours": [], "trainers": []}
     memory: dict[str, float] = {}
     result: dict[str, Any] = {}
     for _ in range(options.repeats):
         for whose in seconds:
-            command = [sys.executable, __file__, "--one", whose]
-            for name in ("size", "pairs", "rollouts", "tokens", "micro_tokens", "device"):
-                command += [f"--{name}", str(vars(options)[name])]
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            told = json.loads(done.stdout.splitlines()[-1])
+            print(f"a step of {whose} ...", file=sys.stderr, flush=True)
+            told = one_step(options, whose) if options.device.startswith("cuda") else in_a_process(options, whose)
+            if told is None:
+                return result | {"ratio": {}, "out_of_memory": whose}
             seconds[whose].append(told["seconds"])
             memory[whose] = max(memory.get(whose, 0), told["peak_gib"])
+            result[whose] = {"seconds": seconds[whose], "peak_gib": memory[whose]}
             if whose == "ours":
                 result["shares"] = told["shares"]
-    result |= {name: {"seconds": each, "peak_gib": memory[name]} for name, each in seconds.items()}
     result["ratio"] = {"trainers": median(seconds["trainers"]) / median(seconds["ours"])}
     return result | {"memory": memory["ours"] / memory["trainers"]}
 
 
-def one_step(options: argparse.Namespace) -> dict[str, Any]:
-    transformers.logging.set_verbosity_error()
+def in_a_process(options: argparse.Namespace, whose: str) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--one", whose]
+    for name in ("size", "pairs", "rollouts", "tokens", "micro_tokens", "device", "precision"):
+        command += [f"--{name}", str(vars(options)[name])] if vars(options)[name] else []
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def one_step(options: argparse.Namespace, whose: str) -> dict[str, Any] | None:
+    """Seconds and peak memory of a step; None where the GPU is too small for it."""
+    cuda = options.device.startswith("cuda")
+    if cuda:  # what the step before has left
+        gc.collect()
+        torch.cuda.empty_cache()
     world = World(options)
-    run, shares = (our_step if options.one == "ours" else trainers_step)(world)
-    if options.device.startswith("cuda"):
+    run, shares = (our_step if whose == "ours" else trainers_step)(world)
+    if cuda:
         torch.cuda.reset_peak_memory_stats()
     synchronise(options)
     start = perf_counter()
-    run()
+    try:
+        run()
+    except torch.OutOfMemoryError:
+        return None
     synchronise(options)
     seconds = perf_counter() - start
-    peak = torch.cuda.max_memory_allocated() if options.device.startswith("cuda") else peak_memory()
+    peak = torch.cuda.max_memory_allocated() if cuda else peak_memory()
     return {"seconds": seconds, "peak_gib": peak / 2**30, "shares": shares}
 
 
@@ -382,7 +446,7 @@ def machine(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def settings(options: argparse.Namespace) -> dict[str, Any]:
-    names = ("pairs", "rollouts", "tokens", "repeats", "micro_tokens")
+    names = ("pairs", "rollouts", "tokens", "repeats", "peer_prompts", "step_pairs", "micro_tokens")
     return {name: vars(options)[name] for name in names} | {"guidance": GUIDANCE}
 
 
@@ -394,7 +458,7 @@ def show(case: str, result: dict[str, Any]) -> None:
             ratio = f"  x {result['ratio'][name]:.2f}" if name in result["ratio"] else ""
             peak = f"  peak {each['peak_gib']:.2f} GiB" if "peak_gib" in each else ""
             print(f"  {name:<10} {middle:9.3f} s  ({low:.3f} to {high:.3f}){peak}{ratio}")
-    for name in ("roofline", "shares", "memory", "relative_gradient_difference"):
+    for name in ("roofline", "shares", "memory", "failed", "out_of_memory", "relative_gradient_difference"):
         if name in result:
             print(f"  {name}: {json.dumps(rounded(result[name]))}")
 

@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # before triton is imported: kernels run without a GPU, slowly
+
 from transformers import JanusForConditionalGeneration
 
 from pairuni.policies.janus.policy import JanusPolicy

@@ -73,15 +73,16 @@ FAULTS = {
     ),
     "top_k 50 left on for image codes": Fault(
         "policies/janus/decode.py",
-        "draw(cond, uncond, uniforms, spec, None)",
-        'draw(cond, uncond, uniforms, __import__("dataclasses").replace(spec, top_k=50), None)',
+        "draw(cond, uncond, self.uniforms_nT[at], self.spec, kind.banned)",
+        "draw(cond, uncond, self.uniforms_nT[at], self.spec if kind.banned is not None else "
+        '__import__("dataclasses").replace(self.spec, top_k=50), kind.banned)',
         "tests/policies/test_janus.py::test_every_draw_is_made_with_the_spec_as_given",
     ),
     "top_k 50 left on for text": Fault(
         "policies/janus/decode.py",
-        "draw(model.lm_head(hidden), None, uniforms_nT[rows, t], spec, banned)",
-        "draw(model.lm_head(hidden), None, uniforms_nT[rows, t], "
-        '__import__("dataclasses").replace(spec, top_k=50), banned)',
+        "draw(cond, uncond, self.uniforms_nT[at], self.spec, kind.banned)",
+        "draw(cond, uncond, self.uniforms_nT[at], self.spec if kind.banned is None else "
+        '__import__("dataclasses").replace(self.spec, top_k=50), kind.banned)',
         RECORDED,
     ),
     "bf16 master weights": Fault(
@@ -104,18 +105,28 @@ FAULTS = {
     ),
     "image decoding one position too far": Fault(
         "policies/janus/decode.py",
-        "embedded = embedded.repeat(2, 1) if guided else embedded\n"
-        "            hidden = advance(model, cache, embedded, prefix.length + t - 1)",
-        "embedded = embedded.repeat(2, 1) if guided else embedded\n"
-        "            hidden = advance(model, cache, embedded, prefix.length + t)",
+        "self.cache = SharedCache(prefix, slots, uniforms_nT.shape[1] - 1)",
+        "self.cache = SharedCache(prefix, slots, uniforms_nT.shape[1] - 1)\n"
+        "        self.cache.position_11 += kind.banned is None",
         RECORDED,
     ),
     "text decoding one position too far": Fault(
         "policies/janus/decode.py",
-        "embedded = model.model.language_model.embed_tokens(tokens)\n"
-        "            hidden = advance(model, cache, embedded, prefix.length + t - 1)",
-        "embedded = model.model.language_model.embed_tokens(tokens)\n"
-        "            hidden = advance(model, cache, embedded, prefix.length + t)",
+        "self.cache = SharedCache(prefix, slots, uniforms_nT.shape[1] - 1)",
+        "self.cache = SharedCache(prefix, slots, uniforms_nT.shape[1] - 1)\n"
+        "        self.cache.position_11 += kind.banned is not None",
+        RECORDED,
+    ),
+    "rows attend to another row's prompt": Fault(
+        "policies/janus/cache.py",
+        "self._places_n = torch.tensor([places[row] for row in range(len(slots))], device=device)",
+        "self._places_n = torch.tensor([places[len(slots) - 1 - row] for row in range(len(slots))], device=device)",
+        RECORDED,
+    ),
+    "a token forgets itself": Fault(
+        "policies/janus/cache.py",
+        "stop = self._filled + 1",
+        "stop = self._filled",
         RECORDED,
     ),
     "pair weight on answers only": Fault(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ import torch
 from pairuni.policies import load_policy, sampling
 from pairuni.policies.base import Policy, Rollouts, SamplingSpec
 from pairuni.policies.janus import decode as janus_decode
+from pairuni.policies.janus.cache import SharedCache
 from pairuni.records import Prompt, Side
 
 Patch = pytest.MonkeyPatch
@@ -40,7 +42,14 @@ class Family:
 
 def _shift_janus(patch: Patch) -> None:
     advance = janus_decode.advance
-    patch.setattr(janus_decode, "advance", lambda m, cache, x, position: advance(m, cache, x, position + 1))
+
+    def shifted(module: Any, cache: SharedCache, embedded: torch.Tensor) -> torch.Tensor:
+        cache.position_11 += 1
+        states = advance(module, cache, embedded)
+        cache.position_11 -= 1
+        return states
+
+    patch.setattr(janus_decode, "advance", shifted)
 
 
 FAMILIES: Mapping[str, Family] = {

@@ -225,12 +225,12 @@ def test_answers_end_at_the_end_token(tiny_janus: JanusPolicy) -> None:
 def test_rows_that_have_ended_leave_the_batch(tiny_janus: JanusPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.no_grad():
         tiny_janus.module.lm_head.weight[tiny_janus.prompts.eos] *= 4
-    language, spec = tiny_janus.module.model.language_model, SamplingSpec(max_new_tokens=30)
+    mlp, spec = tiny_janus.module.model.language_model.layers[0].mlp, SamplingSpec(max_new_tokens=30)
 
     def answers() -> tuple[Rollouts, list[int]]:
         made: list[Rollouts] = []
         seen = _rows_seen(
-            language, lambda: made.append(tiny_janus.sample(Side.UNDERSTANDING, _questions(1), 20, spec, _seeds(1, 20)))
+            mlp, lambda: made.append(tiny_janus.sample(Side.UNDERSTANDING, _questions(1), 20, spec, _seeds(1, 20)))
         )
         return made[0], seen[1:]
 
@@ -307,7 +307,7 @@ def test_sampling_gives_no_warning(tiny_janus: JanusPolicy) -> None:
 
 def test_work_is_shared(tiny_janus: JanusPolicy) -> None:
     """One prefill per distinct prompt, no unconditional rows without guidance, one vision pass per distinct image."""
-    language, vision = tiny_janus.module.model.language_model, tiny_janus.module.model.vision_model
+    language, vision = tiny_janus.module.model.language_model.layers[0].mlp, tiny_janus.module.model.vision_model
     twice = [Prompt(Side.GENERATION, "red")] * 2
 
     def draw(guidance: float) -> None:

@@ -13,18 +13,22 @@ FAMILIES = {"janus": "pairuni.policies.janus.load:load_janus"}
 PLANNERS = {"janus": "pairuni.policies.janus.memory:JanusPlanner"}
 
 
-def load_policy(path_or_hub_id: str, *, device: str = "auto", precision: str = "auto") -> "Policy":
+def load_policy(
+    path_or_hub_id: str, *, device: str = "auto", precision: str = "auto", cuda_graphs: bool = True
+) -> "Policy":
     """Loads a checkpoint as a policy.
 
     Args:
         path_or_hub_id: a local folder in `save_pretrained` form, a hub id, or `shapes-janus` for the shipped model.
         device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1", ...
         precision: of the forward passes: "auto" (bf16 on GPU, fp32 on CPU), "fp32" or "bf16". Weights stay fp32.
+        cuda_graphs: whether sampling on CUDA replays recorded steps.
 
     Raises:
         InputError: no such checkpoint, or a family that is not supported.
     """
-    return _of_family(FAMILIES, path_or_hub_id)(path_or_hub_id, device=device, precision=precision)
+    load = _of_family(FAMILIES, path_or_hub_id)
+    return load(path_or_hub_id, device=device, precision=precision, cuda_graphs=cuda_graphs)
 
 
 def load_planner(path_or_hub_id: str) -> "Planner":

@@ -139,7 +139,7 @@ def _set_up(
     root, cache, precision = _image_root(config), ImageCache(), config.model.precision
     sampler = PairSampler(pairs, config.data.batch, config.seed, config.pairing.mode)
     source = config.model.path if start.checkpoint is None else str(start.checkpoint / "model")
-    policy = load_policy(source, device=device, precision=precision)
+    policy = load_policy(source, device=device, precision=precision, cuda_graphs=config.model.cuda_graphs)
     if config.model.gradient_checkpointing:
         policy.checkpoint_activations()
     reference = None
@@ -192,6 +192,7 @@ def _step(run: _Run, step: int, stop: StopSignal) -> dict[str, float] | None:
     if dist.any_rank(stop.requested):
         return None
     row = train_step(run.policy, batch, run.optimizer, run.config, step, run.reference)
+    run.optimizer.zero_grad()  # as large as the weights, and of no use while the next step samples
     return row | {"seconds/total": time.perf_counter() - started}
 
 

@@ -85,13 +85,15 @@ def _stages(path: str, device: str, work: Workload) -> Iterator[tuple[str, int]]
     if work.checkpointing:
         policy.checkpoint_activations()
     optimizer = Optimizer(policy.trainable(), OptimConfig(lr=1e-12))
-    for parameter in optimizer.parameters:
-        parameter.grad = torch.zeros_like(parameter)  # a step of 0
+    _no_gradients(optimizer)
     optimizer.update(1, 0.0)
+    optimizer.zero_grad()
     gauge.reset()
     yield RESIDENT, gauge.peak()
     gauge.reset()
+    _no_gradients(optimizer)
     optimizer.update(2, optimizer.gradient_norm())
+    optimizer.zero_grad()
     yield OPTIMISER, gauge.peak()
     sides = [side for side in reversed(Side) if side in work.sides]
     rollouts: dict[Side, Rollouts] = {}
@@ -101,9 +103,16 @@ def _stages(path: str, device: str, work: Workload) -> Iterator[tuple[str, int]]
         rollouts[side] = _rollouts(policy, prompts, work)
         yield ROLLOUT[side], gauge.peak()
     for side in sides:
+        _no_gradients(optimizer)
         gauge.reset()
         _update(policy, reference, _longest(rollouts[side], side, work), work)
         yield UPDATE[side], gauge.peak()
+
+
+def _no_gradients(optimizer: Optimizer) -> None:
+    """Gradients of 0: a step changes nothing, but they are there, as after the first of several chunks."""
+    for parameter in optimizer.parameters:
+        parameter.grad = torch.zeros_like(parameter)
 
 
 def _warm_up() -> None:

@@ -1,22 +1,25 @@
-"""The two sampling loops: image codes with guidance, text until the end token. Log-probs are recorded as drawn.
+"""Sampling: one loop for image codes with guidance and for text until the end token. Log-probs are recorded as drawn.
 
-A prompt is prefilled once and its keys and values are copied to its rollouts. A call's prompts are of equal length, so
-that there is no padding whose rounding could reach a row. Callers hold no_grad, eval mode and autocast.
-Shapes: n rows, T decisions, D prefixes.
+A prompt is prefilled once and its keys and values are shared by its rollouts (cache.py). A call's prompts are of equal
+length, so that there is no padding whose rounding could reach a row. All that changes from step to step is in tensors:
+on a GPU a step is recorded once as a CUDA graph and replayed. Callers hold no_grad, eval mode and autocast.
+Shapes: n rows, T decisions, D prefixes, H hidden width.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import JanusForConditionalGeneration
 
 from pairuni.policies.base import SamplingSpec
-from pairuni.policies.janus.model import Prefix, advance, embed_codes, keep_rows
-from pairuni.policies.sampling import Drawn, check, draw
+from pairuni.policies.janus.cache import Prefix, SharedCache
+from pairuni.policies.janus.model import advance, embed_codes
+from pairuni.policies.sampling import check, draw
 
 _LOOK = 16  # tokens between looks at whether rows have ended, on a GPU
-_SHARE = 0.75  # of rows that are left, below which the others are taken out: that copies the cache once
+_SHARE = 0.75  # of rows that are left, below which the others are taken out: that copies their own keys and values
 
 
 @dataclass(frozen=True)
@@ -29,89 +32,152 @@ class Decoded:
     cond_logp_nT: Tensor
 
 
-def decode_codes(
-    model: JanusForConditionalGeneration, prefix: Prefix, slots_n: Tensor, uniforms_nT: Tensor, spec: SamplingSpec
-) -> Decoded:
-    """Draws T image codes per row.
+@dataclass(frozen=True)
+class Kind:
+    """What sampling text and sampling codes differ in."""
 
-    Args:
-        prefix: the D prompts; under guidance one more row, the unconditional prompt, last.
-        slots_n: int64, which prefix a row continues.
-        uniforms_nT: float64 in [0, 1), one number per decision.
-    """
-    guided = spec.guidance > 1
-    # Conditional rows first, then the unconditional twin of each: they differ only in the prompt.
-    slots = torch.cat([slots_n, torch.full_like(slots_n, len(prefix.hidden_DH) - 1)]) if guided else slots_n
-    cache = prefix.share(slots, uniforms_nT.shape[1] - 1)
-    hidden = prefix.hidden_DH[slots]
-    drawn: list[Drawn] = []
-    for t, uniforms in enumerate(uniforms_nT.unbind(1)):
-        if t > 0:
-            embedded = embed_codes(model, drawn[-1].actions_n)
-            embedded = embedded.repeat(2, 1) if guided else embedded
-            hidden = advance(model, cache, embedded, prefix.length + t - 1)
-        logits = model.model.generation_head(hidden)
-        cond, uncond = logits.chunk(2) if guided else (logits, None)
-        drawn.append(draw(cond, uncond, uniforms, spec, None))
-    check([step.as_asked for step in drawn], spec)
-    return Decoded(
-        torch.stack([step.actions_n for step in drawn], 1),
-        torch.ones_like(uniforms_nT, dtype=torch.bool),
-        torch.stack([step.sampled_logp_n for step in drawn], 1),
-        torch.stack([step.cond_logp_n for step in drawn], 1),
-    )
+    embed: Callable[[Tensor], Tensor]
+    """Decisions [n] -> what the language model reads [n, H]."""
+    head: nn.Module
+    guided: bool
+    """Each row has an unconditional twin, which continues the last prefix."""
+    banned: Tensor | None
+    """int64 ids that are never drawn."""
+    eos: int | None
+    """The decision after which a row has ended."""
+    filler: int
+    """Stands where a row has ended."""
 
 
-def decode_text(
+def codes(model: JanusForConditionalGeneration, guided: bool) -> Kind:
+    """Image codes: every row has as many as there are numbers to draw them with."""
+
+    def embed(codes_n: Tensor) -> Tensor:
+        return embed_codes(model, codes_n)
+
+    return Kind(embed, model.model.generation_head, guided, banned=None, eos=None, filler=0)
+
+
+def text(model: JanusForConditionalGeneration, banned: Tensor, eos: int, filler: int) -> Kind:
+    """Text tokens until the end token."""
+    return Kind(model.model.language_model.embed_tokens, model.lm_head, False, banned, eos, filler)
+
+
+def decode(
     model: JanusForConditionalGeneration,
+    kind: Kind,
     prefix: Prefix,
     slots_n: Tensor,
     uniforms_nT: Tensor,
     spec: SamplingSpec,
-    vocabulary: tuple[Tensor, int, int],
+    cuda_graphs: bool,
 ) -> Decoded:
-    """Draws text tokens until every row has ended or T = max_new_tokens is reached; ended rows leave the batch.
+    """Draws decisions until every row has ended or has T of them; ended rows leave the batch.
 
     Args:
-        vocabulary: banned ids (int64), the end token and the token that fills ended rows.
+        prefix: the D prompts; where the kind is guided one more row, the unconditional prompt, last.
+        slots_n: int64, which prefix a row continues.
+        uniforms_nT: float64 in [0, 1), one number per decision.
+        cuda_graphs: record a step and replay it where the device can.
 
     Returns:
         As many decisions as the longest row took. The end token is one; a row without it is True throughout.
     """
-    banned, eos, filler = vocabulary
-    every = _every(slots_n.device)
-    out = Decoded(
-        torch.full_like(uniforms_nT, filler, dtype=torch.int64),
-        torch.zeros_like(uniforms_nT, dtype=torch.bool),
-        *(torch.zeros_like(uniforms_nT, dtype=torch.float32) for _ in range(2)),
+    rows, count, ends = (
+        _Rows(model, kind, prefix, slots_n, uniforms_nT, spec),
+        uniforms_nT.shape[1],
+        kind.eos is not None,
     )
-    cache, hidden = prefix.share(slots_n, uniforms_nT.shape[1] - 1), prefix.hidden_DH[slots_n]
-    rows = torch.arange(len(slots_n), device=slots_n.device)
-    alive, tokens = torch.ones_like(rows, dtype=torch.bool), rows
-    as_asked: list[Tensor] = []
-    for t in range(uniforms_nT.shape[1]):
-        if t > 0 and t % every == 0:
-            left = int(alive.sum())
-            if not left:
-                break
-            if left <= _SHARE * len(alive):
-                kept = alive.nonzero()[:, 0]
-                keep_rows(cache, kept)
-                rows, alive, tokens = rows[kept], alive[kept], tokens[kept]
-        if t > 0:
-            embedded = model.model.language_model.embed_tokens(tokens)
-            hidden = advance(model, cache, embedded, prefix.length + t - 1)
-        step = draw(model.lm_head(hidden), None, uniforms_nT[rows, t], spec, banned)
-        as_asked.append(step.as_asked)
-        tokens = step.actions_n
-        out.actions_nT[rows, t] = tokens.where(alive, filler)
-        out.mask_nT[rows, t] = alive
-        out.sampled_logp_nT[rows, t] = step.sampled_logp_n.where(alive, 0)
-        out.cond_logp_nT[rows, t] = step.cond_logp_n.where(alive, 0)
-        alive = alive & (tokens != eos)
-    check(as_asked, spec)
-    longest = int(out.mask_nT.any(0).sum())
-    return Decoded(*(part[:, :longest] for part in vars(out).values()))
+    every = _every(slots_n.device) if ends else count
+    run = _Repeated(rows, cuda_graphs)
+    for start in range(1, count, every):
+        left = int(rows.alive.sum()) if ends else len(slots_n)
+        if not left:
+            break
+        if left <= _SHARE * len(rows.alive):
+            rows.keep()
+            run = _Repeated(rows, cuda_graphs)
+        run(min(every, count - start))
+    check([rows.as_asked], spec)
+    longest = int(rows.out.mask_nT.any(0).sum())
+    return Decoded(*(part[:, :longest] for part in vars(rows.out).values()))
+
+
+class _Rows:
+    """The rows that are still being drawn, and what has been drawn. `step` changes tensors in place, nothing else."""
+
+    def __init__(
+        self,
+        model: JanusForConditionalGeneration,
+        kind: Kind,
+        prefix: Prefix,
+        slots_n: Tensor,
+        uniforms_nT: Tensor,
+        spec: SamplingSpec,
+    ) -> None:
+        self.model, self.kind, self.spec, self.uniforms_nT = model, kind, spec, uniforms_nT
+        # Conditional rows first, then the unconditional twin of each: they differ only in the prompt.
+        twins = [torch.full_like(slots_n, len(prefix.hidden_DH) - 1)] if kind.guided else []
+        slots = torch.cat([slots_n, *twins])
+        self.cache = SharedCache(prefix, slots, uniforms_nT.shape[1] - 1)
+        self.out = Decoded(
+            torch.full_like(uniforms_nT, kind.filler, dtype=torch.int64),
+            torch.zeros_like(uniforms_nT, dtype=torch.bool),
+            *(torch.zeros_like(uniforms_nT, dtype=torch.float32) for _ in range(2)),
+        )
+        self.t_1 = torch.zeros(1, dtype=torch.int64, device=slots.device)
+        self.rows = torch.arange(len(slots_n), device=slots.device)
+        self.tokens, self.alive = torch.zeros_like(self.rows), torch.ones_like(self.rows, dtype=torch.bool)
+        self.as_asked = torch.ones((), dtype=torch.bool, device=slots.device)
+        self._decide(prefix.hidden_DH[slots])
+
+    def step(self) -> None:
+        """One more decision of each row."""
+        embedded = self.kind.embed(self.tokens)
+        self._decide(advance(self.model, self.cache, embedded.repeat(2, 1) if self.kind.guided else embedded))
+
+    def keep(self) -> None:
+        """Takes ended rows out."""
+        kept = self.alive.nonzero()[:, 0]
+        self.cache.keep(kept)
+        self.rows, self.alive, self.tokens = self.rows[kept], self.alive[kept], self.tokens[kept]
+
+    def _decide(self, hidden: Tensor) -> None:
+        logits, kind, at = self.kind.head(hidden), self.kind, (self.rows, self.t_1)
+        cond, uncond = logits.chunk(2) if kind.guided else (logits, None)
+        drawn = draw(cond, uncond, self.uniforms_nT[at], self.spec, kind.banned)
+        self.out.actions_nT[at] = drawn.actions_n.where(self.alive, kind.filler)
+        self.out.mask_nT[at] = self.alive
+        self.out.sampled_logp_nT[at] = drawn.sampled_logp_n.where(self.alive, 0)
+        self.out.cond_logp_nT[at] = drawn.cond_logp_n.where(self.alive, 0)
+        self.tokens.copy_(drawn.actions_n)
+        self.as_asked &= drawn.as_asked
+        if kind.eos is not None:
+            self.alive &= drawn.actions_n != kind.eos
+        self.t_1 += 1
+
+
+class _Repeated:
+    """Runs the step of rows whose number does not change; as a CUDA graph from the second time on."""
+
+    def __init__(self, rows: _Rows, cuda_graphs: bool) -> None:
+        self._rows, self._graph = rows, None
+        self._records, self._ran = cuda_graphs and rows.cache.in_tensors, False
+
+    def __call__(self, times: int) -> None:
+        for _ in range(times):
+            if self._graph is not None:
+                self._graph.replay()
+            elif self._records and self._ran:
+                self._graph = torch.cuda.CUDAGraph()
+                # Rewards of other machines are waited for in threads beside this one.
+                with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+                    self._rows.step()
+                self._graph.replay()
+            else:
+                # Eagerly: it also compiles kernels and fills autocast's cache of weights, which a graph must not do.
+                self._rows.step()
+                self._ran = True
 
 
 def _every(device: torch.device) -> int:

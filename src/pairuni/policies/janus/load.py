@@ -51,12 +51,15 @@ def model_type(path_or_hub_id: str | Path) -> str:
     return config["model_type"]
 
 
-def load_janus(path_or_hub_id: str | Path, *, device: str = "auto", precision: str = "auto") -> JanusPolicy:
+def load_janus(
+    path_or_hub_id: str | Path, *, device: str = "auto", precision: str = "auto", cuda_graphs: bool = True
+) -> JanusPolicy:
     """Loads a Janus checkpoint in transformers' form.
 
     Args:
         device: "auto" (CUDA where there is one), "cpu", "cuda", ...
         precision: "auto" (bf16 on CUDA, fp32 elsewhere), "fp32" or "bf16".
+        cuda_graphs: whether sampling on CUDA replays recorded steps.
 
     Raises:
         InputError: a file is missing, broken, incomplete or of another model; an unknown device or precision.
@@ -80,7 +83,7 @@ def load_janus(path_or_hub_id: str | Path, *, device: str = "auto", precision: s
     _check_complete(module, processor, info, source)
     bf16 = precision == "bf16" or (precision == "auto" and place.type == "cuda")
     try:
-        policy = JanusPolicy(module, processor, "bf16" if bf16 else "fp32")
+        policy = JanusPolicy(module, processor, "bf16" if bf16 else "fp32", cuda_graphs)
     except InputError as err:
         raise InputError(err.message, file=source, field=err.field) from None
     _set_generation_config(policy)

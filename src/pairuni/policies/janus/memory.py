@@ -132,31 +132,30 @@ def dims(config: JanusConfig) -> Dims:
 
 
 def estimate(d: Dims, work: Workload) -> Stages:
-    """See `memory.Planner`: per stage, what is alive at its peak.
-
-    Gradients of the step before are alive while the next one samples (they are dropped just before the update).
-    """
+    """See `memory.Planner`: per stage, what is alive at its peak. Gradients are dropped after the update."""
     resident = _resident(d, work)
     base = {RESIDENT: sum(resident.values())}
-    more = {"gradients of each side": 4 * d.trained * (work.gradients - 1)} if work.gradients > 1 else {}
+    gradients = {"gradients": 4 * d.trained * work.gradients}
     rollout = {Side.GENERATION: _image_rollout, Side.UNDERSTANDING: _text_rollout}
     update = {Side.GENERATION: _image_update, Side.UNDERSTANDING: _text_update}
+    sides = [side for side in reversed(Side) if side in work.sides]
     stages = {RESIDENT: resident}
-    stages |= {ROLLOUT[side]: base | _top(rollout[side](d, work)) for side in reversed(Side) if side in work.sides}
-    stages |= {UPDATE[side]: base | more | _top(update[side](d, work)) for side in reversed(Side) if side in work.sides}
-    # CUDA: AdamW takes the roots of all second moments at once. CPU: one parameter after the other, two copies each.
-    return stages | {OPTIMISER: base | {"roots of the moments": 4 * d.trained if work.cuda else 8 * d.largest}}
+    stages |= {ROLLOUT[side]: base | _top(rollout[side](d, work)) for side in sides}
+    stages |= {UPDATE[side]: base | gradients | _top(update[side](d, work)) for side in sides}
+    # On a CPU AdamW makes two copies of one parameter after the other; on CUDA it is fused and makes none.
+    copies = {} if work.cuda else {"copies of a parameter": 8 * d.largest}
+    return stages | {OPTIMISER: base | gradients | copies}
 
 
 def _resident(d: Dims, work: Workload) -> Parts:
-    """fp32 weights, gradients and both moments of AdamW; the reference model, towers included."""
-    parts = {"weights": 4 * d.parameters, "gradients": 4 * d.trained, "moments": 8 * d.trained}
+    """fp32 weights and both moments of AdamW; the reference model, towers included."""
+    parts = {"weights": 4 * d.parameters, "moments": 8 * d.trained}
     return parts | {"reference model": 4 * d.parameters} if work.reference else parts
 
 
 def kv_bytes(d: Dims, bf16: bool) -> int:
-    """Keys and values of one token. Under autocast values are bf16, but keys fp32: the rotation makes them so."""
-    return d.layers * d.keys * (4 + 2 if bf16 else 4 + 4)
+    """Keys and values of one token."""
+    return 2 * d.layers * d.keys * _width(bf16)
 
 
 def kept_bytes(d: Dims, bf16: bool) -> int:
@@ -207,7 +206,7 @@ def _seen(d: Dims, work: Workload) -> int:
 
 
 def _decoding(d: Dims, work: Workload, shape: tuple[int, int, int, int], head: _Head) -> Iterator[Parts]:
-    """Prefill, copying the prompts' keys and values to the rows, and the last decision.
+    """Prefill, and the last decision with all keys and values there: those of a prompt once, not once per row.
 
     Args:
         shape: prompts, tokens of a prompt, rows, decisions of a row.
@@ -216,12 +215,18 @@ def _decoding(d: Dims, work: Workload, shape: tuple[int, int, int, int], head: _
     prefixes, length, rows, decisions = shape
     copies = _copies(d, work, head)
     width, token = _width(work.bf16), kv_bytes(d, work.bf16)
-    prefix = prefixes * length * token
+    prefix, own = prefixes * length * token, rows * (decisions - 1) * token
     working = working_bytes(d, work.bf16) + 8 * d.hidden
-    yield copies | {"keys and values": prefix, "activations": prefixes * length * working}
-    cache = copies | {"keys and values": prefix + rows * (length + decisions - 1) * token}
-    # One layer's keys twice: copied from the prompts, cast for attention, or moved when other rows have ended.
-    yield cache | {"copy of a layer's keys": rows * (length + decisions - 1) * d.keys * 4}
+    # Under autocast the forward's keys are fp32, and rounded when it is over.
+    rotated = prefixes * length * d.layers * d.keys * 4 if work.bf16 else 0
+    yield copies | {"keys and values": prefix + rotated, "activations": prefixes * length * working}
+    cache = copies | {"keys and values": prefix + own}
+    if not work.cuda:  # Plain torch: attention in fp32, over one layer at a time.
+        scores = rows * (length + decisions) * d.heads * 4 * 3
+        shared = (prefixes * length + rows * (decisions - 1)) * d.keys * 4 if work.bf16 else 0
+        yield cache | {"attention": scores + shared}
+    # Taking rows out copies a layer's keys after the other.
+    yield cache | {"copy of a layer's keys": rows * (decisions - 1) * d.keys * width}
     # Logits, fp32 log-probs of one or two distributions, and the fp64 sum that is drawn from with what it sums.
     yield cache | {"logits": head.decisions * head.outputs * ((width + 4) * (1 + head.guided) + 16)}
 

@@ -6,16 +6,16 @@ Shapes: n rows, D prefixes, P prompt tokens, H hidden width, I tokens per input 
 """
 
 import inspect
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import Cache, DynamicCache, JanusForConditionalGeneration, LlamaModel
+from transformers import DynamicCache, JanusForConditionalGeneration, LlamaModel
 from transformers.cache_utils import DynamicLayer
 
 from pairuni.policies.base import SamplingSpec
+from pairuni.policies.janus.cache import Prefix, SharedCache
 from pairuni.policies.sampling import action_logp
 
 # The argument is `past_key_values` in transformers 5.17; 5.24 has renamed it and warns at the old name until 5.40.
@@ -24,67 +24,6 @@ _CACHE = "cache" if "cache" in inspect.signature(LlamaModel.forward).parameters 
 PIXEL_BATCH = 32
 # Logits that exist at a time while scoring: 64 MB in fp32, and a few copies of them.
 LOGITS = 1 << 24
-
-
-class SliceLayer(DynamicLayer):
-    """One layer's keys and values in a buffer of the final length; attention sees a view of the filled part.
-
-    transformers' growing cache copies everything at each step, its static one attends to the whole length.
-    """
-
-    def __init__(self, keys: Tensor, values: Tensor, rows: Tensor, capacity: int) -> None:
-        """Starts from the keys and values [D, heads, P, width] of `rows` (int64 [n])."""
-        super().__init__()
-        self.dtype, self.device = keys.dtype, keys.device
-        self._length = keys.shape[-2]
-        self._keys, self._values = (self._expand(source, rows, capacity) for source in (keys, values))
-        self.keys, self.values = self._keys[:, :, : self._length], self._values[:, :, : self._length]
-        self.is_initialized = True
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Called by the attention layers, whose signature this is."""
-        start, self._length = self._length, self._length + key_states.shape[-2]
-        self._keys[:, :, start : self._length] = key_states
-        self._values[:, :, start : self._length] = value_states
-        self.keys, self.values = self._keys[:, :, : self._length], self._values[:, :, : self._length]
-        return self.keys, self.values
-
-    def keep(self, rows: Tensor) -> None:
-        """Drops all rows but these (int64)."""
-        self._keys, self._values = self._keys[rows], self._values[rows]
-        self.keys, self.values = self._keys[:, :, : self._length], self._values[:, :, : self._length]
-
-    @staticmethod
-    def _expand(source: Tensor, rows: Tensor, capacity: int) -> Tensor:
-        _, heads, length, width = source.shape
-        buffer = source.new_empty(len(rows), heads, capacity, width)
-        buffer[:, :, :length] = source[rows]
-        return buffer
-
-
-@dataclass(frozen=True)
-class Prefix:
-    """D prompts of equal length after their forward."""
-
-    hidden_DH: Tensor
-    """State at the last token: it predicts the first decision."""
-    cache: DynamicCache
-    length: int
-
-    def share(self, rows: Tensor, capacity: int) -> Cache:
-        """A cache for rows that continue prefix rows[i], with room for `capacity` more tokens."""
-        layers: list[Any] = []
-        for filled in self.cache.layers:
-            assert isinstance(filled, DynamicLayer) and filled.keys is not None and filled.values is not None
-            layers.append(SliceLayer(filled.keys, filled.values, rows, self.length + capacity))
-        return Cache(layers=layers)
-
-
-def keep_rows(cache: Cache, rows: Tensor) -> None:
-    """Drops all rows but these (int64) from a cache of `Prefix.share`."""
-    for layer in cache.layers:
-        assert isinstance(layer, SliceLayer)
-        layer.keep(rows)
 
 
 def image_features(model: JanusForConditionalGeneration, pixels_DCHW: Tensor) -> Tensor:
@@ -118,16 +57,47 @@ def prefill(model: JanusForConditionalGeneration, embedded_DPH: Tensor) -> Prefi
     out = model.model.language_model(
         inputs_embeds=embedded_DPH, position_ids=positions, use_cache=True, **{_CACHE: cache}
     )
-    return Prefix(out.last_hidden_state[:, -1], cache, length)
+    keys, values, kind = [], [], _compute_dtype(out.last_hidden_state)
+    for layer in cache.layers:
+        assert isinstance(layer, DynamicLayer) and layer.keys is not None and layer.values is not None
+        # Under autocast the rotation makes keys fp32, and transformers 5.17 values too; attention rounds both.
+        keys.append(layer.keys.to(kind).contiguous())
+        values.append(layer.values.to(kind).contiguous())
+        layer.keys = layer.values = None
+    return Prefix(out.last_hidden_state[:, -1], keys, values, length)
 
 
-def advance(model: JanusForConditionalGeneration, cache: Cache, embedded_nH: Tensor, position: int) -> Tensor:
-    """[n, H]: the states after one more token per row, at `position` counted from BOS."""
-    positions = torch.full((1, 1), position, device=embedded_nH.device)
-    out = model.model.language_model(
-        inputs_embeds=embedded_nH[:, None], position_ids=positions, use_cache=True, **{_CACHE: cache}
-    )
-    return out.last_hidden_state[:, -1]
+def advance(model: JanusForConditionalGeneration, cache: SharedCache, embedded_nH: Tensor) -> Tensor:
+    """[n, H]: the states after one more token per row, which joins the cache.
+
+    The layers' own modules in the order of a Llama layer, without what transformers does around them: at one token per
+    row that takes longer than the arithmetic of a small model.
+    """
+    language = model.model.language_model
+    cos, sin = language.rotary_emb(embedded_nH, cache.position_11)
+    # Under autocast a head's way in gives bf16, but states are added up in the dtype of the weights, as in scoring.
+    hidden = embedded_nH.to(language.norm.weight.dtype)
+    for n, layer in enumerate(language.layers):
+        attention, normed = layer.self_attn, _norm(layer.input_layernorm, hidden)
+        projections = attention.q_proj, attention.k_proj, attention.v_proj
+        query, key, value = (project(normed).unflatten(-1, (-1, attention.head_dim)) for project in projections)
+        mixed = cache.attend(n, (query, key, value), (cos[0, 0], sin[0, 0]), attention.scaling)
+        hidden = hidden + attention.o_proj(mixed.flatten(1))
+        hidden = hidden + layer.mlp(_norm(layer.post_attention_layernorm, hidden))
+    cache.grow()
+    return _norm(language.norm, hidden)
+
+
+def _norm(norm: Any, x: Tensor) -> Tensor:
+    """One kernel instead of six, and rounded to what the linear layers read once for all of them."""
+    normed = nn.functional.rms_norm(x, norm.weight.shape, norm.weight, norm.variance_epsilon)
+    return normed.to(_compute_dtype(normed))
+
+
+def _compute_dtype(x: Tensor) -> torch.dtype:
+    """What linear layers and attention round `x` to."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 def states(model: JanusForConditionalGeneration, embedded_nLH: Tensor, attended_nL: Tensor) -> Tensor:

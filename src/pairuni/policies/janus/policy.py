@@ -1,7 +1,6 @@
 """Janus behind the policy contract: groups prompts for sampling, scores rows with one forward, saves a checkpoint.
 
-The loops are in decode.py, the forward passes in model.py. Scoring repeats a prompt for each of its rollouts; keys and
-values are shared in sampling only.
+The sampling loop is in decode.py, the forward passes are in model.py.
 Shapes: B prompts, R rollouts, n = B * R rows, T decisions, k rows of a chunk, P padded prompt tokens, I image tokens.
 """
 
@@ -37,11 +36,13 @@ class JanusPolicy:
         module: JanusForConditionalGeneration,
         processor: JanusProcessor,
         precision: Literal["fp32", "bf16"] = "fp32",
+        cuda_graphs: bool = True,
     ) -> None:
         """Takes a loaded model; freezes its vision encoder and image tokenizer."""
         self.module = module
         self.processor = processor
         self.precision: Literal["fp32", "bf16"] = precision
+        self.cuda_graphs = cuda_graphs
         self.prompts = JanusPrompts(processor)
         for tower in (module.model.vision_model, module.model.vqmodel):
             tower.requires_grad_(False)
@@ -163,7 +164,7 @@ class JanusPolicy:
     def reference(self) -> Self:
         """See `base.Policy`. In eval mode, on the same device."""
         frozen = copy.deepcopy(self.module).eval().requires_grad_(False)
-        return type(self)(frozen, self.processor, self.precision)
+        return type(self)(frozen, self.processor, self.precision, self.cuda_graphs)
 
     def save(self, path: Path) -> None:
         """Writes fp32 weights, processor and generation config; all of the folder appears at once."""
@@ -175,23 +176,24 @@ class JanusPolicy:
         rollouts = seeds_BR.shape[1]
         length = spec.max_new_tokens if side is Side.UNDERSTANDING else self.image_codes
         uniforms_nT = row_uniforms(seeds_BR.reshape(-1), length)
+        guided = side is Side.GENERATION and spec.guidance > 1
+        if side is Side.UNDERSTANDING:
+            kind = decode.text(self.module, self._banned(), self.prompts.eos, self.prompts.pad)
+        else:
+            kind = decode.codes(self.module, guided)
         parts: list[tuple[Tensor, decode.Decoded]] = []
         for prompts, slots in _length_groups(encoded):
             rows = (torch.tensor([b for b, _ in slots])[:, None] * rollouts + torch.arange(rollouts)).flatten()
             slots_n = torch.tensor([s for _, s in slots]).repeat_interleave(rollouts).to(self.device)
             uniforms = uniforms_nT[rows].to(self.device)
             ids_DP = torch.stack([encoded.ids[b] for b in prompts])
-            if side is Side.GENERATION:
-                if spec.guidance > 1:
-                    ids_DP = torch.cat([ids_DP, self.prompts.unconditional(ids_DP[0])[None]])
-                prefix = model.prefill(self.module, self._embed_ids(ids_DP.to(self.device), None))
-                parts.append((rows, decode.decode_codes(self.module, prefix, slots_n, uniforms, spec)))
-            else:
-                embedded = self._embed_ids(ids_DP.to(self.device), self._features(encoded, prompts))
-                prefix = model.prefill(self.module, embedded)
-                vocabulary = (self._banned(), self.prompts.eos, self.prompts.pad)
-                parts.append((rows, decode.decode_text(self.module, prefix, slots_n, uniforms, spec, vocabulary)))
-        return _gather(parts, self.prompts.pad if side is Side.UNDERSTANDING else 0)
+            if guided:
+                ids_DP = torch.cat([ids_DP, self.prompts.unconditional(ids_DP[0])[None]])
+            features = self._features(encoded, prompts) if side is Side.UNDERSTANDING else None
+            prefix = model.prefill(self.module, self._embed_ids(ids_DP.to(self.device), features))
+            drawn = decode.decode(self.module, kind, prefix, slots_n, uniforms, spec, self.cuda_graphs)
+            parts.append((rows, drawn))
+        return _gather(parts, kind.filler)
 
     def _features(self, encoded: Encoded, owners: Sequence[int]) -> Tensor:
         """[images, I, H]: features of these prompts' images one after another, each distinct image encoded once."""
