@@ -109,18 +109,19 @@ def main() -> None:
 
 
 class World:
-    """A model, prompts of one length and their images."""
+    """A model (by default that of `options.size`), prompts of one length and their images."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
+    def __init__(self, options: argparse.Namespace, policy: JanusPolicy | None = None) -> None:
         self.options = options
-        precision = options.precision or ("bf16" if options.device.startswith("cuda") else "fp32")
-        # fp32 weights as in training; those of 7B leave no room for its rows beside them.
-        dtype = torch.bfloat16 if options.size == "7b" else torch.float32
-        self.policy: JanusPolicy = build(options.size, options.device, precision, dtype)
-        self.module = self.policy.module
-        size, rng = SIZES[options.size].size, np.random.default_rng(0)
+        if policy is None:
+            precision = options.precision or ("bf16" if options.device.startswith("cuda") else "fp32")
+            # fp32 weights as in training; those of 7B leave no room for its rows beside them.
+            dtype = torch.bfloat16 if options.size == "7b" else torch.float32
+            policy = build(options.size, options.device, precision, dtype)
+        self.policy, self.module = policy, policy.module
+        rng, side = np.random.default_rng(0), policy.image_size
         names = [f"{n:02d}" for n in range(options.pairs)]
-        self.images = [rng.integers(0, 256, (size.image, size.image, 3), dtype=np.uint8) for _ in names]
+        self.images = [rng.integers(0, 256, (side, side, 3), dtype=np.uint8) for _ in names]
         self.captions = [Prompt(Side.GENERATION, f"a photo of two red circles and {n} blue squares") for n in names]
         question = "What colour is thing {}? A. red B. blue C. green D. black"
         self.questions = [
@@ -175,8 +176,8 @@ def image(world: World) -> Runs:
 def roofline(world: World, seconds: float) -> dict[str, float]:
     """What a decode step must read at least, over the copy bandwidth measured here, as a share of what it took.
 
-    Read are the language model's and the image head's weights, once, and the keys and values of all rows, which grow
-    from the prompt's length by one per step. Without batching over prompts the weights are read once per prompt.
+    Read are the language model's and the image head's weights, the prompts' keys and values, and those of what each
+    row has drawn so far: half of its codes on average. All of it once.
     """
     module, options = world.module, world.options
     width = 2 if world.policy.precision == "bf16" else 4
@@ -186,7 +187,7 @@ def roofline(world: World, seconds: float) -> dict[str, float]:
     rows = 2 * options.pairs * options.rollouts  # conditional and unconditional
     prompt = world.ids(Side.GENERATION)[0].shape[1]
     per_token = 2 * width * text.num_hidden_layers * text.num_key_value_heads * text.head_dim
-    step_bytes = weights + rows * per_token * (prompt + codes / 2)
+    step_bytes = weights + per_token * ((options.pairs + 1) * prompt + rows * codes / 2)
     bandwidth, rate = copy_bandwidth(options), matrix_rate(options)
     ideal = step_bytes / bandwidth
     return {

@@ -17,9 +17,10 @@ STEPS = 6
 SCALE = W**-0.5
 
 
-@pytest.fixture(params=["torch", "kernel"], name="path")
+@pytest.fixture(params=["torch", "torch, copied", "kernel"], name="path")
 def _path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both ways to attend."""
+    """All ways to attend."""
+    monkeypatch.setattr(cache_module, "SHORT", P if request.param == "torch, copied" else P - 1)
     if request.param == "kernel":
         pytest.importorskip("triton")
     monkeypatch.setattr(cache_module, "_fusable", lambda keys: request.param == "kernel")
@@ -55,7 +56,7 @@ def _reference(query: np.ndarray, keys: np.ndarray, values: np.ndarray) -> np.nd
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_attention_is_that_of_each_row_alone(path: str, device: str, dtype: torch.dtype) -> None:
-    """Rows of several prompts in mixed order, some of which leave; a prompt is held once however many continue it."""
+    """Rows of several prompts in mixed order, some of which leave: all of one prompt's, and the first of another's."""
     rng = np.random.default_rng(0)
     prompt = [torch.from_numpy(rng.normal(size=(D, K, P, W))).to(device, dtype) for _ in range(2)]
     slots = np.array([0, 2, 1, 0, 0, 0, 2, 1])
@@ -77,11 +78,12 @@ def test_attention_is_that_of_each_row_alone(path: str, device: str, dtype: torc
             expected = _reference(_rotated(query[i], P + t), keys, values)
             np.testing.assert_allclose(found[i].float().cpu().numpy(), expected, atol=tolerance, rtol=tolerance)
         if t == STEPS // 2:
-            kept = [0, 1, 4, 6]  # prompt 1 has no row left
+            kept = [1, 3, 5, 6]  # prompt 1 has no row left
             cache.keep(torch.tensor(kept, device=device))
             rows = {name: rows[name] for name in kept}
             held = sum(x.numel() for x in cache.tensors())
-            assert held == 2 * K * W * (2 * P + len(kept) * STEPS)
+            prompts = len(kept) * P if path == "torch, copied" else D * P
+            assert held == 2 * K * W * (prompts + len(kept) * STEPS)
 
 
 def test_the_kernel_reads_what_is_filled_and_nothing_else() -> None:
@@ -144,3 +146,4 @@ def test_rows_are_grouped_by_how_many_share_a_prompt() -> None:
     assert cache_module._spans([8, 8, 8, 24]) == [slice(0, 3), slice(3, 4)]
     assert cache_module._spans([8]) == [slice(0, 1)]
     assert cache_module._spans([4, 8, 3, 1]) == [slice(0, 2), slice(2, 3), slice(3, 4)]
+    assert cache_module._spans([0, 0, 3, 0, 2]) == [slice(0, 2), slice(2, 3), slice(3, 4), slice(4, 5)]

@@ -34,7 +34,9 @@ def _policy(precision: str, cuda_graphs: bool = True) -> JanusPolicy:
     return JanusPolicy(module.cuda(), processor, precision, cuda_graphs)  # pyright: ignore[reportArgumentType]
 
 
-def _sample(policy: JanusPolicy, side: Side, rollouts: int = 5, prompts: int = 4) -> Rollouts:
+def _sample(
+    policy: JanusPolicy, side: Side, rollouts: int = 5, prompts: int = 4, spec: SamplingSpec = SPEC
+) -> Rollouts:
     texts, rng = ("red", "red", "a red circle and two blue squares", "blue"), np.random.default_rng(0)
     images = [(rng.integers(0, 256, (48, 48, 3), dtype=np.uint8),) for _ in texts]
     asked = [
@@ -42,14 +44,16 @@ def _sample(policy: JanusPolicy, side: Side, rollouts: int = 5, prompts: int = 4
         for text, image in zip(texts, images, strict=True)
     ]
     seeds = np.arange(prompts * rollouts, dtype=np.uint64).reshape(prompts, rollouts)
-    return policy.sample(side, asked[:prompts], rollouts, SPEC, seeds)
+    return policy.sample(side, asked[:prompts], rollouts, spec, seeds)
 
 
+@pytest.mark.parametrize("limit", [{}, {"top_k": 20}, {"top_p": 0.9}], ids=str)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("side", list(Side))
-def test_graphs_replay_what_eager_steps_do(side: Side, precision: str) -> None:
+def test_graphs_replay_what_eager_steps_do(side: Side, precision: str, limit: dict[str, float]) -> None:
     """The same kernels on the same numbers: nothing may differ."""
-    eager, replayed = (_sample(_policy(precision, cuda_graphs), side) for cuda_graphs in (False, True))
+    spec = replace(SPEC, **limit)  # pyright: ignore[reportArgumentType]
+    eager, replayed = (_sample(_policy(precision, cuda_graphs), side, spec=spec) for cuda_graphs in (False, True))
     assert len(set(eager.mask_BRT.sum(-1).flatten().tolist())) > 1 or side is Side.GENERATION
     for name in ("actions_BRT", "mask_BRT", "sampled_logp_BRT", "cond_logp_BRT"):
         assert torch.equal(getattr(eager, name), getattr(replayed, name)), name

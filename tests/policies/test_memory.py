@@ -11,6 +11,7 @@ from transformers import JanusConfig, JanusForConditionalGeneration
 from pairuni.errors import InputError
 from pairuni.policies import load_planner
 from pairuni.policies.base import SamplingSpec
+from pairuni.policies.janus import cache as cache_module
 from pairuni.policies.janus import memory, model
 from pairuni.policies.janus.cache import SharedCache
 from pairuni.policies.janus.memory import Dims, JanusPlanner
@@ -89,7 +90,10 @@ def test_what_is_resident(tiny_dims: Dims) -> None:
 
 
 @pytest.mark.parametrize("bf16", [False, True])
-def test_cache_is_that_of_the_model(bf16: bool, tiny_janus: JanusPolicy, tiny_dims: Dims) -> None:
+def test_cache_is_that_of_the_model(
+    bf16: bool, tiny_janus: JanusPolicy, tiny_dims: Dims, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_module, "SHORT", 0)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         prefix = model.prefill(tiny_janus.module, torch.randn(2, 10, tiny_dims.hidden))
         cache = SharedCache(prefix, torch.tensor([0, 1, 1]), 5)

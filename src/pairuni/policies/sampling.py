@@ -67,7 +67,9 @@ def log_distribution(logits_nV: Tensor, spec: SamplingSpec, banned: Tensor | Non
 
     Greedy decoding (temperature 0) is reported at temperature 1: its own log-probs are all 0.
     """
-    logits_nV = logits_nV.float() / (spec.temperature or 1.0)
+    logits_nV = logits_nV.float()
+    if spec.temperature not in (0, 1):
+        logits_nV = logits_nV / spec.temperature
     if banned is not None:
         logits_nV = logits_nV.index_fill(-1, banned, -torch.inf)
     return torch.log_softmax(logits_nV, dim=-1)
@@ -122,7 +124,7 @@ def truncate(logp_nV: Tensor, spec: SamplingSpec) -> Tensor:
 
 def _invert(logp_nV: Tensor, uniforms_n: Tensor) -> Tensor:
     # fp64: at a vocabulary of 100,000 an fp32 running sum is wrong by more than a rare token's probability.
-    total_nV = logp_nV.double().exp().cumsum(-1)
+    total_nV = logp_nV.exp().cumsum(-1, dtype=torch.float64)
     target_n1 = uniforms_n[:, None] * total_nV[:, -1:]
     # right=True: the first token whose sum exceeds the target, which is never one of probability 0.
     return torch.searchsorted(total_nV, target_n1, right=True)[:, 0].clamp(max=logp_nV.shape[-1] - 1)
@@ -130,7 +132,7 @@ def _invert(logp_nV: Tensor, uniforms_n: Tensor) -> Tensor:
 
 def _as_asked(logp_nV: Tensor, spec: SamplingSpec, banned: Tensor | None) -> Tensor:
     allowed = logp_nV.shape[-1] - (0 if banned is None else len(banned))
-    support_n = torch.isfinite(logp_nV).sum(-1)
+    support_n = (logp_nV > -torch.inf).sum(-1)  # not a number counts as missing
     if spec.top_k == 0 and spec.top_p == 1:
         return (support_n == allowed).all()
     return ((support_n > 0) & (support_n <= (spec.top_k or allowed))).all()

@@ -29,7 +29,7 @@ from pairuni.train.checkpoint import (
     remove_leftovers,
 )
 
-FREE = ("output", "steps", "model.device", "data.shapes", "rewards.options.http.", "log.", "eval.")
+FREE = ("output", "steps", "model.device", "model.cuda_graphs", "data.shapes", "rewards.options.http.", "log.", "eval.")
 """Fields, and prefixes of fields, that may differ when a run is continued."""
 
 

@@ -2,7 +2,8 @@
 
 A prompt's keys and values exist once, however many rollouts continue it; a row owns only those of what it drew. On a
 GPU with Triton one kernel per layer rotates, appends and attends (kernel.py), with its length in a tensor, so that a
-step can be captured as a CUDA graph. Elsewhere attention over a prompt is one product for all of its rows.
+step can be captured as a CUDA graph. Elsewhere attention over a prompt is one product for all of its rows, and a short
+prompt is copied to them.
 Shapes: n rows, D prefixes, P prompt tokens, C tokens of room, t of them filled, A query heads, K key heads, W width.
 """
 
@@ -10,12 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 try:
     from pairuni.policies.janus import kernel
 except ImportError:  # a build of torch without Triton
     kernel = None
+
+# Tokens of a prompt up to which plain torch copies it to its rows: two products cost more than reading it again.
+SHORT = 128
 
 
 @dataclass(frozen=True)
@@ -44,16 +48,18 @@ class SharedCache:
 
     def __init__(self, prefix: Prefix, slots_n: Tensor, room: int) -> None:
         """Args: slots_n: int64. room: tokens that a row may add."""
-        self._prefix_keys, self._prefix_values = list(prefix.keys), list(prefix.values)
-        shape = len(slots_n), prefix.keys[0].shape[1], room, prefix.keys[0].shape[3]
-        self._keys = [keys.new_empty(shape) for keys in prefix.keys]
-        self._values = [values.new_empty(shape) for values in prefix.values]
+        self._fused = _fusable(prefix.keys[0])
+        self._copied = not self._fused and prefix.length <= SHORT
+        # Tokens in the rows' own buffers, where no kernel counts them.
+        self._filled = prefix.length if self._copied else 0
+        self._keys, self._values = (
+            [_buffer(prompts, slots_n, self._filled, room) for prompts in part] for part in (prefix.keys, prefix.values)
+        )
+        self._prefix_keys, self._prefix_values = ([], []) if self._copied else (list(prefix.keys), list(prefix.values))
         self._slots_n = slots_n
         self.position_11 = torch.full((1, 1), prefix.length, device=slots_n.device)
         """Of the next token, counted from BOS."""
         self._filled_1 = torch.zeros(1, dtype=torch.int64, device=slots_n.device)
-        self._filled = 0  # the same, where no kernel reads it
-        self._fused = _fusable(prefix.keys[0])
         self._regroup()
 
     @property
@@ -76,11 +82,15 @@ class SharedCache:
             assert kernel is not None
             prefix = self._prefix_keys[layer], self._prefix_values[layer]
             return kernel.attend(token, turn, prefix, (keys, values), self._slots_n, self._filled_1, scale)
-        query, key = (rotate(x, *turn) for x in token[:2])
+        query, key = rotate(torch.cat(token[:2], 1), *turn).split([token[0].shape[1], token[1].shape[1]], 1)
         keys[:, :, self._filled], values[:, :, self._filled] = key, token[2]
         stop = self._filled + 1
-        query = query.unflatten(1, (keys.shape[1], -1)) * scale
-        return self._mix(layer, query, keys[:, :, :stop], values[:, :, :stop]).to(values.dtype)
+        keys, values = keys[:, :, :stop], values[:, :, :stop]
+        if self._copied:
+            query, grouped = query[:, :, None].to(keys.dtype), query.shape[1] != keys.shape[1]
+            mixed = nn.functional.scaled_dot_product_attention(query, keys, values, scale=scale, enable_gqa=grouped)
+            return mixed[:, :, 0]
+        return self._mix(layer, query.unflatten(1, (keys.shape[1], -1)) * scale, keys, values).to(values.dtype)
 
     def grow(self) -> None:
         """After the last layer: the token counts as filled."""
@@ -89,13 +99,11 @@ class SharedCache:
         self._filled += 1
 
     def keep(self, rows: Tensor) -> None:
-        """Drops all rows but these (int64), and prompts that no row continues."""
-        self._keys = [keys[rows] for keys in self._keys]
-        self._values = [values[rows] for values in self._values]
-        left, self._slots_n = self._slots_n[rows].unique(return_inverse=True)
-        if len(left) < len(self._prefix_keys[0]):
-            self._prefix_keys = [keys[left] for keys in self._prefix_keys]
-            self._prefix_values = [values[left] for values in self._prefix_values]
+        """Drops all rows but these (int64), layer after layer: one is there twice at a time."""
+        for held in (self._keys, self._values):
+            for layer in range(len(held)):
+                held[layer] = held[layer][rows]
+        self._slots_n = self._slots_n[rows]
         self._regroup()
 
     def tensors(self) -> list[Tensor]:
@@ -103,13 +111,15 @@ class SharedCache:
         return [*self._prefix_keys, *self._prefix_values, *self._keys, *self._values]
 
     def _regroup(self) -> None:
-        if self._fused:
+        if self._fused or self._copied:
             return
         slots, device = self._slots_n.tolist(), self._slots_n.device
         members = [[row for row, own in enumerate(slots) if own == slot] for slot in range(len(self._prefix_keys[0]))]
         self._groups: list[_Group] = []
         places, start = {}, 0
         for span in _spans([len(rows) for rows in members]):
+            if not members[span.start]:
+                continue  # prompts whose rows have all ended
             most = max(len(rows) for rows in members[span])
             filled = [rows + rows[:1] * (most - len(rows)) for rows in members[span]]
             self._groups.append(_Group(span, torch.tensor(filled, device=device)))
@@ -140,9 +150,18 @@ class SharedCache:
         return torch.cat(parts)[self._places_n]
 
 
+def _buffer(prompts_DKPW: Tensor, slots_n: Tensor, copied: int, room: int) -> Tensor:
+    """[n, K, copied + room, W], beginning with the first `copied` tokens of each row's prompt."""
+    _, heads, _, width = prompts_DKPW.shape
+    buffer = prompts_DKPW.new_empty(len(slots_n), heads, copied + room, width)
+    buffer[:, :, :copied] = prompts_DKPW[slots_n, :, :copied]
+    return buffer
+
+
 def _fusable(keys: Tensor) -> bool:
     width = keys.shape[-1]
-    return kernel is not None and keys.is_cuda and width >= 16 and width & (width - 1) == 0
+    fits = keys.is_cuda and width >= 16 and width & (width - 1) == 0
+    return kernel is not None and fits and torch.cuda.get_device_capability(keys.device) >= (8, 0)  # bf16
 
 
 def rotate(x: Tensor, cos_W: Tensor, sin_W: Tensor) -> Tensor:
@@ -152,7 +171,10 @@ def rotate(x: Tensor, cos_W: Tensor, sin_W: Tensor) -> Tensor:
 
 
 def _spans(counts: Sequence[int]) -> list[slice]:
-    """Runs of neighbours whose counts differ by at most a factor of two, so that little of a product is wasted."""
+    """Runs of neighbours whose counts differ by at most a factor of two, so that little of a product is wasted.
+
+    Counts of 0 are in runs of their own.
+    """
     starts = [0]
     for n in range(1, len(counts)):
         run = counts[starts[-1] : n + 1]

@@ -39,6 +39,8 @@ class Kind:
     embed: Callable[[Tensor], Tensor]
     """Decisions [n] -> what the language model reads [n, H]."""
     head: nn.Module
+    parts: tuple[nn.Module, ...]
+    """What else than the language model's layers runs at each step."""
     guided: bool
     """Each row has an unconditional twin, which continues the last prefix."""
     banned: Tensor | None
@@ -55,12 +57,13 @@ def codes(model: JanusForConditionalGeneration, guided: bool) -> Kind:
     def embed(codes_n: Tensor) -> Tensor:
         return embed_codes(model, codes_n)
 
-    return Kind(embed, model.model.generation_head, guided, banned=None, eos=None, filler=0)
+    head, aligner = model.model.generation_head, model.model.generation_aligner
+    return Kind(embed, head, (head, aligner), guided, banned=None, eos=None, filler=0)
 
 
 def text(model: JanusForConditionalGeneration, banned: Tensor, eos: int, filler: int) -> Kind:
     """Text tokens until the end token."""
-    return Kind(model.model.language_model.embed_tokens, model.lm_head, False, banned, eos, filler)
+    return Kind(model.model.language_model.embed_tokens, model.lm_head, (model.lm_head,), False, banned, eos, filler)
 
 
 def decode(
@@ -95,6 +98,7 @@ def decode(
         if not left:
             break
         if left <= _SHARE * len(rows.alive):
+            del run  # the memory of its graph
             rows.keep()
             run = _Repeated(rows, cuda_graphs)
         run(min(every, count - start))

@@ -18,6 +18,7 @@ from torch import nn
 from transformers import JanusConfig, JanusForConditionalGeneration
 
 from pairuni.errors import InputError
+from pairuni.policies.janus.cache import SHORT
 from pairuni.policies.janus.load import BROKEN, brief, resolve_model
 from pairuni.policies.janus.model import LOGITS, PIXEL_BATCH
 from pairuni.policies.janus.packing import pack_shape
@@ -215,18 +216,22 @@ def _decoding(d: Dims, work: Workload, shape: tuple[int, int, int, int], head: _
     prefixes, length, rows, decisions = shape
     copies = _copies(d, work, head)
     width, token = _width(work.bf16), kv_bytes(d, work.bf16)
-    prefix, own = prefixes * length * token, rows * (decisions - 1) * token
+    copied = 0 if work.cuda or length > SHORT else length
+    prefix, own = prefixes * length * token, rows * (copied + decisions - 1) * token
     working = working_bytes(d, work.bf16) + 8 * d.hidden
     # Under autocast the forward's keys are fp32, and rounded when it is over.
     rotated = prefixes * length * d.layers * d.keys * 4 if work.bf16 else 0
     yield copies | {"keys and values": prefix + rotated, "activations": prefixes * length * working}
     cache = copies | {"keys and values": prefix + own}
-    if not work.cuda:  # Plain torch: attention in fp32, over one layer at a time.
-        scores = rows * (length + decisions) * d.heads * 4 * 3
-        shared = (prefixes * length + rows * (decisions - 1)) * d.keys * 4 if work.bf16 else 0
-        yield cache | {"attention": scores + shared}
+    if not work.cuda:  # Plain torch, with a blocked copy of the weights, and attention over long prompts in fp32.
+        blocked = {} if work.bf16 else {"blocked weights": 4 * (d.linear + head.parameters)}
+        cache |= blocked
+        if not copied:
+            scores = rows * (length + decisions) * d.heads * 4 * 5
+            shared = (prefixes * length + rows * (decisions - 1)) * d.keys * 4 if work.bf16 else 0
+            yield cache | {"attention": scores + shared}
     # Taking rows out copies a layer's keys after the other.
-    yield cache | {"copy of a layer's keys": rows * (decisions - 1) * d.keys * width}
+    yield cache | {"copy of a layer's keys": rows * (copied + decisions - 1) * d.keys * width}
     # Logits, fp32 log-probs of one or two distributions, and the fp64 sum that is drawn from with what it sums.
     yield cache | {"logits": head.decisions * head.outputs * ((width + 4) * (1 + head.guided) + 16)}
 

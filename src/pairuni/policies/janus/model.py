@@ -64,7 +64,7 @@ def prefill(model: JanusForConditionalGeneration, embedded_DPH: Tensor) -> Prefi
         keys.append(layer.keys.to(kind).contiguous())
         values.append(layer.values.to(kind).contiguous())
         layer.keys = layer.values = None
-    return Prefix(out.last_hidden_state[:, -1], keys, values, length)
+    return Prefix(out.last_hidden_state[:, -1].clone(), keys, values, length)  # a view would keep all states alive
 
 
 def advance(model: JanusForConditionalGeneration, cache: SharedCache, embedded_nH: Tensor) -> Tensor:
@@ -74,9 +74,9 @@ def advance(model: JanusForConditionalGeneration, cache: SharedCache, embedded_n
     row that takes longer than the arithmetic of a small model.
     """
     language = model.model.language_model
-    cos, sin = language.rotary_emb(embedded_nH, cache.position_11)
     # Under autocast a head's way in gives bf16, but states are added up in the dtype of the weights, as in scoring.
     hidden = embedded_nH.to(language.norm.weight.dtype)
+    cos, sin = language.rotary_emb(hidden, cache.position_11)  # in the dtype of its first argument
     for n, layer in enumerate(language.layers):
         attention, normed = layer.self_attn, _norm(layer.input_layernorm, hidden)
         projections = attention.q_proj, attention.k_proj, attention.v_proj
@@ -89,8 +89,9 @@ def advance(model: JanusForConditionalGeneration, cache: SharedCache, embedded_n
 
 
 def _norm(norm: Any, x: Tensor) -> Tensor:
-    """One kernel instead of six, and rounded to what the linear layers read once for all of them."""
-    normed = nn.functional.rms_norm(x, norm.weight.shape, norm.weight, norm.variance_epsilon)
+    """On a GPU one kernel instead of six; rounded to what the linear layers read once for all of them."""
+    weight = norm.weight
+    normed = nn.functional.rms_norm(x, weight.shape, weight, norm.variance_epsilon) if x.is_cuda else norm(x)
     return normed.to(_compute_dtype(normed))
 
 

@@ -7,7 +7,7 @@ Shapes: B prompts, R rollouts, n = B * R rows, T decisions, k rows of a chunk, P
 import copy
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Literal, Self
 
@@ -21,6 +21,7 @@ from pairuni.policies.base import Chunk, Rollouts, SamplingSpec
 from pairuni.policies.janus import decode, model
 from pairuni.policies.janus.packing import pack
 from pairuni.policies.janus.prompts import Encoded, JanusPrompts
+from pairuni.policies.linear import blocked_linears
 from pairuni.policies.sampling import row_uniforms
 from pairuni.records import Prompt, Side
 
@@ -74,7 +75,7 @@ class JanusPolicy:
             raise ValueError(f"at least one prompt, all of side {side}, is needed")
         if rollouts < 1 or seeds_BR.shape != (len(prompts), rollouts) or seeds_BR.dtype.kind not in "ui":
             raise ValueError(f"integer seeds [{len(prompts)}, {rollouts}] are needed, not {seeds_BR.shape}")
-        with _evaluating(self.module), torch.no_grad():
+        with _evaluating(self.module), torch.no_grad(), _current(self.device):
             encoded = self.prompts.encode(side, prompts)
             with self._autocast():
                 decoded = self._decode(side, encoded, spec, seeds_BR)
@@ -191,7 +192,8 @@ class JanusPolicy:
                 ids_DP = torch.cat([ids_DP, self.prompts.unconditional(ids_DP[0])[None]])
             features = self._features(encoded, prompts) if side is Side.UNDERSTANDING else None
             prefix = model.prefill(self.module, self._embed_ids(ids_DP.to(self.device), features))
-            drawn = decode.decode(self.module, kind, prefix, slots_n, uniforms, spec, self.cuda_graphs)
+            with blocked_linears([self.module.model.language_model.layers, *kind.parts], len(rows) * (1 + guided)):
+                drawn = decode.decode(self.module, kind, prefix, slots_n, uniforms, spec, self.cuda_graphs)
             parts.append((rows, drawn))
         return _gather(parts, kind.filler)
 
@@ -268,6 +270,11 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part, training in modes:
             part.training = training
+
+
+def _current(device: torch.device) -> AbstractContextManager[object]:
+    """Kernels and CUDA graphs go to the current device, whatever device their tensors are on."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _length_groups(encoded: Encoded) -> Iterator[tuple[list[int], list[tuple[int, int]]]]:
