@@ -14,3 +14,4 @@ for size in ${SIZES:-1b 7b medium}; do
     *) run --size "$size" --peer_prompts 2 --step_pairs 2 ;;
   esac
 done
+if [ "$device" = cuda ]; then "$python" benchmarks/kernel.py --output "$output"; fi

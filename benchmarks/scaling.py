@@ -97,15 +97,18 @@ def plot(report: dict[str, Any], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, grid = pyplot.subplots(1, len(SWEEPS), figsize=(3.2 * len(SWEEPS), 3.2), layout="constrained", sharey=True)
+    figure, grid = pyplot.subplots(1, len(SWEEPS), figsize=(3.2 * len(SWEEPS), 3.2), layout="constrained")
     for axes, (name, sweep) in zip(grid, report["sweeps"].items(), strict=True):
+        values, smallest = [row["value"] for row in sweep["rows"]], sweep["rows"][0]["seconds"]
         for part in ("seconds", *PARTS):
             label = f"{'step' if part == 'seconds' else part} ^{sweep['exponents'][part]:.2f}"
-            axes.loglog([r["value"] for r in sweep["rows"]], [r[part] for r in sweep["rows"]], "o-", label=label)
+            axes.loglog(values, [row[part] / smallest for row in sweep["rows"]], "o-", label=label)
+        axes.minorticks_off()
+        axes.set_xticks(values, [f"{v / 1e6:.1f} M" if v >= 1e5 else str(v) for v in values])
         axes.set(xlabel=name)
         axes.legend(fontsize=8)
-    grid[0].set(ylabel="seconds")
-    figure.savefig(path, dpi=120)
+    grid[0].set(ylabel="time over that of the smallest step")
+    figure.savefig(path, dpi=90)
 
 
 if __name__ == "__main__":

@@ -326,12 +326,14 @@ class OptimConfig:
     """Steps of linear warm-up; constant afterwards. Not stated in the paper."""
     max_grad_norm: float = 1.0
     """Clips the global gradient norm (0: off)."""
+    max_skipped: int = 5
+    """Updates in a row that may be left out, since a loss or the gradient is not finite; one more ends the run."""
 
     def __post_init__(self) -> None:
         _check(self.lr > 0, "optim.lr", f"must be positive, not {self.lr}")
         for name in ("beta1", "beta2"):
             _check(0 <= vars(self)[name] < 1, f"optim.{name}", f"must be in [0, 1), not {vars(self)[name]}")
-        for name in ("weight_decay", "warmup", "max_grad_norm", "eps"):
+        for name in ("weight_decay", "warmup", "max_grad_norm", "max_skipped", "eps"):
             _check(vars(self)[name] >= 0, f"optim.{name}", f"must not be negative, not {vars(self)[name]}")
 
 

@@ -74,6 +74,19 @@ def test_speed_runs_all_cases_and_writes_its_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_scaling_gives_an_exponent_per_sweep(tmp_path: Path) -> None:
+    printed = run("scaling.py", tmp_path, "--points", "2", "--repeats", "1", "--device", "cpu")
+    sweeps = json.loads((tmp_path / "scaling.json").read_text(encoding="utf-8"))["sweeps"]
+    assert sweeps.keys() == {"rollouts", "pairs", "image tokens", "parameters"}
+    for name, sweep in sweeps.items():
+        low, high = sweep["rows"]
+        assert high["value"] > low["value"] and high["seconds"] > 0
+        slope = np.log(high["seconds"] / low["seconds"]) / np.log(high["value"] / low["value"])
+        assert abs(sweep["exponents"]["seconds"] - slope) < 0.01 and f"{name}^" in printed
+    assert (tmp_path / "scaling.png").stat().st_size > 5000
+
+
+@pytest.mark.slow
 def test_the_gpu_script_runs_on_a_cpu_at_a_small_size(tmp_path: Path) -> None:
     environment = os.environ | THREADS | {"SIZES": "shapes", "DEVICE": "cpu", "PYTHON": sys.executable}
     subprocess.run(["bash", str(FOLDER / "gpu.sh"), str(tmp_path)], env=environment, check=True, capture_output=True)

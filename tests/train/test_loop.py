@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import signal
 from collections.abc import Sequence
@@ -24,7 +25,9 @@ from pairuni.records import Side
 from pairuni.rewards.base import RewardInput
 from pairuni.runs import RunDir, comparable
 from pairuni.train.loop import train
+from pairuni.train.optim import Optimizer
 from pairuni.train.resume import eval_history
+from pairuni.train.step import DivergedError
 from pairuni.train.stop import Interrupted
 
 METRICS = ("reward_mean", "reward_std", "advantage_abs", "zero_std_fraction", "loss", "ratio_mean", "ratio_max")
@@ -262,6 +265,23 @@ def test_a_finished_run_is_left_as_it_is(tiny_config: TrainConfig) -> None:
     before = {p: p.stat().st_mtime_ns for p in run.path.rglob("*")}
     assert train(tiny_config)["steps"] == 2
     assert {p: p.stat().st_mtime_ns for p in run.path.rglob("*")} == before
+
+
+def test_updates_left_out_in_a_row_are_counted_over_a_resume(
+    tiny_config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From step 2 on no gradient is finite; one such update may be left out."""
+    optim, log = OptimConfig(lr=1e-4, max_skipped=1), dataclasses.replace(tiny_config.log, checkpoint_every=1)
+    config = dataclasses.replace(tiny_config, optim=optim, log=log, steps=4)
+    norms = iter([1.0, math.nan, math.nan, math.nan])
+    monkeypatch.setattr(Optimizer, "gradient_norm", lambda optimizer: next(norms))
+    run = RunDir(Path(config.output))
+    for _ in range(2):  # the second time step 3 is the first one
+        with pytest.raises(DivergedError, match=r"step 3, .* like 1 in a row before it"):
+            train(config)
+        assert [(row["step"], row["skipped"]) for row in run.read_metrics()] == [(1, 0), (2, 1)]
+    monkeypatch.setattr(Optimizer, "gradient_norm", lambda optimizer: 1.0)
+    assert train(config)["skipped"] == 1 and len(run.read_metrics()) == 4
 
 
 def test_changed_pairs_are_noticed_on_resume(tiny_config: TrainConfig, pairs_file: Path) -> None:

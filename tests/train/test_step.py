@@ -359,9 +359,38 @@ def test_what_is_not_finite_stops_before_the_update(
         token = tiny_janus.prompts.boi if banned else tiny_janus.prompts.eos
         tiny_janus.module.lm_head.weight[token, 0] = float("nan")
     before = {name: p.detach().clone() for name, p in tiny_janus.trainable()}
-    with pytest.raises(DivergedError, match=f"step 1, update 1: {message}.*not applied"):
-        train_step(tiny_janus, batch, Optimizer(tiny_janus.trainable(), config.optim), config, 1)
+    optimizer = Optimizer(tiny_janus.trainable(), dataclasses.replace(config.optim, max_skipped=0))
+    with pytest.raises(DivergedError, match=f"step 1, update 1: {message}.*not applied$"):
+        train_step(tiny_janus, batch, optimizer, config, 1)
     assert all(torch.equal(before[n], p) or "lm_head" in n for n, p in tiny_janus.trainable())
+
+
+def test_updates_that_are_not_finite_are_left_out_and_counted_until_there_are_too_many(
+    tiny_janus: JanusPolicy, config: TrainConfig, halves: dict[Side, list[Half]]
+) -> None:
+    batch, weight = roll_out(tiny_janus, halves, config), tiny_janus.module.lm_head.weight
+    optimizer = Optimizer(tiny_janus.trainable(), dataclasses.replace(config.optim, max_skipped=2))
+    train_step(tiny_janus, batch, optimizer, config, 1)
+    moments = {name: value.clone() for name, value in optimizer.state().items()}
+    good, row = float(weight[tiny_janus.prompts.eos, 0].detach()), tiny_janus.prompts.eos
+
+    def step(number: int, broken: bool) -> dict[str, float]:
+        with torch.no_grad():
+            weight[row, 0] = float("nan") if broken else good
+        return train_step(tiny_janus, batch, optimizer, config, number)
+
+    before = {name: p.detach().clone() for name, p in tiny_janus.trainable()}
+    for number in (2, 3):
+        metrics = step(number, broken=True)
+        assert metrics["skipped"] == 1 and np.isnan(metrics["grad_norm"]) and optimizer.skipped == number - 1
+    assert all(p.grad is None for _, p in tiny_janus.trainable())
+    assert all(torch.equal(moments[name], value) for name, value in optimizer.state().items())
+    assert step(4, broken=False)["skipped"] == 0 and optimizer.skipped == 0
+    assert any(not torch.equal(before[name], p) for name, p in tiny_janus.trainable() if "lm_head" not in name)
+    for number in (5, 6):
+        step(number, broken=True)
+    with pytest.raises(DivergedError, match=r"step 7, update 1: .* not applied like 2 in a row before it"):
+        step(7, broken=True)
 
 
 def test_nothing_with_a_graph_outlives_the_rollout(

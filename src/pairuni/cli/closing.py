@@ -14,6 +14,8 @@ def closing(run: RunDir, summary: dict[str, Any]) -> str:
     for side, missing in summary["missing"].items():
         first, last = (_number(summary[name][side]) for name in ("reward_first", "reward_last"))
         lines.append(f"{side} reward, first -> last tenth of the steps: {first} -> {last}; missing rewards: {missing}")
+    if summary["skipped"]:
+        lines.append(f"warning: {summary['skipped']} updates left out, since a loss or the gradient was not finite")
     lines += [f"warning: {warning}" for warning in summary["warnings"]]
     lines.append(f"checkpoint: {summary['checkpoint'] or 'none'}")
     return "\n".join([*lines, *_scores(run, summary["steps"])])

@@ -37,6 +37,8 @@ class Progress:
     sampler: dict[str, Any]
     """`PairSampler.state`."""
     config_hash: str
+    skipped: int = 0
+    """Updates in a row that were left out."""
 
 
 def save_checkpoint(run: RunDir, policy: Policy, optimizer: Optimizer, progress: Progress, keep: int) -> Path:
@@ -109,7 +111,7 @@ def read_progress(folder: Path) -> Progress:
     for name in ("step", "sampler", "config_hash", "random"):
         if name not in state:
             raise InputError("is missing", file=path, field=name)
-    return Progress(state["step"], state["sampler"], state["config_hash"])
+    return Progress(state["step"], state["sampler"], state["config_hash"], state.get("skipped", 0))
 
 
 def load_state(folder: Path, optimizer: Optimizer) -> None:

@@ -70,12 +70,12 @@ def train(config: TrainConfig, *, evaluate: Evaluate | None = None) -> dict[str,
 
     Returns:
         A summary: path, steps, seconds (of this call), the latest checkpoint (None without one), and per side
-        reward_first and reward_last (means over the first and last tenth of the steps) and missing (rewards); warnings
-        are those of rewards that seem to be gamed.
+        reward_first and reward_last (means over the first and last tenth of the steps) and missing (rewards); skipped
+        counts updates that were left out; warnings are those of rewards that seem to be gamed.
 
     Raises:
         InputError: something in the config, the pairs, the images or the run directory is wrong.
-        DivergedError: a loss or gradient is not finite.
+        DivergedError: a loss or gradient is not finite, more than optim.max_skipped times in a row.
         Interrupted: Ctrl-C or SIGTERM; the finished steps are in a checkpoint.
     """
     began = time.perf_counter()
@@ -152,6 +152,7 @@ def _set_up(
     if start.checkpoint is not None and start.progress is not None:
         sampler.restore(start.progress.sampler)
         load_state(start.checkpoint, optimizer)
+        optimizer.skipped = start.progress.skipped
 
     def load_image(image_path: str) -> np.ndarray:
         return cache.load(resolve_image(image_path, root))
@@ -176,6 +177,9 @@ def _loop(run: _Run, start: Start) -> None:
             scores = _look(run, step)
             if dist.is_main():
                 run.directory.append_metrics({"step": step} | row | scores)
+                if row["skipped"]:
+                    what = f"{row['skipped']} of its updates left out, a loss or gradient is not finite"
+                    tqdm.write(f"warning, step {step}: {what}")
                 _warn(run, step)
             if step == config.steps or (config.log.checkpoint_every and step % config.log.checkpoint_every == 0):
                 _save(run, step)
@@ -218,7 +222,7 @@ def _look(run: _Run, step: int) -> dict[str, float]:
 def _save(run: _Run, step: int) -> None:
     # Interrupted right after a checkpoint: replacing a folder is not atomic, and it holds the same already.
     if dist.is_main() and not run.directory.checkpoint(step).is_dir():
-        progress = Progress(step, run.sampler.state(step), config_hash(run.config))
+        progress = Progress(step, run.sampler.state(step), config_hash(run.config), run.optimizer.skipped)
         save_checkpoint(run.directory, run.policy, run.optimizer, progress, run.config.log.keep_checkpoints)
 
 
@@ -261,4 +265,5 @@ def _summary(directory: RunDir, config: TrainConfig, seconds: float) -> dict[str
     window = config.log.hacking_window
     warnings = gamed(rows, window) if window else []
     where = {"path": str(directory.path), "checkpoint": None if checkpoint is None else str(checkpoint)}
-    return where | {"steps": len(rows), "seconds": seconds, "missing": missing, "warnings": warnings, **means}
+    counts = {"steps": len(rows), "skipped": sum(row.get("skipped") or 0 for row in rows)}
+    return where | counts | {"seconds": seconds, "missing": missing, "warnings": warnings, **means}

@@ -30,6 +30,8 @@ class Optimizer:
         """
         self.named = dict(named)
         self.config = config
+        self.skipped = 0
+        """Updates in a row that were left out."""
         if not self.named:
             raise ValueError("the policy has no trainable parameters")
         for name, parameter in self.named.items():
@@ -67,6 +69,12 @@ class Optimizer:
         for group in self._adamw.param_groups:
             group["lr"] = learning_rate(self.config, step)
         self._adamw.step()
+        self.skipped = 0
+
+    def skip(self) -> None:
+        """Leaves an update out: weights and moments stay, gradients go."""
+        self.zero_grad()
+        self.skipped += 1
 
     def state(self) -> dict[str, Tensor]:
         """`<moment>/<parameter>` -> tensor, for the parameters that have had a gradient."""

@@ -29,7 +29,17 @@ from pairuni.train.checkpoint import (
     remove_leftovers,
 )
 
-FREE = ("output", "steps", "model.device", "model.cuda_graphs", "data.shapes", "rewards.options.http.", "log.", "eval.")
+FREE = (
+    "output",
+    "steps",
+    "model.device",
+    "model.cuda_graphs",
+    "data.shapes",
+    "optim.max_skipped",
+    "rewards.options.http.",
+    "log.",
+    "eval.",
+)
 """Fields, and prefixes of fields, that may differ when a run is continued."""
 
 

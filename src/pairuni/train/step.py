@@ -68,7 +68,8 @@ def train_step(
         update, in the steps that log.gradient_cosine_every names.
 
     Raises:
-        DivergedError: a loss or the gradient norm is not finite.
+        DivergedError: a loss or the gradient norm is not finite, once more than optim.max_skipped times in a row. Up to
+            then the update is left out and counted.
     """
     started = time.perf_counter()
     assert (reference is not None) == (config.kl_beta > 0), "a reference model and kl_beta come together"
@@ -88,13 +89,15 @@ def train_step(
                     loss += _backward(policy, piece, scores[side], config, reference)
             scores[side].losses.append(global_sum(loss))
             apart.append(gradients)
-        norms.append(_update(optimizer, step, update, {side: scores[side].losses[-1] for side in batch}))
+        norms.append(_update(optimizer, (step, update + 1), {side: scores[side].losses[-1] for side in batch}))
     seconds = {
         "seconds/rollout": sum(sampled.rollout_seconds for sampled in batch.values()),
         "seconds/reward": sum(sampled.reward_seconds for sampled in batch.values()),
         "seconds/update": time.perf_counter() - started,
     }
-    common = {"grad_norm": sum(norms) / len(norms), "lr": learning_rate(config.optim, step)}
+    applied = [norm for norm in norms if norm is not None]
+    common = {"grad_norm": sum(applied) / len(applied) if applied else math.nan, "skipped": len(norms) - len(applied)}
+    common["lr"] = learning_rate(config.optim, step)
     if compared:
         common["gradient_cosine"] = gradient_cosine(*(_over_processes(compared, side) for side in apart[: len(batch)]))
     return rollout_metrics(batch, credits) | score_metrics(scores) | common | seconds
@@ -198,14 +201,24 @@ def _over_processes(parameters: Sequence[nn.Parameter], gradients: Sequence[Tens
     return [holder.grad for holder in holders]
 
 
-def _update(optimizer: Optimizer, step: int, update: int, losses: Mapping[Side, float]) -> float:
-    """Sums gradients over processes and takes one update, if all is finite. Returns the gradient norm."""
+def _update(optimizer: Optimizer, place: tuple[int, int], losses: Mapping[Side, float]) -> float | None:
+    """Sums gradients over processes and takes one update, if all is finite. Returns the gradient norm.
+
+    All processes see the same sums, so that they leave out the same updates.
+
+    Args:
+        place: step and update, from 1.
+    """
     all_reduce_gradients(optimizer.parameters)
     norm = optimizer.gradient_norm()
     wrong = [f"the {side} loss is {loss}" for side, loss in losses.items() if not math.isfinite(loss)]
     wrong += [] if math.isfinite(norm) else [f"the gradient norm is {norm}"]
-    if wrong:
-        optimizer.zero_grad()
-        raise DivergedError(f"step {step}, update {update + 1}: {' and '.join(wrong)}; the update was not applied")
-    optimizer.update(step, norm)
-    return norm
+    if not wrong:
+        optimizer.update(place[0], norm)
+        return norm
+    optimizer.skip()
+    if optimizer.skipped > optimizer.config.max_skipped:
+        before = f" like {optimizer.skipped - 1} in a row before it" if optimizer.skipped > 1 else ""
+        what = " and ".join(wrong)
+        raise DivergedError(f"step {place[0]}, update {place[1]}: {what}; the update was not applied{before}")
+    return None
