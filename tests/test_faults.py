@@ -121,7 +121,7 @@ FAULTS = {
         "policies/janus/cache.py",
         "self._places_n = torch.tensor([places[row] for row in range(len(slots))], device=device)",
         "self._places_n = torch.tensor([places[len(slots) - 1 - row] for row in range(len(slots))], device=device)",
-        RECORDED,
+        "tests/policies/test_janus.py::test_prompts_shared_in_place_sample_what_copied_ones_sample",
     ),
     "a token forgets itself": Fault(
         "policies/janus/cache.py",

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pairuni.policies import sampling
 from pairuni.policies.base import Rollouts, SamplingSpec
-from pairuni.policies.janus import decode
+from pairuni.policies.janus import cache, decode
 from pairuni.policies.janus.policy import JanusPolicy
 from pairuni.policies.sampling import counter_seed
 from pairuni.records import Prompt, Side
@@ -247,6 +247,25 @@ def test_rows_that_have_ended_leave_the_batch(tiny_janus: JanusPolicy, monkeypat
     monkeypatch.setattr(decode, "_SHARE", 0.75)
     seldom, _ = answers()
     assert torch.equal(seldom.actions_BRT, left.actions_BRT) and torch.equal(seldom.mask_BRT, left.mask_BRT)
+
+
+@pytest.mark.parametrize("side", list(Side))
+def test_prompts_shared_in_place_sample_what_copied_ones_sample(
+    side: Side, tiny_janus: JanusPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Long prompts are shared, short ones copied to their rows. Here some are equal, and some answers end early."""
+    with torch.no_grad():
+        tiny_janus.module.lm_head.weight[tiny_janus.prompts.eos] *= 3
+    captions = [Prompt(Side.GENERATION, text) for text in ("red", "blue", "red", "a red circle and a blue square")]
+    asked = captions if side is Side.GENERATION else [*_questions(2), _questions(1)[0]]
+    spec = SamplingSpec(max_new_tokens=12, guidance=3.0)
+    drawn = []
+    for longest in (128, 0):
+        monkeypatch.setattr(cache, "SHORT", longest)
+        drawn.append(tiny_janus.sample(side, asked, 5, spec, _seeds(len(asked), 5)))
+    for name in ("actions_BRT", "mask_BRT"):
+        assert torch.equal(getattr(drawn[0], name), getattr(drawn[1], name))
+    torch.testing.assert_close(drawn[0].logp_BRT, drawn[1].logp_BRT, rtol=0, atol=1e-5)
 
 
 def test_an_answer_without_an_end_is_scored_throughout(tiny_janus: JanusPolicy) -> None:
