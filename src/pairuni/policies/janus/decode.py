@@ -8,6 +8,7 @@ Shapes: n rows, T decisions, D prefixes, H hidden width.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -53,12 +54,8 @@ class Kind:
 
 def codes(model: JanusForConditionalGeneration, guided: bool) -> Kind:
     """Image codes: every row has as many as there are numbers to draw them with."""
-
-    def embed(codes_n: Tensor) -> Tensor:
-        return embed_codes(model, codes_n)
-
     head, aligner = model.model.generation_head, model.model.generation_aligner
-    return Kind(embed, head, (head, aligner), guided, banned=None, eos=None, filler=0)
+    return Kind(partial(embed_codes, model), head, (head, aligner), guided, banned=None, eos=None, filler=0)
 
 
 def text(model: JanusForConditionalGeneration, banned: Tensor, eos: int, filler: int) -> Kind:
@@ -86,11 +83,8 @@ def decode(
     Returns:
         As many decisions as the longest row took. The end token is one; a row without it is True throughout.
     """
-    rows, count, ends = (
-        _Rows(model, kind, prefix, slots_n, uniforms_nT, spec),
-        uniforms_nT.shape[1],
-        kind.eos is not None,
-    )
+    rows = _Rows(model, kind, prefix, slots_n, uniforms_nT, spec)
+    count, ends = uniforms_nT.shape[1], kind.eos is not None
     every = _every(slots_n.device) if ends else count
     run = _Repeated(rows, cuda_graphs)
     for start in range(1, count, every):

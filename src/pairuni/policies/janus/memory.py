@@ -22,7 +22,7 @@ from pairuni.policies.janus.cache import SHORT
 from pairuni.policies.janus.load import BROKEN, brief, resolve_model
 from pairuni.policies.janus.model import LOGITS, PIXEL_BATCH
 from pairuni.policies.janus.packing import pack_shape
-from pairuni.policies.janus.policy import JanusPolicy
+from pairuni.policies.janus.policy import MANY, JanusPolicy
 from pairuni.policies.memory import OPTIMISER, RESIDENT, ROLLOUT, UPDATE, Stages, Workload, most
 from pairuni.records import Prompt, Side
 
@@ -224,8 +224,8 @@ def _decoding(d: Dims, work: Workload, shape: tuple[int, int, int, int], head: _
     yield copies | {"keys and values": prefix + rotated, "activations": prefixes * length * working}
     cache = copies | {"keys and values": prefix + own}
     if not work.cuda:  # Plain torch, with a blocked copy of the weights, and attention over long prompts in fp32.
-        blocked = {} if work.bf16 else {"blocked weights": 4 * (d.linear + head.parameters)}
-        cache |= blocked
+        if not work.bf16 and decisions >= MANY:
+            cache |= {"blocked weights": 4 * (d.linear + head.parameters)}
         if not copied:
             scores = rows * (length + decisions) * d.heads * 4 * 5
             shared = (prefixes * length + rows * (decisions - 1)) * d.keys * 4 if work.bf16 else 0

@@ -25,7 +25,7 @@ from pairuni.policies.linear import blocked_linears
 from pairuni.policies.sampling import row_uniforms
 from pairuni.records import Prompt, Side
 
-_MANY = 16  # decisions of a row from which on it pays to lay weights out for them
+MANY = 16  # decisions of a row from which on it pays to lay weights out for them
 
 
 class JanusPolicy:
@@ -194,7 +194,7 @@ class JanusPolicy:
                 ids_DP = torch.cat([ids_DP, self.prompts.unconditional(ids_DP[0])[None]])
             features = self._features(encoded, prompts) if side is Side.UNDERSTANDING else None
             prefix = model.prefill(self.module, self._embed_ids(ids_DP.to(self.device), features))
-            layers = [self.module.model.language_model.layers, *kind.parts] if length >= _MANY else []
+            layers = [self.module.model.language_model.layers, *kind.parts] if length >= MANY else []
             with blocked_linears(layers, len(rows) * (1 + guided)):
                 drawn = decode.decode(self.module, kind, prefix, slots_n, uniforms, spec, self.cuda_graphs)
             parts.append((rows, drawn))
