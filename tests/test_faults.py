@@ -61,9 +61,21 @@ FAULTS = {
     ),
     "temperature missing in scoring": Fault(
         "policies/sampling.py",
-        "logp_nV = log_distribution(guide(cond_nV, uncond_nV, spec.guidance), spec, banned)",
-        "logp_nV = log_distribution(guide(cond_nV, uncond_nV, spec.guidance), SamplingSpec(), banned)",
+        "logp_nV = log_distribution(logits_nV, spec, banned)",
+        "logp_nV = log_distribution(logits_nV, SamplingSpec(), banned)",
         RECORDED,
+    ),
+    "temperature missing in the gradient": Fault(
+        "policies/sampling.py",
+        "slope_n1 = grad_n[:, None] / ctx.temperature",
+        "slope_n1 = grad_n[:, None]",
+        "tests/policies/test_sampling.py::test_gradients_of_log_probs_against_numpy",
+    ),
+    "features kept of another vision encoder": Fault(
+        "policies/janus/policy.py",
+        "if encoded.seen is None or encoded.seen.tower is not self.module.model.vision_model:",
+        "if encoded.seen is None:",
+        "tests/policies/test_packing.py::test_a_prompt_is_read_once_and_each_image_once",
     ),
     "top_k 50 left on in every draw": Fault(
         "policies/sampling.py",

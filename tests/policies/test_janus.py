@@ -336,9 +336,12 @@ def test_work_is_shared(tiny_janus: JanusPolicy) -> None:
     assert _rows_seen(language, lambda: draw(2.0)) == [2] + [12] * 15
     asked = [_questions(1)[0], replace(_questions(1)[0], text="another question"), *_questions(2)]
     spec = SamplingSpec(max_new_tokens=2)
-    rollouts = tiny_janus.sample(Side.UNDERSTANDING, asked, 3, spec, _seeds(4, 3))
+    drawn = []
+    answer = lambda: drawn.append(tiny_janus.sample(Side.UNDERSTANDING, asked, 3, spec, _seeds(4, 3)))  # noqa: E731
+    assert _rows_seen(vision, answer) == [2]
+    (rollouts,) = drawn
     (chunk,) = tiny_janus.chunks(rollouts, 100)
-    assert _rows_seen(vision, lambda: tiny_janus.logprobs(rollouts, chunk)) == [2]
+    assert _rows_seen(vision, lambda: tiny_janus.logprobs(rollouts, chunk)) == []
     assert torch.equal(rollouts.context.pixels_DCHW, tiny_janus.prompts.encode(*_both(_questions(2))).pixels_DCHW)
     answers = _rows_seen(language, lambda: tiny_janus.sample(Side.UNDERSTANDING, asked[:1] * 3, 2, spec, _seeds(3, 2)))
     assert answers == [1, 6]

@@ -83,7 +83,7 @@ def test_parameters_are_those_of_the_policy(tiny_janus: JanusPolicy, tiny_dims: 
 def test_what_is_resident(tiny_dims: Dims) -> None:
     trained, weights = tiny_dims.trained, 4 * tiny_dims.parameters
     assert total(tiny_dims, WORK, RESIDENT) == weights + 8 * trained
-    assert total(tiny_dims, replace(WORK, reference=True), RESIDENT) == 2 * weights + 8 * trained
+    assert total(tiny_dims, replace(WORK, reference=True), RESIDENT) == weights + 4 * trained + 8 * trained
     assert total(tiny_dims, replace(WORK, cuda=True), OPTIMISER) == weights + 12 * trained
     more = total(tiny_dims, replace(WORK, gradients=3), UPDATE[Side.UNDERSTANDING])
     assert more - total(tiny_dims, WORK, UPDATE[Side.UNDERSTANDING]) == 8 * trained

@@ -1,5 +1,7 @@
 """Answers behind one shared prompt, and heads in slices: the same log-probs and gradients with less work."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -68,18 +70,24 @@ def test_answers_of_unequal_length_and_a_prompt_of_one_answer(tiny_janus: JanusP
 def test_a_prompt_is_read_once_and_each_image_once(tiny_janus: JanusPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
     rollouts = _sampled(tiny_janus, Side.UNDERSTANDING, SamplingSpec(max_new_tokens=5))
     tokens, images = [], []
-    states, features = model.packed_states, model.image_features
+    states, see = model.packed_states, model.see
 
     def counted(module: object, embedded: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
         tokens.append(embedded.shape[0] * embedded.shape[1])
         return states(tiny_janus.module, embedded, positions, mask)
 
     monkeypatch.setattr(model, "packed_states", counted)
-    monkeypatch.setattr(model, "image_features", lambda m, pixels: images.append(len(pixels)) or features(m, pixels))
+    monkeypatch.setattr(model, "see", lambda m, pixels: images.append(len(pixels)) or see(m, pixels))
     (chunk,) = tiny_janus.chunks(rollouts, 100)
-    tiny_janus.logprobs(rollouts, chunk)
+    scored = tiny_janus.logprobs(rollouts, chunk)
     prompts = [len(ids) for ids in rollouts.context.ids]
-    assert tokens == [3 * (max(prompts) + ROLLOUTS * 4)] and images == [3]
+    assert tokens == [3 * (max(prompts) + ROLLOUTS * 4)]
+    # The frozen encoder has seen them while sampling. The reference has the same one, another policy its own.
+    assert torch.equal(tiny_janus.reference().logprobs(rollouts, chunk), scored) and images == []
+    other = JanusPolicy(copy.deepcopy(tiny_janus.module), tiny_janus.processor)
+    with torch.no_grad():
+        other.module.model.vision_model.embeddings.patch_embedding.weight.mul_(-1)
+        assert not torch.allclose(other.logprobs(rollouts, chunk), scored, atol=1e-3) and images == [3]
 
 
 def test_a_pack_is_as_large_as_saves_work() -> None:

@@ -62,6 +62,27 @@ def test_log_probs_against_numpy() -> None:
     np.testing.assert_allclose(drawn.cond_logp_n.numpy(), plain[np.arange(5), chosen], atol=1e-5)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_gradients_of_log_probs_against_numpy(dtype: torch.dtype, temperature: float) -> None:
+    rng = np.random.default_rng(1)
+    actions, weights = rng.integers(2, 11, 5), rng.normal(0, 1, 5)
+    c, u = (torch.tensor(rng.normal(0, 3, (5, 11))).to(dtype).requires_grad_() for _ in range(2))
+    spec = SamplingSpec(temperature=temperature, guidance=2.5, score="cfg")
+    logp = action_logp(c, u, torch.tensor(actions), spec, torch.tensor([0, 1]))
+    (logp * torch.tensor(weights)).sum().backward()
+    cond, uncond = (x.detach().double().numpy() for x in (c, u))
+    scale = temperature or 1.0
+    powers = np.exp((uncond + 2.5 * (cond - uncond)) / scale)
+    powers[:, [0, 1]] = 0
+    slope = weights[:, None] * (np.eye(11)[actions] - powers / powers.sum(1, keepdims=True)) / scale
+    slope[:, [0, 1]] = 0
+    for grad, share in ((c.grad, 2.5), (u.grad, -1.5)):
+        assert grad is not None and grad.dtype == dtype
+        tolerance = 1e-5 if dtype == torch.float64 else 0.02
+        np.testing.assert_allclose(grad.double().numpy(), share * slope, rtol=tolerance, atol=1e-5)
+
+
 def test_guidance_is_mixed_in_fp32() -> None:
     cond, uncond = torch.tensor([[1.0, 2.0078125]]).bfloat16(), torch.tensor([[1.0, 1.9921875]]).bfloat16()
     exact = uncond.double() + 5 * (cond.double() - uncond.double())

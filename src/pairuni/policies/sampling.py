@@ -11,10 +11,12 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 from pairuni.policies.base import SamplingSpec
 from pairuni.records import Side
@@ -79,8 +81,31 @@ def action_logp(
     cond_nV: Tensor, uncond_nV: Tensor | None, actions_n: Tensor, spec: SamplingSpec, banned: Tensor | None
 ) -> Tensor:
     """fp32 [n], differentiable log-probs of actions taken; guided iff unconditional logits are given."""
-    logp_nV = log_distribution(guide(cond_nV, uncond_nV, spec.guidance), spec, banned)
-    return logp_nV.gather(-1, actions_n[:, None])[:, 0]
+    taken: Tensor = _Taken.apply(guide(cond_nV, uncond_nV, spec.guidance), actions_n, spec, banned)  # pyright: ignore
+    return taken
+
+
+class _Taken(torch.autograd.Function):
+    """The log-prob of each row's action. Its gradient in one pass over the vocabulary, where autograd makes five."""
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, logits_nV: Tensor, actions_n: Tensor, spec: SamplingSpec, banned: Tensor | None
+    ) -> Tensor:
+        logp_nV = log_distribution(logits_nV, spec, banned)
+        ctx.save_for_backward(logp_nV, actions_n[:, None])
+        ctx.temperature, ctx.banned = spec.temperature or 1.0, banned  # pyright: ignore
+        return logp_nV.gather(-1, actions_n[:, None])[:, 0]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_n: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore
+        logp_nV, actions_n1 = ctx.saved_tensors
+        slope_n1 = grad_n[:, None] / ctx.temperature
+        grad_nV = logp_nV.exp().mul_(-slope_n1).scatter_add_(-1, actions_n1, slope_n1)
+        if ctx.banned is not None:
+            grad_nV.index_fill_(-1, ctx.banned, 0)
+        return grad_nV, None, None, None
 
 
 def draw(

@@ -149,9 +149,9 @@ def estimate(d: Dims, work: Workload) -> Stages:
 
 
 def _resident(d: Dims, work: Workload) -> Parts:
-    """fp32 weights and both moments of AdamW; the reference model, towers included."""
+    """fp32 weights and both moments of AdamW; the reference model, which has the same frozen towers."""
     parts = {"weights": 4 * d.parameters, "moments": 8 * d.trained}
-    return parts | {"reference model": 4 * d.parameters} if work.reference else parts
+    return parts | {"reference model": 4 * d.trained} if work.reference else parts
 
 
 def kv_bytes(d: Dims, bf16: bool) -> int:
@@ -194,9 +194,11 @@ def _image_rollout(d: Dims, work: Workload) -> Iterator[Parts]:
 def _text_rollout(d: Dims, work: Workload) -> Iterator[Parts]:
     """Images seen once; prompts with their images read once; one cache for all answers at their longest."""
     rows, length = work.prompts * work.rollouts, d.image_tokens + work.text_tokens
-    yield {"vision encoder": work.prompts * _seen(d, work)}
+    seen = {"seen images": work.prompts * 4 * d.image_tokens * d.vision_hidden}
+    yield seen | {"vision encoder": min(work.prompts, PIXEL_BATCH) * _seen(d, work)}
     shape = work.prompts, length, rows, work.spec.max_new_tokens
-    yield from _decoding(d, work, shape, _Head(d.vocabulary, d.text_head, rows))
+    kept = {} if work.cuda else seen  # on the CPU
+    yield from (kept | parts for parts in _decoding(d, work, shape, _Head(d.vocabulary, d.text_head, rows)))
 
 
 def _seen(d: Dims, work: Workload) -> int:
@@ -251,12 +253,13 @@ def _image_update(d: Dims, work: Workload) -> Iterator[Parts]:
 
 
 def _text_update(d: Dims, work: Workload) -> Iterator[Parts]:
-    """Packs of [question | answer | answer ...] with their mask, and their images in the vision encoder."""
+    """Packs of [question | answer | answer ...] with their mask, and what the vision encoder made of their images."""
     for groups in answer_chunks(work, d.image_tokens + work.text_tokens):
         prompt, answer = d.image_tokens + work.text_tokens, work.spec.max_new_tokens
         packs = [pack_shape(prompt, answer, number, d.hidden) for number in groups]
         shape = sum(number for number, _ in packs), max(length for _, length in packs)
         images = len(groups) * d.image_tokens * (4 * d.vision_hidden + d.hidden * (3 * _width(work.bf16) + 4))
+        images += 0 if work.cuda else work.prompts * 4 * d.image_tokens * d.vision_hidden
         yield from _update(d, work, shape, _Head(d.vocabulary, d.text_head, sum(groups) * answer), images)
 
 

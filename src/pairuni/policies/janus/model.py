@@ -20,17 +20,17 @@ from pairuni.policies.sampling import action_logp
 
 # The argument is `past_key_values` in transformers 5.17; 5.24 has renamed it and warns at the old name until 5.40.
 _CACHE = "cache" if "cache" in inspect.signature(LlamaModel.forward).parameters else "past_key_values"
-# Images decoded to pixels at a time: the image tokenizer's activations dwarf a row of the language model.
+# Images seen, or decoded to pixels, at a time: the activations of these models dwarf a row of the language model.
 PIXEL_BATCH = 32
 # Logits that exist at a time while scoring: 64 MB in fp32, and a few copies of them.
 LOGITS = 1 << 24
 
 
-def image_features(model: JanusForConditionalGeneration, pixels_DCHW: Tensor) -> Tensor:
-    """[D, I, H]: the frozen vision tower without grad, then the trainable aligner."""
-    with torch.no_grad():
-        seen = model.model.vision_model(pixels_DCHW).last_hidden_state
-    return model.model.aligner(seen)
+@torch.no_grad()
+def see(model: JanusForConditionalGeneration, pixels_DCHW: Tensor) -> Tensor:
+    """[D, I, V]: the states of the frozen vision tower."""
+    parts = [model.model.vision_model(part).last_hidden_state for part in pixels_DCHW.split(PIXEL_BATCH)]
+    return torch.cat(parts)
 
 
 def embed_prompts(

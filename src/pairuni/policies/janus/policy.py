@@ -8,6 +8,7 @@ import copy
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Self
 
@@ -20,7 +21,7 @@ from pairuni.files import atomic_path
 from pairuni.policies.base import Chunk, Rollouts, SamplingSpec
 from pairuni.policies.janus import decode, model
 from pairuni.policies.janus.packing import pack
-from pairuni.policies.janus.prompts import Encoded, JanusPrompts
+from pairuni.policies.janus.prompts import Encoded, JanusPrompts, Seen
 from pairuni.policies.linear import blocked_linears
 from pairuni.policies.sampling import row_uniforms
 from pairuni.records import Prompt, Side
@@ -80,6 +81,7 @@ class JanusPolicy:
         with _evaluating(self.module), torch.no_grad(), _current(self.device):
             encoded = self.prompts.encode(side, prompts)
             with self._autocast():
+                encoded = self._see(encoded)
                 decoded = self._decode(side, encoded, spec, seeds_BR)
             shape = (*seeds_BR.shape, -1)
             actions, mask = decoded.actions_nT.view(shape), decoded.mask_nT.view(shape)
@@ -165,8 +167,9 @@ class JanusPolicy:
         return [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
 
     def reference(self) -> Self:
-        """See `base.Policy`. In eval mode, on the same device."""
-        frozen = copy.deepcopy(self.module).eval().requires_grad_(False)
+        """See `base.Policy`. In eval mode, on the same device; the frozen towers are the same, not copied."""
+        towers = self.module.model.vision_model, self.module.model.vqmodel
+        frozen = copy.deepcopy(self.module, {id(tower): tower for tower in towers}).eval().requires_grad_(False)
         return type(self)(frozen, self.processor, self.precision, self.cuda_graphs)
 
     def save(self, path: Path) -> None:
@@ -200,12 +203,21 @@ class JanusPolicy:
             parts.append((rows, drawn))
         return _gather(parts, kind.filler)
 
+    def _see(self, encoded: Encoded) -> Encoded:
+        """With what the vision encoder makes of the images: it is frozen, so that scoring need not ask it again."""
+        if encoded.pixels_DCHW is None:
+            return encoded
+        states_DIV = model.see(self.module, encoded.pixels_DCHW.to(self.device)).cpu()
+        return replace(encoded, seen=Seen(self.module.model.vision_model, states_DIV))
+
     def _features(self, encoded: Encoded, owners: Sequence[int]) -> Tensor:
-        """[images, I, H]: features of these prompts' images one after another, each distinct image encoded once."""
-        assert encoded.pixels_DCHW is not None
+        """[images, I, H]: features of these prompts' images one after another, each distinct image aligned once."""
+        if encoded.seen is None or encoded.seen.tower is not self.module.model.vision_model:
+            encoded = self._see(encoded)
+        assert encoded.seen is not None
         wanted = [image for b in owners for image in encoded.image_index[b]]
         distinct = sorted(set(wanted))
-        features = model.image_features(self.module, encoded.pixels_DCHW[distinct].to(self.device))
+        features = self.module.model.aligner(encoded.seen.states_DIV[distinct].to(self.device))
         return features[[distinct.index(image) for image in wanted]]
 
     def _answer_states(self, context: Encoded, owners: Sequence[int], actions_kT: Tensor, scored_kT: Tensor) -> Tensor:

@@ -13,11 +13,21 @@ import numpy as np
 import torch
 from jinja2 import TemplateError
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import JanusProcessor
 
 from pairuni.errors import InputError
 from pairuni.records import Prompt, Side
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a frozen vision encoder makes of D images."""
+
+    tower: nn.Module
+    """The encoder. Another one would see something else."""
+    states_DIV: Tensor
+    """On the CPU, I tokens of the encoder's width V per image."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +40,8 @@ class Encoded:
     """Rows of `pixels_DCHW` of each prompt's images; empty on the generation side."""
     pixels_DCHW: Tensor | None
     """fp32, each distinct image once."""
+    seen: Seen | None = None
+    """Kept from sampling for scoring."""
 
     def key(self, prompt: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Equal for prompts that the model cannot tell apart."""
