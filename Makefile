@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # Pinned, because the newest torch may pull gigabytes of GPU packages; `make TORCH=...` takes another build.
 TORCH ?= torch==2.13.0
+SEED ?= 0
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export OMP_NUM_THREADS ?= 2
@@ -11,7 +12,7 @@ export OMP_NUM_THREADS ?= 2
 .DEFAULT_GOAL := help
 # Beside the environment, not in it: lmms-eval needs an older filelock.
 LMMS := $(VENV)/lmms-eval
-.PHONY: help setup demo full seeds test test-slow lmms test-lmms golden lint format checkpoint clean
+.PHONY: help setup demo full seeds test test-slow kills coverage lmms test-lmms golden lint format checkpoint clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -43,6 +44,12 @@ $(VENV)/.cluster: $(VENV)/.ready
 
 test-slow: $(VENV)/.cluster  ## kills, soaks and whole runs; installs Ray first
 	$(BIN)/pytest -m slow
+
+kills: setup  ## twenty kill -9 at random moments, seeded: make kills SEED=7 (minutes)
+	PAIRUNI_KILL_SEED=$(SEED) $(BIN)/pytest -m slow -s tests/train/test_kills.py
+
+coverage: setup  ## the fast tests with the share of lines of src that they run; fails below 90 %
+	$(BIN)/pytest -m "not slow" --cov=pairuni --cov-report=term --cov-fail-under=90
 
 $(LMMS)/.ready: $(VENV)/.ready .ci/lmms-eval.txt
 	rm -rf $(LMMS)

@@ -33,7 +33,9 @@ def test_there_are_configs() -> None:
     names = {str(f.relative_to(ROOT)) for f in FILES}
     modes = {"aligned_only", "retrieved_only", "from_understanding", "from_generation", "random_pairs", "unpaired"}
     assert {f"shapes/{m}.yaml" for m in modes | {"vanilla", "demo", "full"}} <= names
-    assert len(PAPER) == len(JANUS_PRO)
+    assert {f.stem for f in PAPER} == {
+        f"janus_pro_{size}{gpu}" for size in ("1b", "7b") for gpu in ("", "_80gb", "_24gb")
+    }
     assert {"paper/janus_pro_1b.yaml", "paper/janus_pro_7b.yaml", "paper/pair.yaml", "photos/train.yaml"} <= names
 
 
@@ -70,11 +72,12 @@ def test_shapes_configs_name_a_model_that_loads(file: Path) -> None:
 @pytest.mark.parametrize("file", PAPER, ids=lambda f: f.stem)
 def test_paper_configs(file: Path) -> None:
     config = parse_config(TrainConfig, ["--config", str(file)], "train")
-    assert config.optim.lr == 1e-6 and config.kl_beta == 0 and config.data.batch == 16 and config.steps == 1200
-    assert config.rollout.rollouts == (8 if file.stem.endswith("1b") else 4)
+    assert config.optim.lr == (2e-5 if config.model.lora.rank else 1e-6)  # the paper has no adapters
+    assert config.kl_beta == 0 and config.data.batch == 16 and config.steps == 1200
+    assert config.rollout.rollouts == (8 if "1b" in file.stem else 4)
     assert (config.rewards.understanding, config.rewards.generation) == ("choice", "hps")
     assert config.rollout.guidance == 5 and config.rollout.temperature == 1 and config.weighting == "sqrt"
-    assert config.model.path.lower().endswith(file.stem.replace("_", "-"))
+    assert config.model.path.lower().endswith(file.stem.replace("_", "-").removesuffix("-80gb").removesuffix("-24gb"))
     pairing = parse_config(PairConfig, ["--config", str(ROOT / "paper" / "pair.yaml")], "pair")
     assert (pairing.extractor, pairing.clusters, pairing.similarity_floor) == ("resnet50", 5000, 0.6)
 

@@ -36,6 +36,7 @@ from pairuni.config import (
     RolloutConfig,
     SampleConfig,
     ShapesConfig,
+    SmokeConfig,
     TinyConfig,
     TrainConfig,
 )
@@ -60,6 +61,7 @@ CONFIGS: dict[str, type] = {
     "pair": PairConfig,
     "train": TrainConfig,
     "sample": SampleConfig,
+    "smoke": SmokeConfig,
     "eval": EvaluateConfig,
     "tiny": TinyConfig,
     "pretrain": PretrainConfig,
@@ -102,6 +104,7 @@ def parse_only(arguments: list[str], folder: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(ROOT)
     if command in CONFIGS:
         config = PlanConfig if "--plan" in rest else CONFIGS[command]
+        rest = [argument.replace("--model", "--model.path") if command == "smoke" else argument for argument in rest]
         parse_config(config, [argument for argument in rest if argument != "--plan"], command)
         return
     if (part := " ".join(arguments[:2])) in PARTS:

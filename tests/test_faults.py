@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 CONTRACT, STEP, LOOP = "tests/policies/test_contract.py", "tests/train/test_step.py", "tests/train/test_loop.py"
 RECORDED = f"{CONTRACT}::test_recorded_log_probs_equal_scored_ones"
 RESUME = f"{LOOP}::test_resume_is_bit_exact"
+GRADIENT = "tests/train/test_dist.py::test_two_processes_have_the_gradient_of_one"
 WEIGHT = f"{STEP}::test_a_retrieved_pair_weighs_less_on_both_sides"
 
 
@@ -193,6 +194,108 @@ FAULTS = {
         "sampler.restore(start.progress.sampler)",
         "start.progress.sampler.keys()",
         f"{LOOP}::test_changed_pairs_are_noticed_on_resume",
+    ),
+    "sample standard deviation": Fault(
+        "algo/advantages.py",
+        "std_B1 = (centred_BR.square().sum(dim=1, keepdim=True) / count_B1).sqrt()",
+        "std_B1 = (centred_BR.square().sum(dim=1, keepdim=True) / (count_B1 - 1)).sqrt()",
+        "tests/algo/test_advantages.py::test_known_values",
+    ),
+    "missing rewards count as zero": Fault(
+        "algo/advantages.py",
+        "count_B1 = known_BR.sum(dim=1, keepdim=True).clamp(min=1)",
+        "count_B1 = torch.full_like(known_BR[:, :1], known_BR.shape[1], dtype=torch.int64)",
+        "tests/algo/test_advantages.py::test_missing_rewards_leave_the_statistics",
+    ),
+    "rounding taken for a preference": Fault(
+        "algo/advantages.py",
+        "_ROUNDING = 8",
+        "_ROUNDING = 0",
+        "tests/algo/test_advantages.py::test_rewards_equal_up_to_rounding_give_exactly_zero",
+    ),
+    "the larger of both surrogates": Fault(
+        "algo/surrogate.py",
+        "terms_BT = torch.minimum(ratio_BT * advantage_B1, clipped_BT * advantage_B1)",
+        "terms_BT = torch.maximum(ratio_BT * advantage_B1, clipped_BT * advantage_B1)",
+        "tests/algo/test_surrogate.py::test_the_four_corners_of_the_clip",
+    ),
+    "clipped above alone": Fault(
+        "algo/surrogate.py",
+        "clipped_BT = ratio_BT.clamp(1 - clip_eps, 1 + clip_eps)",
+        "clipped_BT = ratio_BT.clamp(max=1 + clip_eps)",
+        "tests/algo/test_surrogate.py::test_the_four_corners_of_the_clip",
+    ),
+    "the advantage's sign": Fault(
+        "algo/surrogate.py",
+        "loss = -terms_BT.where(mask_BT, 0.0).sum()",
+        "loss = terms_BT.where(mask_BT, 0.0).sum()",
+        "tests/algo/test_surrogate.py::test_equals_the_formula",
+    ),
+    "masked after the subtraction": Fault(
+        "algo/surrogate.py",
+        "return logp_BT.where(keep_BT, 0.0) - other_BT.to(logp_BT).where(keep_BT, 0.0)",
+        "return (logp_BT - other_BT.to(logp_BT)).where(keep_BT, 0.0)",
+        "tests/algo/test_surrogate.py::test_masked_positions_reach_neither_value_nor_gradient",
+    ),
+    "KL without its constant": Fault(
+        "algo/surrogate.py",
+        "terms_BT = gap_BT.exp() - gap_BT - 1",
+        "terms_BT = gap_BT.exp() - gap_BT",
+        "tests/algo/test_surrogate.py::test_k3_against_the_exact_divergence",
+    ),
+    "pair weights squared": Fault(
+        "algo/pair_grpo.py",
+        "return advantages_BR * weights_B.to(advantages_BR)[:, None]",
+        "return advantages_BR * weights_B.to(advantages_BR)[:, None] ** 2",
+        "tests/algo/test_pair_grpo.py::test_pair_weights_scale_both_sides_and_their_gradients",
+    ),
+    "a chunk's own length as denominator": Fault(
+        "algo/pair_grpo.py",
+        "rollouts = float(max(totals.rollouts, 1))",
+        "rollouts = float(max(len(lengths_k), 1))",
+        "tests/algo/test_pair_grpo.py::test_chunking_changes_nothing",
+    ),
+    "aligned pairs weigh their similarity": Fault(
+        "algo/weights.py",
+        "return weights_B.masked_fill(aligned_B, 1.0)",
+        "return weights_B",
+        "tests/algo/test_weights.py::test_schemes",
+    ),
+    "retrieved pairs weigh their similarity": Fault(
+        "algo/weights.py",
+        'weights_B = similarity_B.sqrt() if scheme == "sqrt" else similarity_B',
+        "weights_B = similarity_B",
+        "tests/algo/test_weights.py::test_schemes",
+    ),
+    "gradients averaged over processes": Fault(
+        "dist.py",
+        "td.all_reduce(flat)",
+        "td.all_reduce(flat)\n    flat /= world()",
+        GRADIENT,
+    ),
+    "sharded gradients averaged over processes": Fault(
+        "train/wrap.py",
+        "part.set_gradient_divide_factor(1.0)",
+        "part.set_gradient_divide_factor(2.0)",
+        GRADIENT,
+    ),
+    "denominators of one process": Fault(
+        "train/step.py",
+        "totals = Totals(int(global_sum(own.rollouts)), int(global_sum(own.decisions)))",
+        "totals = own",
+        GRADIENT,
+    ),
+    "adapters left out of what is saved": Fault(
+        "policies/lora.py",
+        "value = value + scaling * (second @ first)",
+        "value = value + 0 * scaling * (second @ first)",
+        "tests/train/test_trained.py::test_adapters_begin_as_nothing_and_merge_to_what_they_do",
+    ),
+    "adapters of the first step on resume": Fault(
+        "train/loop.py",
+        "load_trained(start.checkpoint, policy)",
+        "start.checkpoint.exists()",
+        "tests/train/test_trained.py::test_a_run_with_adapters",
     ),
 }
 

@@ -13,7 +13,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "pairuni"
 RANKS = [
     ["errors"],
-    ["files"],
+    ["files", "watch"],
     ["records", "config", "runs"],
     ["llm", "dist", "preparation", "shapes"],
     ["data", "policies", "rewards", "algo"],

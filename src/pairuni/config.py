@@ -24,6 +24,7 @@ PairingMode = Literal[
 Extractor = Literal["resnet50", "dinov3", "clip", "pe", "colour_hog"]
 Precision = Literal["auto", "fp32", "bf16"]
 EvalSplit = Literal["test", "validation"]
+Tracker = Literal["tensorboard", "wandb", "trackio"]
 
 
 def _check(condition: bool, field_name: str, message: str) -> None:
@@ -76,6 +77,11 @@ class LlmConfig:
             _check(vars(self)[name] > 0, f"llm.{name}", f"must be positive, not {vars(self)[name]}")
         for name in ("temperature", "retries", "price_prompt", "price_completion", "image_tokens"):
             _check(vars(self)[name] >= 0, f"llm.{name}", f"must not be negative, not {vars(self)[name]}")
+        # What stands here is printed and written; a key must not be, so neither message repeats the value.
+        named = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.api_key_env) is not None
+        _check(named, "llm.api_key_env", "must be the name of an environment variable, not the key itself")
+        address = self.base_url.split("://", 1)[-1].split("/", 1)[0]
+        _check("@" not in address, "llm.base_url", "must not hold a user name or password")
 
 
 @dataclass(frozen=True)
@@ -221,6 +227,23 @@ class PairConfig:
 
 
 @dataclass(frozen=True)
+class LoraOptions:
+    """Adapters that are trained instead of the model's own weights."""
+
+    rank: int = 0
+    """Of each adapter (0: none, the weights themselves are trained)."""
+    alpha: float = 0.0
+    """What adapters add is scaled by alpha / rank (0: twice the rank)."""
+    layers: list[str] = field(default_factory=list)
+    """Linear layers that get one, by the end of their names or a pattern with *; default: all of the language model."""
+
+    def __post_init__(self) -> None:
+        _check(self.rank >= 0, "model.lora.rank", f"must not be negative, not {self.rank}")
+        _check(self.alpha >= 0, "model.lora.alpha", f"must not be negative, not {self.alpha}")
+        _check(self.rank > 0 or not (self.alpha or self.layers), "model.lora.rank", "is 0: there are no adapters")
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     path: str = "shapes-janus"
     """Local folder or hub id of the model to train; `shapes-janus` is the small one that ships with the package."""
@@ -232,6 +255,10 @@ class ModelConfig:
     """Recomputes activations in the backward pass instead of keeping them: less memory, more time, the same result."""
     cuda_graphs: bool = True
     """On CUDA, sampling records a step once and replays it: the same samples in less time. Needs Triton."""
+    trainable: list[str] = field(default_factory=list)
+    """Parameters that are trained, by the beginning of their names or a pattern with *, e.g. lm_head (default: all but
+    the frozen towers; with adapters, only those)."""
+    lora: LoraOptions = field(default_factory=LoraOptions)
 
 
 @dataclass(frozen=True)
@@ -495,9 +522,13 @@ class LogConfig:
     gradient_cosine_every: int = 0
     """Steps between measurements of the cosine between the understanding and the generation loss' gradients (0: never).
     Needs memory for two more gradients."""
+    trackers: list[Tracker] = field(default_factory=list)
+    """Where metrics and samples go besides the run directory: tensorboard, wandb, trackio (each to be installed)."""
+    project: str = "pairuni"
+    """The project's name in a tracker; the run has that of its directory."""
 
     def __post_init__(self) -> None:
-        for name in vars(self).keys() - {"best"}:
+        for name in vars(self).keys() - {"best", "trackers", "project"}:
             _check(vars(self)[name] >= 0, f"log.{name}", f"must not be negative, not {vars(self)[name]}")
         _check(self.hacking_window != 1, "log.hacking_window", "must be 0 or at least 2, not 1")
 
@@ -531,6 +562,10 @@ class TrainConfig:
     """Most rollout rows per forward and backward. Does not change the result."""
     micro_tokens: int = 0
     """Most tokens per forward and backward, prompts included (0: any number). Does not change the result."""
+    distributed: Literal["ddp", "fsdp"] = "ddp"
+    """With several processes: ddp gives each all weights, gradients and moments; fsdp spreads them. One result."""
+    patience: float = 120.0
+    """Minutes that processes wait for one of them, e.g. while the first evaluates, before the run ends and names it."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     pairing: MixingConfig = field(default_factory=MixingConfig)
@@ -547,7 +582,10 @@ class TrainConfig:
             _check(vars(self)[name] > 0, name, f"must be positive, not {vars(self)[name]}")
         _check(self.micro_tokens >= 0, "micro_tokens", f"must not be negative, not {self.micro_tokens}")
         _check(self.kl_beta >= 0, "kl_beta", f"must not be negative, not {self.kl_beta}")
+        _check(self.patience > 0, "patience", f"must be positive, not {self.patience}")
         _check(bool(self.data.pairs), "data.pairs", "is needed: the path of a pairs.jsonl")
+        both = self.distributed == "fsdp" and self.log.gradient_cosine_every > 0
+        _check(not both, "log.gradient_cosine_every", "compares whole gradients, which distributed: fsdp never has")
         alone = self.sides != "both" and self.log.gradient_cosine_every > 0
         _check(not alone, "log.gradient_cosine_every", f"compares both sides, but sides is {self.sides}")
         best = self.log.best
@@ -596,6 +634,32 @@ class EvaluateConfig(EvalConfig):
     """auto (CUDA where there is one), cpu, cuda, cuda:1, ..."""
     precision: Precision = "auto"
     """Of the forward passes: auto is bf16 on GPU and fp32 on CPU."""
+
+
+@dataclass(frozen=True)
+class SmokeConfig:
+    """`pairuni smoke`: a few prompts through everything that training does, on a model that stays as it is."""
+
+    pairs: str = ""
+    """pairs.jsonl whose first pairs are used (default: drawings of the Shapes world)."""
+    image_root: str | None = None
+    """Folder that image paths are relative to (default: the folder of `pairs`)."""
+    output: str = "smoke"
+    """Folder for smoke.html, smoke.json and the images."""
+    number: int = 2
+    """Pairs."""
+    micro_batch: int = 4
+    """Most rollout rows per forward and backward."""
+    seed: int = 0
+    """Of the drawings and the rollouts."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    rollout: RolloutConfig = field(default_factory=lambda: RolloutConfig(rollouts=4, max_new_tokens=64))
+
+    def __post_init__(self) -> None:
+        for name in ("number", "micro_batch"):
+            _check(vars(self)[name] > 0, name, f"must be positive, not {vars(self)[name]}")
+        _check(bool(self.pairs) or self.image_root is None, "image_root", "needs pairs")
+        _check_seed(self.seed)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Processes: rank and world size, global sums, gradient sums, gathering, seeding. Everything is a no-op on one process.
 
 Data parallelism here is an explicit sum of gradients: losses are already divided by global denominators
-(algo/pair_grpo.py), so gradients are added over ranks, not averaged, and no module is wrapped. Sharding is not here.
+(algo/pair_grpo.py), so gradients are added over ranks, not averaged, and no module is wrapped. Sharding is
+train/wrap.py, who is missing when processes wait is watch.py.
 Start with `torchrun --nproc-per-node N -m pairuni train ...`.
 """
 
@@ -17,11 +18,17 @@ import numpy as np
 import torch
 import torch.distributed as td
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from pairuni.watch import LostRankError, Watch
 
 T = TypeVar("T")
+PATIENCE = 120.0
+"""Minutes that processes wait for one another: others wait while the first one evaluates or writes a checkpoint."""
 _BUCKET = 2**24  # gradient values that are summed in one call
-_WAIT = timedelta(hours=2)  # other ranks wait while the first one evaluates or writes a checkpoint
 _MISSING: Any = object()
+_watch: Watch | None = None
 
 
 def world() -> int:
@@ -40,30 +47,70 @@ def is_main() -> bool:
 
 
 @contextmanager
-def process_group(device: str = "auto") -> Iterator[str]:
+def process_group(device: str = "auto", patience: float = PATIENCE) -> Iterator[str]:
     """Joins the processes that torchrun started, and yields the device of this one; leaves the group on exit.
 
     Without torchrun's environment, or inside a group that exists already, only the device is worked out: one GPU per
     local rank for "auto" and "cuda", otherwise `device` as it is.
+
+    Args:
+        patience: minutes after which a process that the others wait for counts as hung, and the run ends.
+
+    Raises:
+        LostRankError: another process is gone; it is named.
     """
     launched = not _active() and int(os.environ.get("WORLD_SIZE", "1")) > 1
     on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     if launched:
-        td.init_process_group("nccl" if on_gpu else "gloo", timeout=_WAIT)
+        _join(on_gpu, patience)
     if world() > 1 and on_gpu and device in ("auto", "cuda"):
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         torch.cuda.set_device(device)
     try:
         yield device
+    except RuntimeError as err:
+        # What a collective raises names an address at best.
+        lost = _watch.silent() if launched and _watch is not None and not isinstance(err, LostRankError) else []
+        if lost:
+            raise LostRankError(lost) from err
+        raise
     finally:
         if launched:
-            td.destroy_process_group()
+            _leave()
+
+
+def _join(on_gpu: bool, patience: float) -> None:
+    global _watch
+    store, own, size = next(iter(rendezvous("env://")))
+    # Objects go over gloo, so that a waiting process is not a kernel that spins on its GPU. The watch names who is
+    # missing before the collectives give up.
+    limit = timedelta(minutes=patience) * 1.25 + timedelta(minutes=1)
+    backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
+    td.init_process_group(backend, store=store, rank=own, world_size=size, timeout=limit)
+    _watch = Watch(store, own, size, 60 * patience)
+
+
+def _leave() -> None:
+    global _watch
+    if _watch is not None:
+        _watch.close()
+    _watch = None
+    td.destroy_process_group()
+
+
+@contextmanager
+def _meeting() -> Iterator[None]:
+    """Around what all processes have to come to."""
+    if _watch is None:
+        yield
+        return
+    with _watch.meeting():
+        yield
 
 
 def barrier() -> None:
     """Waits for all processes."""
-    if world() > 1:
-        td.barrier()
+    all_gather(None)
 
 
 def global_sum(value: float) -> float:
@@ -81,7 +128,8 @@ def all_gather(value: T) -> list[T]:
     if world() == 1:
         return [value]
     gathered: list[Any] = [None] * world()
-    td.all_gather_object(gathered, value)
+    with _meeting():
+        td.all_gather_object(gathered, value)
     return gathered
 
 
@@ -90,7 +138,8 @@ def broadcast(value: T) -> T:
     if world() == 1:
         return value
     box = [value]
-    td.broadcast_object_list(box, src=0)
+    with _meeting():
+        td.broadcast_object_list(box, src=0)
     return box[0]
 
 
@@ -108,9 +157,10 @@ def gather_rows(rows: Sequence[T]) -> list[T]:
 def all_reduce_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Sums gradients over processes, in place.
 
-    A parameter that has a gradient on one process only gets it on all; one without any keeps None.
+    A parameter that has a gradient on one process only gets it on all; one without any keeps None. Those of sharded
+    parameters are summed already.
     """
-    parameters = list(parameters)
+    parameters = [parameter for parameter in parameters if not isinstance(parameter, DTensor)]
     if world() == 1 or not parameters:
         return
     used = torch.tensor([float(p.grad is not None) for p in parameters], device=parameters[0].device)
@@ -122,6 +172,18 @@ def all_reduce_gradients(parameters: Iterable[nn.Parameter]) -> None:
             bucket.append(pending.pop(0))
             size += bucket[-1].numel()
         _sum_bucket(bucket)
+
+
+def full(tensor: Tensor) -> Tensor:
+    """The whole of a tensor that may be sharded. All processes must call it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def like(tensor: Tensor, other: Tensor) -> Tensor:
+    """A whole tensor, the same on all processes, sharded as `other` is and on its device. All must call it."""
+    if not isinstance(other, DTensor):
+        return tensor.to(other.device, copy=True)
+    return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements)
 
 
 def seed_all(seed: int) -> None:

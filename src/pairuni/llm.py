@@ -227,19 +227,22 @@ class Chat:
             reply = client.chat.completions.create(
                 **self._request(question, schema), extra_headers={"Idempotency-Key": key}
             )
-        except json.JSONDecodeError:
-            return {"text": None, "fault": "the reply is not JSON", "prompt_tokens": 0, "completion_tokens": 0}
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            return _useless("the reply is not JSON")
         except openai.APIStatusError as err:
             if err.status_code in _FATAL_STATUS:
-                raise InputError(f"{self._where()} refuses: {_status(err)}", field="llm") from None
-            raise self._failed(_status(err)) from None
+                raise InputError(f"{self._where()} refuses: {self._status(err)}", field="llm") from None
+            raise self._failed(self._status(err)) from None
         except openai.APITimeoutError:
             raise self._failed("time-out") from None
         except openai.APIConnectionError:
             raise self._failed("connection failed") from None
         with self._lock:
             self._errors_in_a_row = 0
-        return _row(reply)
+        try:
+            return _row(reply)
+        except (AttributeError, TypeError):  # the SDK takes any JSON for a reply
+            return _useless("the reply is not one of the chat protocol")
 
     def _request(self, question: Question, schema: type[Reply] | None) -> dict[str, Any]:
         urls = [f"data:image/{p.kind};base64,{base64.b64encode(p.content()).decode()}" for p in question.pictures]
@@ -283,15 +286,20 @@ class Chat:
             return InputError(f"{self._where()} answers nothing: {what}, {_HOPELESS} calls in a row", field="llm")
         return Unanswered(f"the endpoint does not answer: {what}")
 
+    def _status(self, err: Any) -> str:
+        """Status and the server's words, cut short: never the request, nor the key, which servers may repeat."""
+        body = err.body if isinstance(err.body, dict) else {}
+        words, key = str(body.get("message") or ""), os.environ.get(self.config.api_key_env)
+        words = words.replace(key, "(the key)") if key else words
+        return f"HTTP {err.status_code} {words[:200]}".strip()
+
     def _where(self) -> str:
         return f"{self.config.base_url} ({self.config.model})"
 
 
-def _status(err: Any) -> str:
-    """Status and the server's words, cut short: never the request, which a proxy may repeat with its key."""
-    body = err.body if isinstance(err.body, dict) else {}
-    words = body.get("message") or ""
-    return f"HTTP {err.status_code} {str(words)[:200]}".strip()
+def _useless(fault: str) -> dict[str, Any]:
+    """What the ledger keeps of a reply without a text."""
+    return {"text": None, "fault": fault, "prompt_tokens": 0, "completion_tokens": 0}
 
 
 def _row(reply: Any) -> dict[str, Any]:

@@ -1,94 +1,165 @@
-"""Two gloo processes against one: gradients, metrics and whole runs of the same global batch."""
+"""Two gloo processes against one, replicated and sharded: gradients, metrics, whole runs of the same global batch."""
 
+import dataclasses
 import json
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.multiprocessing as mp
 from safetensors.torch import load_file, save_file
+from torch.distributed.tensor import DTensor
 from train_world import make_config, read_halves, roll_out
 
 from pairuni import dist
-from pairuni.config import DataConfig, LogConfig, OptimConfig, TrainConfig
+from pairuni.config import DataConfig, LogConfig, LoraOptions, ModelConfig, OptimConfig, TrainConfig
+from pairuni.errors import InputError
 from pairuni.policies import load_policy
+from pairuni.policies.base import Policy
 from pairuni.records import Side
 from pairuni.runs import RunDir, comparable
 from pairuni.train.loop import train
 from pairuni.train.optim import Optimizer
 from pairuni.train.step import train_step
+from pairuni.train.wrap import ShardedPolicy, gathered
 
 OPTIM = OptimConfig(lr=1e-6, max_grad_norm=0)
+WAYS = ("ddp", "fsdp")
 
 
-def one_step(config: TrainConfig, out: Path) -> None:
-    """The gradient of three pairs (understanding) and one (generation), so that a process has no image at all."""
-    policy = load_policy(config.model.path, device="cpu")
+def one_step(config: TrainConfig, out: Path, counts: dict[Side, int]) -> None:
+    """The gradient of some pairs a side; chunks of three rows, so that processes have unequal numbers of them."""
+    policy: Policy = load_policy(config.model.path, device="cpu")
+    if config.distributed == "fsdp" and dist.world() > 1:
+        policy = ShardedPolicy(policy)
+        layers = [p for name, p in policy.trainable() if ".layers." in name]
+        assert layers and all(isinstance(p, DTensor) and p.to_local().numel() <= p.numel() / 2 + 64 for p in layers)
     halves = read_halves(Path(config.data.pairs))
-    counts = {Side.UNDERSTANDING: 3, Side.GENERATION: 1}
     own = {side: dist.own_share(halves[side][: counts[side]]) for side in Side}
     optimizer = Optimizer(policy.trainable(), config.optim)
-    row = train_step(policy, roll_out(policy, own, config), optimizer, config, 1)
+    with gathered(policy):
+        batch = roll_out(policy, own, config)
+    row = train_step(policy, batch, optimizer, dataclasses.replace(config, micro_batch=3), 1)
+    grads = {name: dist.full(p.grad).contiguous() for name, p in policy.trainable() if p.grad is not None}
     if dist.is_main():
-        grads = {n: p.grad.contiguous() for n, p in policy.trainable() if p.grad is not None}
         save_file(grads, out / "grads.safetensors")
         (out / "row.json").write_text(json.dumps(comparable(row)))
 
 
-def worker(rank: int, ports: tuple[int, int], config: TrainConfig, out: Path) -> None:
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(ports[0])}
+def worker(rank: int, port: int, call: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
+    call(*arguments)
+
+
+def in_two(call: Callable[..., None], *arguments: Any) -> None:
+    """The call in each of two processes that torchrun might have started."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(worker, args=(port, call, arguments), nprocs=2)
+
+
+def step_of_two(config: TrainConfig, out: Path, counts: dict[Side, int]) -> None:
     with dist.process_group("cpu") as device:
-        assert (device, dist.rank(), dist.world(), dist.is_main()) == ("cpu", rank, 2, rank == 0)
+        assert device == "cpu" and dist.world() == 2 and dist.is_main() == (dist.rank() == 0)
         assert dist.gather_rows(dist.own_share(list(range(5)))) == [0, 1, 2, 3, 4]
-        assert dist.global_sum(rank + 1) == 3 and dist.any_rank(rank == 1) and not dist.any_rank(False)
-        assert dist.broadcast(f"from {rank}") == "from 0"
-        one_step(config, out)
+        assert dist.global_sum(dist.rank() + 1) == 3 and not dist.any_rank(False)
+        assert dist.any_rank(dist.rank() == 1) and dist.broadcast(f"from {dist.rank()}") == "from 0"
+        one_step(config, out, counts)
     assert dist.world() == 1
-    os.environ["MASTER_PORT"] = str(ports[1])
+
+
+def run(config: TrainConfig) -> None:
     train(config)
 
 
-def free_ports() -> tuple[int, int]:
-    with socket.socket() as first, socket.socket() as second:
-        first.bind(("127.0.0.1", 0))
-        second.bind(("127.0.0.1", 0))
-        return first.getsockname()[1], second.getsockname()[1]
-
-
-def test_two_processes_do_what_one_does(tmp_path: Path, tiny_janus_folder: Path, pairs_file: Path) -> None:
-    folders = {name: tmp_path / name for name in ("one", "two")}
-    configs = {}
-    for name, folder in folders.items():
-        folder.mkdir()
-        data = DataConfig(pairs=str(pairs_file), batch=3)
-        log = LogConfig(samples_every=2, sample_prompts=1, checkpoint_every=2, gradient_cosine_every=1)
-        configs[name] = make_config(folder / "run", tiny_janus_folder, pairs_file, data=data, optim=OPTIM, log=log)
-    one_step(configs["one"], folders["one"])
-    train(configs["one"])
-    mp.spawn(worker, args=(free_ports(), configs["two"], folders["two"]), nprocs=2)
-
-    expected, got = (load_file(folder / "grads.safetensors") for folder in folders.values())
+@pytest.mark.parametrize("distributed", WAYS)
+def test_two_processes_have_the_gradient_of_one(
+    distributed: str, tmp_path: Path, tiny_janus_folder: Path, pairs_file: Path
+) -> None:
+    # A replica may have no image at all; what is sharded is scored in step.
+    counts = {Side.UNDERSTANDING: 3, Side.GENERATION: 1 if distributed == "ddp" else 3}
+    log = LogConfig(gradient_cosine_every=distributed == "ddp")
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        config = make_config(
+            tmp_path / name / "run", tiny_janus_folder, pairs_file, optim=OPTIM, log=log, distributed=distributed
+        )
+        if name == "one":
+            one_step(config, tmp_path / name, counts)
+        else:
+            in_two(step_of_two, config, tmp_path / name, counts)
+    expected, got = (load_file(tmp_path / name / "grads.safetensors") for name in ("one", "two"))
     assert expected.keys() == got.keys() and any("generation_head" in name for name in got)
     assert max(float(grad.abs().max()) for grad in expected.values()) > 1e-3
     for name, grad in expected.items():
         assert (grad - got[name]).abs().max() < 1e-6, name
-    rows = [json.loads((folder / "row.json").read_text()) for folder in folders.values()]
-    assert rows[0].keys() == rows[1].keys() and abs(rows[0]["gradient_cosine"]) > 1e-3
-    for key, value in rows[0].items():
-        assert rows[1][key] == pytest.approx(value, rel=1e-4, abs=1e-5), key
+    same_row(*(json.loads((tmp_path / name / "row.json").read_text()) for name in ("one", "two")))
 
-    runs = [RunDir(Path(config.output)) for config in configs.values()]
-    for alone, shared in zip(*(run.read_metrics() for run in runs), strict=True):
-        for key, value in comparable(alone).items():
-            assert shared[key] == pytest.approx(value, rel=1e-4, abs=1e-5), key
-    samples = [(run.samples(2) / "samples.jsonl").read_text() for run in runs]
-    assert samples[0].count("\n") == 8
-    assert [json.loads(x)["rollout"] for x in samples[0].splitlines()] == [
-        json.loads(x)["rollout"] for x in samples[1].splitlines()
-    ]
+
+def same_row(expected: dict[str, Any], got: dict[str, Any]) -> None:
+    """Equal but for rounding: what is scored beside other rows, or summed in another order, differs in its last bit."""
+    assert expected.keys() == got.keys()
+    for key, value in expected.items():
+        assert got[key] == pytest.approx(value, rel=1e-4, abs=1e-5), key
+
+
+def same_run(expected: RunDir, got: RunDir) -> None:
+    for alone, shared in zip(expected.read_metrics(), got.read_metrics(), strict=True):
+        same_row(comparable(alone), comparable(shared))
+    last = len(expected.read_metrics())
+    samples = [(each.samples(last) / "samples.jsonl").read_text().splitlines() for each in (expected, got)]
+    assert len(samples[0]) == 8
+    for before, after in zip(*samples, strict=True):
+        assert json.loads(before)["advantage"] == pytest.approx(json.loads(after)["advantage"], abs=1e-4)
+    weights = [load_file(each.checkpoint(last) / "model" / "model.safetensors") for each in (expected, got)]
+    assert weights[0].keys() == weights[1].keys()
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=0, atol=2e-5, msg=name)
+
+
+@pytest.mark.parametrize("distributed", WAYS)
+@pytest.mark.parametrize("lora", [0, 2])
+def test_a_run_goes_on_with_another_number_of_processes(
+    distributed: str, lora: int, tmp_path: Path, tiny_janus_folder: Path, pairs_file: Path
+) -> None:
+    """From 1 to 2 processes and back, beside one process all the way."""
+    log = LogConfig(samples_every=2, sample_prompts=1, checkpoint_every=2, keep_checkpoints=0)
+
+    def config(name: str, steps: int) -> TrainConfig:
+        model = ModelConfig(path=str(tiny_janus_folder), device="cpu", lora=LoraOptions(rank=lora))
+        data = DataConfig(pairs=str(pairs_file), batch=3)
+        return make_config(
+            tmp_path / name, tiny_janus_folder, pairs_file,
+            steps=steps, model=model, data=data, optim=OPTIM, log=log, distributed=distributed, kl_beta=0.01,
+        )  # fmt: skip
+
+    train(config("straight", 6))
+    train(config("moved", 2))
+    in_two(run, config("moved", 4))
+    train(config("moved", 6))
+    straight, moved = (RunDir(tmp_path / name) for name in ("straight", "moved"))
+    same_run(straight, moved)
+    if lora:
+        assert (moved.checkpoint(6) / "adapters" / "adapter_model.safetensors").is_file()
+
+
+def refused(config: TrainConfig) -> None:
+    with pytest.raises(InputError, match=r"needs a pair for each of 2 processes|needs distributed: ddp"):
+        train(config)
+
+
+def test_what_cannot_be_sharded_is_refused(tmp_path: Path, tiny_janus_folder: Path, pairs_file: Path) -> None:
+    data = DataConfig(pairs=str(pairs_file), batch=1)
+    in_two(refused, make_config(tmp_path / "run", tiny_janus_folder, pairs_file, data=data, distributed="fsdp"))
+    with pytest.raises(InputError, match="which distributed: fsdp never has"):
+        log = LogConfig(gradient_cosine_every=1)
+        make_config(tmp_path / "run", tiny_janus_folder, pairs_file, log=log, distributed="fsdp")
 
 
 def test_one_process_needs_no_group() -> None:

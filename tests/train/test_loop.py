@@ -194,6 +194,29 @@ def test_a_signal_saves_the_finished_steps(
     assert fingerprint(run) == fingerprint(RunDir(Path(straight.output)))
 
 
+def test_a_signal_before_the_first_step_is_kept_too(tiny_config: TrainConfig, tmp_path: Path) -> None:
+    """While the untrained model is evaluated, which takes long with a large one."""
+    log = LogConfig(samples_every=2, sample_prompts=1, checkpoint_every=2, eval_every=4)
+    asked: list[int] = []
+
+    def evaluate(policy: Policy, step: int) -> dict[str, float]:
+        asked.append(step)
+        if len(asked) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return {"score": float(step)}
+
+    config = dataclasses.replace(tiny_config, log=log)
+    with pytest.raises(Interrupted) as caught:
+        train(config, evaluate=evaluate)
+    run = RunDir(Path(config.output))
+    assert caught.value.step == 0 and run.latest_checkpoint() == run.checkpoint(0)
+    train(config, evaluate=evaluate)
+    straight = dataclasses.replace(config, output=str(tmp_path / "straight"))
+    train(straight, evaluate=evaluate)
+    assert asked == [0, 2, 0, 2]
+    assert fingerprint(run) == fingerprint(RunDir(Path(straight.output)))
+
+
 def test_a_damaged_checkpoint_is_passed_over(tiny_config: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
     config = dataclasses.replace(tiny_config, steps=4)
     train(config)

@@ -65,7 +65,7 @@ def write_pairs(folder: Path, count: int = 6) -> Path:
     return path
 
 
-def make_config(output: Path, model: Path, pairs: Path, **changes: Any) -> TrainConfig:
+def make_config(output: Path, model: Path, pairs: Path, /, **changes: Any) -> TrainConfig:
     """Two pairs a step, four rollouts, rewards that vary within nearly every group."""
     base = TrainConfig(
         output=str(output),

@@ -1,8 +1,10 @@
 """`pairuni COMMAND [--config FILE] [--option value ...]`.
 
-Exit codes: 0 done, 2 the user's mistake (one message, no traceback), 130 interrupted and saved. Imports without torch.
+Exit codes: 0 done, 1 something failed on the way (a check, another process), 2 the user's mistake or a full disk (one
+message, no traceback), 130 interrupted and saved. Imports without torch.
 """
 
+import errno
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -17,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "shapes": ("pairuni.cli.commands:shapes", "write Shapes images with understanding.jsonl and generation.jsonl"),
     "complete": ("pairuni.cli.commands:complete", "understanding and generation samples -> quadruples.jsonl"),
     "pair": ("pairuni.cli.commands:pair", "quadruples.jsonl -> pairs.jsonl (features, medoids, retrieval)"),
+    "smoke": ("pairuni.cli.smoke:smoke", "run this first with real weights: one step, looked at closely"),
     "train": ("pairuni.cli.commands:train", "pairs.jsonl -> run directory (Pair-GRPO)"),
     "sample": ("pairuni.cli.commands:sample", "try a model: images for a prompt, or answers about an image"),
     "eval": ("pairuni.cli.commands:evaluate", "model -> eval.json, both abilities"),
@@ -27,6 +30,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "tiny": ("pairuni.cli.commands:tiny", "a small Janus with random weights, to try a pipeline"),
     "pretrain": ("pairuni.cli.commands:pretrain", "make the small Shapes Janus from nothing"),
 }
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -55,6 +60,18 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"pairuni {arguments[0]}: {err}", file=sys.stderr)
         return 130
     except BrokenPipeError:
+        return 1
+    except OSError as err:
+        if err.errno not in _NO_ROOM:
+            raise
+        where = f" ({err.filename})" if err.filename else ""
+        message = f"nothing more can be written: {err.strerror}{where}; what was finished before is whole"
+        print(f"pairuni {arguments[0]}: {message}. Make room and run the same command again", file=sys.stderr)
+        return 2
+    except RuntimeError as err:
+        if type(err).__name__ != "LostRankError":  # its module needs torch
+            raise
+        print(f"pairuni {arguments[0]}: {err}", file=sys.stderr)
         return 1
 
 

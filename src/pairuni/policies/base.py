@@ -5,7 +5,7 @@ recorded while sampling, and chunks that are scored with one forward and backwar
 Shapes: B prompts, R rollouts per prompt, T decisions, k rows of a chunk, N decisions of a chunk.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
@@ -118,11 +118,30 @@ class Sampler(Protocol):
         ...
 
 
-class Policy(Sampler, Protocol):
+class Scorer(Protocol):
+    """Says how likely what was sampled is."""
+
+    def logprobs(self, rollouts: Rollouts, chunk: Chunk) -> Tensor:
+        """[k, N] fp32 log-probs, differentiable, with the temperature, vocabulary limits and `score` of the spec.
+
+        Positions outside `chunk.mask_kN` hold 0.
+        """
+        ...
+
+
+class Policy(Sampler, Scorer, Protocol):
     """Everything a Pair-GRPO step needs from a model."""
 
-    family: str
-    module: nn.Module
+    @property
+    def family(self) -> str: ...
+
+    @property
+    def module(self) -> nn.Module: ...
+
+    @property
+    def precision(self) -> Literal["fp32", "bf16"]:
+        """Of the forward passes."""
+        ...
 
     @property
     def device(self) -> torch.device: ...
@@ -142,13 +161,6 @@ class Policy(Sampler, Protocol):
         """
         ...
 
-    def logprobs(self, rollouts: Rollouts, chunk: Chunk) -> Tensor:
-        """[k, N] fp32 log-probs, differentiable, with the temperature, vocabulary limits and `score` of the spec.
-
-        Positions outside `chunk.mask_kN` hold 0.
-        """
-        ...
-
     def checkpoint_activations(self) -> None:
         """What scoring keeps for its backward pass is recomputed layer by layer from now on; the result is the same."""
         ...
@@ -157,10 +169,30 @@ class Policy(Sampler, Protocol):
         """Names and parameters that RL changes: all but the frozen towers (vision encoder, image tokenizer)."""
         ...
 
+    def facts(self) -> dict[str, str]:
+        """Ids and sizes that a user can hold against the model's own documentation."""
+        ...
+
+    def towers(self) -> Sequence[nn.Module]:
+        """The frozen ones."""
+        ...
+
+    def layers(self) -> Sequence[nn.Module]:
+        """The repeated layers, in order: what is gathered at a time where weights are spread over processes."""
+        ...
+
+    def adaptable(self) -> list[str]:
+        """Names of the linear layers that get an adapter where the config does not say which."""
+        ...
+
     def reference(self) -> Self:
         """A frozen copy with its own weights (embeddings included), for the KL term."""
         ...
 
-    def save(self, path: Path) -> None:
-        """Writes a folder that `load_policy` and the family's own library load."""
+    def save(self, path: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+        """Writes a folder that `load_policy` and the family's own library load.
+
+        Args:
+            weights: to write instead of the module's own.
+        """
         ...

@@ -43,6 +43,12 @@ class Workload:
     reference: bool
     gradients: int = 1
     """Copies of the gradients that are alive during the updates; 3 where those of the sides are compared."""
+    trained: int = 0
+    """Parameters that train where not all but the towers do, adapters among them (0: all)."""
+    adapters: int = 0
+    """Parameters of LoRA adapters; with any, and bf16, frozen linear weights are kept in bf16."""
+    shards: int = 1
+    """Processes that weights, gradients and moments are spread over."""
 
 
 class Planner(Protocol):
@@ -50,6 +56,10 @@ class Planner(Protocol):
 
     parameters: int
     trained: int
+    sizes: dict[str, int]
+    """Numbers in each parameter that can be trained, by its name."""
+    adaptable: dict[str, int]
+    """Inputs and outputs together of each linear layer that can get an adapter, by its name."""
 
     def estimate(self, work: Workload) -> Stages:
         """Peak of each stage. Never falls as prompts or micro_tokens grow (0: any number)."""

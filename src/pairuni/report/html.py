@@ -80,7 +80,7 @@ def write_report(inputs: Sequence[Path], out: Path, *, title: str | None = None)
     runs = [_run_view(item) for item in found if isinstance(item, Run)]
     evaluations = [item for item in found if isinstance(item, Evaluation)]
     comparisons, notes = _compare_inputs(found)
-    page = _templates().get_template("page.html")
+    page = templates().get_template("page.html")
     html = page.render(
         title=title or "pairuni: " + ", ".join(_name(path) for path in inputs),
         runs=runs,
@@ -93,7 +93,8 @@ def write_report(inputs: Sequence[Path], out: Path, *, title: str | None = None)
     return out
 
 
-def _templates() -> Environment:
+def templates() -> Environment:
+    """What pages are made with: everything in them is escaped."""
     environment = Environment(
         loader=PackageLoader("pairuni.report"),
         autoescape=True,

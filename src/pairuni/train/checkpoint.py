@@ -2,14 +2,17 @@
 
 No pickle: tensors are safetensors, the rest JSON. Every file's hash is kept, so that a checkpoint which was cut short
 or damaged is recognised and the one before it is used. Weights come back through the policy's own loader, bit by bit.
-Metrics and samples of a run are the loop's.
+A policy with adapters has them merged in model/, as peft reads them in adapters/, and what trains, exactly, in state/.
+Tensors are whole, so that the number of processes may change. Metrics and samples of a run are the loop's.
 """
 
+import os
 import random
 import re
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +22,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from pairuni import dist
 from pairuni.errors import InputError
 from pairuni.files import atomic_path, file_hash, read_json, read_text, write_json, write_text
 from pairuni.policies.base import Policy
+from pairuni.policies.lora import has_lora, merged, save_adapters
 from pairuni.runs import RunDir
 from pairuni.train.optim import Optimizer
+from pairuni.train.wrap import ShardedPolicy, whole_weights
 
+_TRAINED = "trained.safetensors"
 _NAME = re.compile(r"step_(\d{6,})")
 
 
@@ -39,22 +46,40 @@ class Progress:
     config_hash: str
     skipped: int = 0
     """Updates in a row that were left out."""
+    trackers: dict[str, str] = field(default_factory=dict)
+    """Tracker -> the id of its run."""
 
 
-def save_checkpoint(run: RunDir, policy: Policy, optimizer: Optimizer, progress: Progress, keep: int) -> Path:
+def save_checkpoint(
+    run: RunDir, policy: Policy, optimizer: Optimizer, progress: Progress, keep: int, base: str = ""
+) -> Path:
     """Writes the checkpoint of `progress.step`, then points `latest` at it, then deletes all but the last `keep`.
 
     The one that `best` names stays. Killed at any moment it leaves the previous checkpoint or the new one. keep = 0
-    deletes none. Called on one process.
+    deletes none. All processes call it; the first one writes.
+
+    Args:
+        base: where the model that adapters belong to came from.
     """
     folder = run.checkpoint(progress.step)
-    with atomic_path(folder) as temporary:
+    adapted = has_lora(policy.module)
+    weights = whole_weights(policy) if adapted or isinstance(policy, ShardedPolicy) else None
+    moments, states = optimizer.state(), dist.all_gather(_random_state())
+    if not dist.is_main():
+        return folder
+    with _full_disk(), atomic_path(folder) as temporary:
         (temporary / "state").mkdir(parents=True)
-        policy.save(temporary / "model")
-        save_file({k: v.cpu() for k, v in optimizer.state().items()}, temporary / "state" / "optimizer.safetensors")
-        tensors, plain = _random_state()
+        if weights is not None and adapted:
+            policy.save(temporary / "model", merged(policy.module, weights))
+            save_adapters(policy.module, weights, base, temporary / "adapters")
+            trained = {name: weights[name].contiguous() for name, _ in policy.trainable()}
+            save_file(trained, temporary / "state" / _TRAINED)
+        else:
+            policy.save(temporary / "model", weights)
+        save_file(moments, temporary / "state" / "optimizer.safetensors")
+        tensors = {f"{rank}/{name}": value for rank, (each, _) in enumerate(states) for name, value in each.items()}
         save_file(tensors, temporary / "state" / "random.safetensors")
-        write_json(temporary / "state" / "state.json", vars(progress) | {"random": plain})
+        write_json(temporary / "state" / "state.json", vars(progress) | {"random": [plain for _, plain in states]})
         hashes = {path: file_hash(temporary / path) for path in _files(temporary)}
         write_json(temporary / "state" / "files.json", hashes)
     write_text(run.latest, folder.name + "\n")
@@ -111,11 +136,33 @@ def read_progress(folder: Path) -> Progress:
     for name in ("step", "sampler", "config_hash", "random"):
         if name not in state:
             raise InputError("is missing", file=path, field=name)
-    return Progress(state["step"], state["sampler"], state["config_hash"], state.get("skipped", 0))
+    kept = state.get("skipped", 0), state.get("trackers", {})
+    return Progress(state["step"], state["sampler"], state["config_hash"], *kept)
+
+
+def load_trained(folder: Path, policy: Policy) -> None:
+    """Gives a policy with adapters, which has the weights that the run began with, what trained since.
+
+    Raises:
+        InputError: the file is broken, or of another model.
+    """
+    path = folder / "state" / _TRAINED
+    named = dict(policy.trainable())
+    try:
+        trained = load_file(path)
+        if trained.keys() != named.keys():
+            raise ValueError(f"{len(trained.keys() ^ named.keys())} names are not those of what trains")
+        with torch.no_grad():
+            for name, parameter in named.items():
+                parameter.copy_(trained[name])
+    except (OSError, SafetensorError, ValueError, RuntimeError) as err:
+        raise InputError(f"cannot be read: {err}", file=path) from None
 
 
 def load_state(folder: Path, optimizer: Optimizer) -> None:
     """Gives optimiser and random generators the state of a checkpoint; the weights are `load_policy(folder/model)`.
+
+    All processes call it. One that the checkpoint has no random state of takes that of the first.
 
     Raises:
         InputError: a file is broken, or the optimiser state is of another model.
@@ -126,7 +173,10 @@ def load_state(folder: Path, optimizer: Optimizer) -> None:
         tensors = load_file(folder / "state" / "random.safetensors")
     except (OSError, SafetensorError, ValueError) as err:
         raise InputError(f"cannot be read: {err}", file=path.parent) from None
-    _set_random_state(tensors, read_json(folder / "state" / "state.json")["random"])
+    plain = read_json(folder / "state" / "state.json")["random"]
+    rank = dist.rank() if dist.rank() < len(plain) else 0
+    own = {name.removeprefix(f"{rank}/"): value for name, value in tensors.items() if name.startswith(f"{rank}/")}
+    _set_random_state(own, plain[rank])
 
 
 def remove_folder(folder: Path) -> None:
@@ -162,6 +212,18 @@ def checkpoint_damage(folder: Path) -> str | None:
         if file_hash(folder / path) != expected:
             return f"{path} is damaged or cut short"
     return None
+
+
+@contextmanager
+def _full_disk() -> Iterator[None]:
+    """A full disk as the OSError that it is: safetensors' own error only mentions it."""
+    try:
+        yield
+    except SafetensorError as err:
+        found = re.search(r"os error (\d+)", str(err))
+        if not found:
+            raise
+        raise OSError(int(found.group(1)), os.strerror(int(found.group(1)))) from err
 
 
 def _random_state() -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -22,20 +22,24 @@ from pairuni.data.mixing import image_features, mix
 from pairuni.errors import InputError
 from pairuni.files import read_jsonl, write_json, write_jsonl, write_text
 from pairuni.policies import load_policy
-from pairuni.policies.base import Policy
+from pairuni.policies.base import Policy, Scorer
+from pairuni.policies.lora import WithoutLora
 from pairuni.records import Pair, Quadruple, Side, read_pairs, resolve_image
 from pairuni.rewards import side_reward
 from pairuni.rewards.base import Reward
 from pairuni.runs import RunDir
-from pairuni.train.checkpoint import Progress, load_state, save_checkpoint
+from pairuni.train.checkpoint import Progress, load_state, load_trained, save_checkpoint
 from pairuni.train.hacking import gamed
 from pairuni.train.inputs import input_record
 from pairuni.train.optim import Optimizer
-from pairuni.train.resume import Start, config_hash, eval_history, find_start, open_run
+from pairuni.train.resume import Start, config_hash, eval_history, find_start, flat_config, open_run
 from pairuni.train.rollout import ImageLoader, collect, trained_sides
 from pairuni.train.samples import fixed_halves, write_samples
 from pairuni.train.step import train_step
 from pairuni.train.stop import Interrupted, StopSignal
+from pairuni.train.trackers import Trackers
+from pairuni.train.trained import load_trainable, trained_summary
+from pairuni.train.wrap import ShardedPolicy, gathered
 
 Evaluate = Callable[[Policy, int], Mapping[str, float]]
 """From the policy and the number of finished steps to {benchmark: score}. Called on one process."""
@@ -52,9 +56,11 @@ class _Run:
     rewards: dict[Side, Reward]
     load_image: ImageLoader
     policy: Policy
-    reference: Policy | None
+    reference: Scorer | None
     optimizer: Optimizer
     evaluate: Evaluate | None
+    trackers: Trackers | None = None
+    """On the first process."""
 
 
 def train(config: TrainConfig, *, evaluate: Evaluate | None = None) -> dict[str, Any]:
@@ -77,10 +83,11 @@ def train(config: TrainConfig, *, evaluate: Evaluate | None = None) -> dict[str,
         InputError: something in the config, the pairs, the images or the run directory is wrong.
         DivergedError: a loss or gradient is not finite, more than optim.max_skipped times in a row.
         Interrupted: Ctrl-C or SIGTERM; the finished steps are in a checkpoint.
+        LostRankError: another process is gone.
     """
     began = time.perf_counter()
     directory = RunDir(Path(config.output))
-    with dist.process_group(config.model.device) as device:
+    with dist.process_group(config.model.device, config.patience) as device:
         rewards = {side: side_reward(config.rewards, side) for side in trained_sides(config)}
         pairs = dist.broadcast(_read_pairs(config) if dist.is_main() else [])
         start = dist.broadcast(find_start(directory, config) if dist.is_main() else Start(None, None))
@@ -90,8 +97,14 @@ def train(config: TrainConfig, *, evaluate: Evaluate | None = None) -> dict[str,
                 open_run(directory, config, start)
                 if start.checkpoint is None:  # a continued run no longer needs the model that it began with
                     write_json(directory.inputs, input_record(config))
+                ids = {} if start.progress is None else start.progress.trackers
+                run.trackers = Trackers(config.log, directory, flat_config(config), ids, start.step)
             dist.barrier()
-            _loop(run, start)
+            try:
+                _loop(run, start)
+            finally:
+                if run.trackers is not None:
+                    run.trackers.close()
         dist.barrier()
         return _summary(directory, config, time.perf_counter() - began)
 
@@ -136,17 +149,25 @@ def _set_up(
     where: tuple[Start, str],
 ) -> _Run:
     start, device = where
-    root, cache, precision = _image_root(config), ImageCache(), config.model.precision
+    _check_sharding(config)
+    root, cache = _image_root(config), ImageCache()
     sampler = PairSampler(pairs, config.data.batch, config.seed, config.pairing.mode)
-    source = config.model.path if start.checkpoint is None else str(start.checkpoint / "model")
-    policy = load_policy(source, device=device, precision=precision, cuda_graphs=config.model.cuda_graphs)
-    if config.model.gradient_checkpointing:
-        policy.checkpoint_activations()
-    reference = None
-    if config.kl_beta > 0:
-        # The reference is the model that the run began with, not the one in the checkpoint.
-        initial = load_policy(config.model.path, device=device, precision=precision) if start.checkpoint else policy
-        reference = initial.reference()
+    adapted = config.model.lora.rank > 0
+    # What adapters are added to is the model that the run began with: a checkpoint has them merged.
+    source = config.model.path if start.checkpoint is None or adapted else str(start.checkpoint / "model")
+    dist.seed_all(config.seed)
+    policy = load_trainable(config.model, source, device)
+    initial = _initial(config, policy, start) if config.kl_beta > 0 else None
+    if adapted and start.checkpoint is not None:
+        load_trained(start.checkpoint, policy)
+    if dist.is_main() and start.checkpoint is None:
+        tqdm.write(trained_summary(policy))
+    if config.distributed == "fsdp" and dist.world() > 1:
+        policy = ShardedPolicy(policy)
+        initial = None if initial is None else ShardedPolicy(initial)
+    reference = initial
+    if config.kl_beta > 0 and initial is None:
+        reference = WithoutLora(policy)
     optimizer = Optimizer(policy.trainable(), config.optim)
     dist.seed_all(config.seed)
     if start.checkpoint is not None and start.progress is not None:
@@ -160,14 +181,35 @@ def _set_up(
     return _Run(config, directory, pairs, sampler, rewards, load_image, policy, reference, optimizer, evaluate)
 
 
+def _check_sharding(config: TrainConfig) -> None:
+    """Raises InputError where a process could be without rollouts of a side: what is sharded is scored in step."""
+    if config.distributed != "fsdp" or dist.world() == 1:
+        return
+    if config.data.batch < dist.world():
+        message = f"is {config.data.batch}, but distributed: fsdp needs a pair for each of {dist.world()} processes"
+        raise InputError(message, field="data.batch")
+    if config.pairing.mode == "vanilla":
+        raise InputError("vanilla leaves processes without a side; it needs distributed: ddp", field="pairing.mode")
+
+
+def _initial(config: TrainConfig, policy: Policy, start: Start) -> Policy | None:
+    """A frozen copy of the model that the run began with; None where that is the policy without its adapters."""
+    model = config.model
+    if model.lora.rank and not model.trainable:
+        return None
+    if start.checkpoint is None:
+        return policy.reference()
+    return load_policy(model.path, device=str(policy.device), precision=policy.precision).reference()
+
+
 def _loop(run: _Run, start: Start) -> None:
     config = run.config
     step = start.step
-    if start.checkpoint is None:
-        _look(run, 0)
-    _keep_best(run, step)  # killed between a checkpoint and its becoming the best
     bar = tqdm(total=config.steps, initial=step, unit="step", disable=not dist.is_main())
     with StopSignal() as stop, bar:
+        if start.checkpoint is None:
+            _look(run, 0)
+        _keep_best(run, step)  # killed between a checkpoint and its becoming the best
         while step < config.steps:
             row = None if dist.any_rank(stop.requested) else _step(run, step + 1, stop)
             if row is None:
@@ -177,6 +219,8 @@ def _loop(run: _Run, start: Start) -> None:
             scores = _look(run, step)
             if dist.is_main():
                 run.directory.append_metrics({"step": step} | row | scores)
+                if run.trackers is not None:
+                    run.trackers.metrics(row | scores, step)
                 if row["skipped"]:
                     what = f"{row['skipped']} of its updates left out, a loss or gradient is not finite"
                     tqdm.write(f"warning, step {step}: {what}")
@@ -192,7 +236,8 @@ def _step(run: _Run, step: int, stop: StopSignal) -> dict[str, float] | None:
     """One step's metrics; None when a signal came during the rollout, with the weights untouched."""
     started = time.perf_counter()
     halves = {side: dist.own_share(items) for side, items in run.sampler.batch_at(step - 1).items()}
-    batch = collect(run.policy, halves, run.rewards, run.config, step, run.load_image)
+    with gathered(run.policy):
+        batch = collect(run.policy, halves, run.rewards, run.config, step, run.load_image)
     if dist.any_rank(stop.requested):
         return None
     row = train_step(run.policy, batch, run.optimizer, run.config, step, run.reference)
@@ -204,26 +249,42 @@ def _look(run: _Run, step: int) -> dict[str, float]:
     """Writes samples and evaluates where `step` is due. Returns eval/ metrics; only the main process has any."""
     log = run.config.log
     scores: Mapping[str, float] = {}
-    if not dist.is_main():
-        return {}
     last = step == run.config.steps
-    if log.samples_every and log.sample_prompts and (step % log.samples_every == 0 or last):
-        halves = fixed_halves(run.pairs, log.sample_prompts)
+    samples = log.samples_every and log.sample_prompts and (step % log.samples_every == 0 or last)
+    evaluates = run.evaluate is not None and log.eval_every and (step % log.eval_every == 0 or last)
+    if not (samples or evaluates):
+        return {}
+    with gathered(run.policy):
+        if dist.is_main():
+            scores = _look_now(run, step, bool(samples), bool(evaluates))
+        dist.barrier()
+    return {f"eval/{name}": score for name, score in scores.items()}
+
+
+def _look_now(run: _Run, step: int, samples: bool, evaluates: bool) -> Mapping[str, float]:
+    scores: Mapping[str, float] = {}
+    if samples:
+        halves = fixed_halves(run.pairs, run.config.log.sample_prompts)
         folder = run.directory.samples(step)
         write_samples(folder, step, run.policy, halves, run.rewards, run.config, run.load_image)
-    if run.evaluate is not None and log.eval_every and (step % log.eval_every == 0 or last):
+        if run.trackers is not None:
+            run.trackers.samples(folder, step)
+    if evaluates and run.evaluate is not None:
         scores = {name: float(score) for name, score in run.evaluate(run.policy, step).items()}
         path = eval_history(run.directory)
         rows = [row for _, row in read_jsonl(path)] if path.is_file() else []
         write_jsonl(path, [*rows, {"step": step, **scores}])
-    return {f"eval/{name}": score for name, score in scores.items()}
+    return scores
 
 
 def _save(run: _Run, step: int) -> None:
     # Interrupted right after a checkpoint: replacing a folder is not atomic, and it holds the same already.
-    if dist.is_main() and not run.directory.checkpoint(step).is_dir():
-        progress = Progress(step, run.sampler.state(step), config_hash(run.config), run.optimizer.skipped)
-        save_checkpoint(run.directory, run.policy, run.optimizer, progress, run.config.log.keep_checkpoints)
+    if dist.broadcast(run.directory.checkpoint(step).is_dir()):
+        return
+    ids = {} if run.trackers is None else run.trackers.ids
+    progress = Progress(step, run.sampler.state(step), config_hash(run.config), run.optimizer.skipped, ids)
+    keep, base = run.config.log.keep_checkpoints, run.config.model.path
+    save_checkpoint(run.directory, run.policy, run.optimizer, progress, keep, base)
 
 
 def _warn(run: _Run, step: int) -> None:
@@ -236,13 +297,18 @@ def _warn(run: _Run, step: int) -> None:
 
 def _keep_best(run: _Run, step: int) -> None:
     """Saves this step and points `best` at it where it was evaluated and beats all earlier ones."""
-    name, history = run.config.log.best, eval_history(run.directory)
-    if not name or not dist.is_main() or not history.is_file():
-        return
-    scores = {row["step"]: row[name] for _, row in read_jsonl(history) if 0 < row["step"] <= step}
-    if step in scores and scores[step] > max((scores[s] for s in scores if s < step), default=-math.inf):
+    if run.config.log.best and dist.broadcast(dist.is_main() and _is_best(run, step)):
         _save(run, step)
-        write_text(run.directory.best, run.directory.checkpoint(step).name + "\n")
+        if dist.is_main():
+            write_text(run.directory.best, run.directory.checkpoint(step).name + "\n")
+
+
+def _is_best(run: _Run, step: int) -> bool:
+    name, history = run.config.log.best, eval_history(run.directory)
+    if not history.is_file():
+        return False
+    scores = {row["step"]: row[name] for _, row in read_jsonl(history) if 0 < row["step"] <= step}
+    return step in scores and scores[step] > max((scores[s] for s in scores if s < step), default=-math.inf)
 
 
 def _postfix(row: Mapping[str, float]) -> str:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pairuni.config import OptimConfig
+from pairuni.dist import full, is_main, like
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
@@ -57,7 +58,7 @@ class Optimizer:
     def gradient_norm(self) -> float:
         """The L2 norm over all gradients; 0 where no parameter has one."""
         grads = [p.grad for p in self.parameters if p.grad is not None]
-        return float(torch.nn.utils.get_total_norm(grads)) if grads else 0.0
+        return float(full(torch.nn.utils.get_total_norm(grads))) if grads else 0.0
 
     def update(self, step: int, norm: float) -> None:
         """Clips gradients of global norm `norm` to `max_grad_norm` and takes step `step` (from 1)."""
@@ -77,16 +78,20 @@ class Optimizer:
         self.skipped += 1
 
     def state(self) -> dict[str, Tensor]:
-        """`<moment>/<parameter>` -> tensor, for the parameters that have had a gradient."""
-        return {
-            f"{moment}/{name}": self._adamw.state[parameter][moment].contiguous()
-            for name, parameter in self.named.items()
-            if parameter in self._adamw.state
-            for moment in _MOMENTS
-        }
+        """`<moment>/<parameter>` -> tensor on the CPU, for the parameters that have had a gradient.
+
+        Whole on the first process and empty on the others. All call it.
+        """
+        state: dict[str, Tensor] = {}
+        for name, parameter in self.named.items():
+            for moment in _MOMENTS if parameter in self._adamw.state else ():
+                value = full(self._adamw.state[parameter][moment])
+                if is_main():
+                    state[f"{moment}/{name}"] = value.contiguous().cpu()
+        return state
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Takes back what `state` returned.
+        """Takes back what `state` returned on the first process. All call it, with all of it.
 
         Raises:
             ValueError: a parameter is unknown, its moments are incomplete, or their shape is not the parameter's.
@@ -96,13 +101,12 @@ class Optimizer:
         if unknown:
             raise ValueError(f"optimiser state of unknown parameters: {', '.join(sorted(unknown)[:3])}")
         self._adamw.state.clear()
-        for name in owners:
+        for name in sorted(owners):  # the same order on all processes
             parameter = self.named[name]
             moments = {moment: state[f"{moment}/{name}"] for moment in _MOMENTS if f"{moment}/{name}" in state}
             if len(moments) < len(_MOMENTS) or any(moments[m].shape != parameter.shape for m in _MOMENTS[1:]):
                 raise ValueError(f"optimiser state of {name} does not fit the parameter")
             # AdamW reads its step counter on the host, the fused one beside the moments and the weights.
-            self._adamw.state[parameter] = {
-                moment: value.to("cpu" if moment == "step" and not parameter.is_cuda else parameter.device, copy=True)
-                for moment, value in moments.items()
-            }
+            step = moments.pop("step").to(parameter.device if parameter.is_cuda else "cpu", copy=True)
+            spread = {moment: like(value, parameter.detach()) for moment, value in moments.items()}
+            self._adamw.state[parameter] = {"step": step, **spread}

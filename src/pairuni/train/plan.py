@@ -19,6 +19,7 @@ from pairuni.policies.janus.load import pick_device, resolve_model
 from pairuni.policies.memory import OPTIMISER, RESIDENT, ROLLOUT, UPDATE, Planner, Stages, Workload, most, needed, peak
 from pairuni.train.measure import measure
 from pairuni.train.rollout import sampling_spec, trained_sides
+from pairuni.train.trained import count_trained
 
 GIB = 1 << 30
 
@@ -66,14 +67,16 @@ def make_plan(config: PlanConfig) -> Plan:
     planner = load_planner(config.model.path)
     cuda, device = _device(config)
     share = -(-config.data.batch // config.plan.processes)
-    work = workload(config, cuda, share)
+    trained, adapters = count_trained(planner, config.model)
+    shards = config.plan.processes if config.distributed == "fsdp" else 1
+    work = replace(workload(config, cuda, share), trained=trained, adapters=adapters, shards=shards)
     stages = planner.estimate(work)
     has = device_memory(device) if device else 0
     memory = int(config.plan.memory * GIB) or has
     least = planner.estimate(replace(work, prompts=1, micro_batch=1, checkpointing=True))
     plan = Plan(
         parameters=planner.parameters,
-        trained=planner.trained,
+        trained=trained,
         work=work,
         share=share,
         memory=memory,
@@ -168,6 +171,8 @@ def _obstacle(config: PlanConfig, device: str) -> str:
     """Why nothing is measured, "" where it may be."""
     if not config.plan.measure:
         return "plan.measure is false"
+    if config.model.lora.rank or config.model.trainable or config.distributed == "fsdp":
+        return "only the training of all weights in one process is measured"
     if not device:
         return "the device is not here"
     if device == "cpu" and not Path("/proc/self/clear_refs").exists():

@@ -35,6 +35,8 @@ FREE = (
     "model.device",
     "model.cuda_graphs",
     "data.shapes",
+    "distributed",
+    "patience",
     "optim.max_skipped",
     "rewards.options.http.",
     "log.",
@@ -58,8 +60,13 @@ class Start:
 
 def config_hash(config: TrainConfig) -> str:
     """SHA-256 of all fields that must not change within a run."""
-    bound = {name: value for name, value in _flat(asdict(config)).items() if not name.startswith(FREE)}
+    bound = {name: value for name, value in flat_config(config).items() if not name.startswith(FREE)}
     return hashlib.sha256(json.dumps(bound, sort_keys=True).encode()).hexdigest()
+
+
+def flat_config(config: TrainConfig) -> dict[str, Any]:
+    """Fields by their dotted names."""
+    return _flat(asdict(config))
 
 
 def eval_history(run: RunDir) -> Path:
@@ -109,7 +116,7 @@ def _check_config(run: RunDir, config: TrainConfig) -> None:
         raise InputError(f"cannot be read ({err})", file=run.config) from None
     if not isinstance(before, dict):
         raise InputError("must be a mapping", file=run.config)
-    old, new = _flat(before), _flat(asdict(config))
+    old, new = _flat(before), flat_config(config)
     names = [n for n in sorted(old.keys() | new.keys()) if old.get(n) != new.get(n) and not n.startswith(FREE)]
     if names:
         changes = "; ".join(f"{n}: {old.get(n)!r} there, {new.get(n)!r} now" for n in names)

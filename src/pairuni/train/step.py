@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +19,13 @@ from torch import Tensor, nn
 from pairuni.algo.gradients import gradient_cosine
 from pairuni.algo.pair_grpo import Totals, pair_credit, row_scales, side_loss, side_totals
 from pairuni.config import TrainConfig
-from pairuni.dist import all_reduce_gradients, global_sum
-from pairuni.policies.base import Chunk, Policy, Rollouts
+from pairuni.dist import all_gather, all_reduce_gradients, global_sum
+from pairuni.policies.base import Chunk, Policy, Rollouts, Scorer
 from pairuni.records import Side
 from pairuni.train.metrics import SideScores, rollout_metrics, score_metrics
 from pairuni.train.optim import Optimizer, learning_rate
 from pairuni.train.rollout import SideBatch
+from pairuni.train.wrap import ShardedPolicy
 
 
 class DivergedError(RuntimeError):
@@ -40,6 +41,7 @@ class _Piece:
     credit_k: Tensor
     scale_k: Tensor
     trained: bool = True
+    counted: bool = True
     old_kN: Tensor | None = None
     reference_kN: Tensor | None = None
 
@@ -50,7 +52,7 @@ def train_step(
     optimizer: Optimizer,
     config: TrainConfig,
     step: int,
-    reference: Policy | None = None,
+    reference: Scorer | None = None,
 ) -> dict[str, float]:
     """Takes `config.updates_per_rollout` optimiser updates on one batch of rollouts.
 
@@ -125,7 +127,18 @@ def _pieces(policy: Policy, sampled: SideBatch, credit_BR: Tensor, config: Train
             keep = active_n[rows].nonzero()[:, 0].tolist()
             if keep:
                 pieces.append(_narrow(part, keep) if len(keep) < len(rows) else part)
-    return pieces or gauge
+    return _in_step(pieces or gauge) if isinstance(policy, ShardedPolicy) else pieces or gauge
+
+
+def _in_step(pieces: list[_Piece]) -> list[_Piece]:
+    """As many as on the process that has most: with sharded weights every forward and backward is a collective."""
+    there = all_gather((len(pieces), any(piece.trained for piece in pieces)))
+    number, trained = max(count for count, _ in there), any(each for _, each in there)
+    first = _narrow(pieces[0], [0])
+    nothing = torch.zeros_like(first.credit_k)
+    ballast = [_Piece(first.rollouts, first.chunk, nothing, nothing, counted=False) for _ in range(len(pieces), number)]
+    # A piece without an advantage has a gradient of zero.
+    return [replace(piece, trained=trained) for piece in pieces + ballast]
 
 
 def _narrow(piece: _Piece, keep: list[int], trained: bool = True) -> _Piece:
@@ -137,7 +150,7 @@ def _narrow(piece: _Piece, keep: list[int], trained: bool = True) -> _Piece:
 
 
 def _backward(
-    policy: Policy, piece: _Piece, scores: SideScores, config: TrainConfig, reference: Policy | None
+    policy: Policy, piece: _Piece, scores: SideScores, config: TrainConfig, reference: Scorer | None
 ) -> float:
     """Scores a chunk and adds its gradient at once, so that one chunk's graph is alive at a time. Returns its loss."""
     chunk = piece.chunk
@@ -161,6 +174,8 @@ def _backward(
     )
     if piece.trained:
         loss.backward()
+    if not piece.counted:
+        return 0.0
     with torch.no_grad():
         gap_n = (logp_kN.detach() - chunk.recorded_kN)[chunk.mask_kN]
         part = {name: float(value) for name, value in stats.items()}

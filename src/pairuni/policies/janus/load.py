@@ -111,6 +111,11 @@ def _check_complete(
     absent = sorted(info["missing_keys"])
     if absent:
         raise InputError(f"{len(absent)} weights are missing, e.g. {absent[0]}", file=source)
+    # A sum takes no memory; only where it is not finite is each number looked at.
+    doubted = [(name, p) for name, p in module.named_parameters() if not bool(p.detach().sum().isfinite())]
+    broken = [name for name, parameter in doubted if not bool(parameter.isfinite().all())]
+    if broken:
+        raise InputError(f"{len(broken)} weights hold NaN or infinity, e.g. {broken[0]}", file=source)
     vision = module.model.vision_model
     patches = vision.embeddings.num_patches
     counts = {

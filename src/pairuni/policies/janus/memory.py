@@ -1,4 +1,4 @@
-"""Peak memory of a Janus training step, estimated from config.json and a workload's numbers; no weights are loaded.
+"""Peak memory of a Janus training step, estimated from the model's numbers (dims.py) and a workload's.
 
 Counted are the tensors that grow with the model, the rows or the tokens: each function names its own. Not counted are
 the allocator's fragmentation, workspaces of kernels, the CUDA context, Python (policies/memory.py has allowances for
@@ -10,16 +10,12 @@ Widths: H hidden, A all heads, I intermediate, V vocabulary, L tokens of a row; 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
-from transformers import JanusConfig, JanusForConditionalGeneration
 
 from pairuni.errors import InputError
 from pairuni.policies.janus.cache import SHORT
-from pairuni.policies.janus.load import BROKEN, brief, resolve_model
+from pairuni.policies.janus.dims import Dims, dims, load_config, names
 from pairuni.policies.janus.model import LOGITS, PIXEL_BATCH
 from pairuni.policies.janus.packing import pack_shape
 from pairuni.policies.janus.policy import MANY, JanusPolicy
@@ -27,7 +23,6 @@ from pairuni.policies.memory import OPTIMISER, RESIDENT, ROLLOUT, UPDATE, Stages
 from pairuni.records import Prompt, Side
 
 Parts = dict[str, int]
-_UNBUILDABLE = (*BROKEN, TypeError, ZeroDivisionError)
 # Feature maps of the largest size that the pixel decoder has at a time: a block's input, its result, two in hand.
 DECODER_MAPS = 4
 
@@ -42,116 +37,49 @@ class _Head:
     guided: bool = False
 
 
-@dataclass(frozen=True)
-class Dims:
-    """A Janus model in numbers."""
-
-    hidden: int
-    intermediate: int
-    layers: int
-    heads: int
-    attention: int
-    """Width of all query heads together."""
-    keys: int
-    """Width of all key heads together, and of all value heads."""
-    vocabulary: int
-    codes: int
-    image_codes: int
-    """Codes of an image that is drawn."""
-    image_tokens: int
-    """Tokens of an image that is looked at."""
-    pixels: int
-    """Side of an image."""
-    vision_hidden: int
-    vision_intermediate: int
-    decoder: int
-    """Values of the largest feature map of the pixel decoder, per image."""
-    parameters: int
-    trained: int
-    largest: int
-    """Parameters of the largest trained matrix."""
-    linear: int
-    """Parameters of the language model's linear layers: those that autocast copies."""
-    text_head: int
-    code_head: int
-
-
-def load_config(path_or_hub_id: str) -> JanusConfig:
-    """The config of a Janus checkpoint, from its config.json alone.
-
-    Raises:
-        InputError: it is not one, or describes no model that can be built.
-    """
-    source = resolve_model(path_or_hub_id)
-    try:
-        config = JanusConfig.from_pretrained(source)
-        config.tie_word_embeddings = False  # as in load.py
-        return config
-    except _UNBUILDABLE as err:
-        raise InputError(f"cannot be read as a Janus config: {brief(err)}", file=source) from None
-
-
-def dims(config: JanusConfig) -> Dims:
-    """Numbers of the model that a config describes. Parameters are counted on a model without memory.
-
-    Raises:
-        InputError: no model can be built from the config.
-    """
-    try:
-        with torch.device("meta"):
-            module = JanusForConditionalGeneration(config)
-    except _UNBUILDABLE as err:
-        raise InputError(f"describes no Janus model: {brief(err)}", file="config.json") from None
-    inner = module.model
-    parts: tuple[Any, Any, Any] = config.text_config, config.vision_config, config.vq_config
-    text, vision, vq = parts
-    frozen = {id(p) for tower in (inner.vision_model, inner.vqmodel) for p in tower.parameters()}
-    trained = [p for p in module.parameters() if id(p) not in frozen]
-    side = vq.num_patches * 2 ** (len(vq.channel_multiplier) - 1)
-    return Dims(
-        hidden=text.hidden_size,
-        intermediate=text.intermediate_size,
-        layers=text.num_hidden_layers,
-        heads=text.num_attention_heads,
-        attention=text.num_attention_heads * text.head_dim,
-        keys=text.num_key_value_heads * text.head_dim,
-        vocabulary=text.vocab_size,
-        codes=vq.num_embeddings,
-        image_codes=vq.num_patches**2,
-        image_tokens=inner.vision_model.embeddings.num_patches,
-        pixels=side,
-        vision_hidden=vision.hidden_size,
-        vision_intermediate=int(vision.hidden_size * vision.mlp_ratio),
-        decoder=_largest_map(vq.base_channels, list(vq.channel_multiplier), side),
-        parameters=_count(module),
-        trained=sum(p.numel() for p in trained),
-        largest=max(p.numel() for p in trained),
-        linear=sum(_count(part) for part in inner.language_model.modules() if isinstance(part, nn.Linear)),
-        text_head=_count(module.lm_head),
-        code_head=_count(inner.generation_head),
-    )
-
-
 def estimate(d: Dims, work: Workload) -> Stages:
     """See `memory.Planner`: per stage, what is alive at its peak. Gradients are dropped after the update."""
     resident = _resident(d, work)
     base = {RESIDENT: sum(resident.values())}
-    gradients = {"gradients": 4 * d.trained * work.gradients}
+    gradients = {"gradients": 4 * _trained(d, work) * work.gradients // work.shards}
     rollout = {Side.GENERATION: _image_rollout, Side.UNDERSTANDING: _text_rollout}
     update = {Side.GENERATION: _image_update, Side.UNDERSTANDING: _text_update}
     sides = [side for side in reversed(Side) if side in work.sides]
     stages = {RESIDENT: resident}
-    stages |= {ROLLOUT[side]: base | _top(rollout[side](d, work)) for side in sides}
-    stages |= {UPDATE[side]: base | gradients | _top(update[side](d, work)) for side in sides}
+    whole, some = _gathered(d, work)
+    stages |= {ROLLOUT[side]: base | whole | _top(rollout[side](d, work)) for side in sides}
+    stages |= {UPDATE[side]: base | some | gradients | _top(update[side](d, work)) for side in sides}
     # On a CPU AdamW makes two copies of one parameter after the other; on CUDA it is fused and makes none.
-    copies = {} if work.cuda else {"copies of a parameter": 8 * d.largest}
+    copies = {} if work.cuda else {"copies of a parameter": 8 * d.largest // work.shards}
     return stages | {OPTIMISER: base | gradients | copies}
 
 
 def _resident(d: Dims, work: Workload) -> Parts:
-    """fp32 weights and both moments of AdamW; the reference model, which has the same frozen towers."""
-    parts = {"weights": 4 * d.parameters, "moments": 8 * d.trained}
-    return parts | {"reference model": 4 * d.trained} if work.reference else parts
+    """Weights and both moments of AdamW; the reference model, which has the same frozen towers.
+
+    Weights are fp32, but under bf16 the frozen ones of linear layers beside adapters.
+    """
+    narrowed = 2 * d.matrices if work.adapters and work.bf16 else 0
+    towers = 4 * (d.parameters - d.trained)
+    spread = (4 * (d.trained + work.adapters) - narrowed) // work.shards
+    parts = {"weights": towers + spread, "moments": 8 * _trained(d, work) // work.shards}
+    own_copy = work.reference and not (work.adapters and work.adapters == work.trained)
+    return parts | {"reference model": 4 * d.trained // work.shards} if own_copy else parts
+
+
+def _gathered(d: Dims, work: Workload) -> tuple[Parts, Parts]:
+    """What is whole beyond a process' share: all weights while sampling; while scoring the ends and two layers."""
+    if work.shards == 1:
+        return {}, {}
+    width = 2 if work.adapters and work.bf16 else 4
+    ends = d.trained - d.layers * d.layer
+    rest = 1 - 1 / work.shards
+    models = 1 + work.reference
+    return {"gathered": int(width * d.trained * rest)}, {"gathered": int(width * models * (ends + 2 * d.layer) * rest)}
+
+
+def _trained(d: Dims, work: Workload) -> int:
+    return work.trained or d.trained
 
 
 def kv_bytes(d: Dims, bf16: bool) -> int:
@@ -178,7 +106,7 @@ def working_bytes(d: Dims, bf16: bool) -> int:
 
 def _copies(d: Dims, work: Workload, head: _Head) -> Parts:
     """Autocast's copies of the weights that a call has used, which live until it returns."""
-    return {"bf16 weights": 2 * (d.linear + head.parameters)} if work.bf16 else {}
+    return {"bf16 weights": 2 * (work.adapters or d.linear + head.parameters)} if work.bf16 else {}
 
 
 def _image_rollout(d: Dims, work: Workload) -> Iterator[Parts]:
@@ -195,9 +123,10 @@ def _text_rollout(d: Dims, work: Workload) -> Iterator[Parts]:
     """Images seen once; prompts with their images read once; one cache for all answers at their longest."""
     rows, length = work.prompts * work.rollouts, d.image_tokens + work.text_tokens
     seen = {"seen images": work.prompts * 4 * d.image_tokens * d.vision_hidden}
-    yield seen | {"vision encoder": min(work.prompts, PIXEL_BATCH) * _seen(d, work)}
+    copies = {"bf16 vision weights": 2 * d.vision_linear} if work.bf16 and not work.adapters else {}
+    yield seen | copies | {"vision encoder": min(work.prompts, PIXEL_BATCH) * _seen(d, work)}
     shape = work.prompts, length, rows, work.spec.max_new_tokens
-    kept = {} if work.cuda else seen  # on the CPU
+    kept = copies | ({} if work.cuda else seen)  # which are on the CPU
     yield from (kept | parts for parts in _decoding(d, work, shape, _Head(d.vocabulary, d.text_head, rows)))
 
 
@@ -306,31 +235,21 @@ def _update(d: Dims, work: Workload, shape: tuple[int, int], head: _Head, inner:
     # The last norm keeps its input and result; the states that are read are copied.
     ends = tokens * 16 * d.hidden + inner
     logits = min(head.decisions, max(1, LOGITS // head.outputs)) * head.outputs
+    trains = not work.adapters  # frozen weights have no gradient
     yield shared | {
         "activations": ends + inputs + (0 if work.checkpointing else layer * depth),
         "logits": logits * (16 + 8 * head.guided),
-        "a weight's gradient": head.parameters * gradient,
+        "a weight's gradient": trains * head.parameters * gradient,
     }
     yield shared | {
         "activations": ends + inputs + layer * depth + tokens * working_bytes(d, bf16),
-        "a weight's gradient": d.hidden * d.intermediate * gradient,
+        "a weight's gradient": trains * d.hidden * d.intermediate * gradient,
     }
-    yield {"a weight's gradient": d.vocabulary * d.hidden * 4}
-
-
-def _largest_map(base: int, multipliers: list[int], side: int) -> int:
-    """Upsampling comes before a level narrows its channels, so a map may be as wide as the level before."""
-    wide = [*multipliers, multipliers[-1]]
-    levels = range(len(multipliers))
-    return max((side // 2**i) ** 2 * base * max(wide[i], wide[i + 1]) for i in levels)
+    yield {"a weight's gradient": trains * d.vocabulary * d.hidden * 4}
 
 
 def _width(bf16: bool) -> int:
     return 2 if bf16 else 4
-
-
-def _count(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
 
 
 def _top(phases: Iterator[Parts]) -> Parts:
@@ -343,7 +262,9 @@ class JanusPlanner:
     def __init__(self, path_or_hub_id: str) -> None:
         """Reads the config alone. Raises InputError: there is none, or it describes no Janus model."""
         try:
-            self.dims = dims(load_config(path_or_hub_id))
+            config = load_config(path_or_hub_id)
+            self.dims = dims(config)
+            self.sizes, self.adaptable = names(config)
         except InputError as err:
             raise InputError(err.message, file=path_or_hub_id) from None
         self.parameters, self.trained = self.dims.parameters, self.dims.trained

@@ -6,7 +6,7 @@ Shapes: B prompts, R rollouts, n = B * R rows, T decisions, k rows of a chunk, P
 
 import copy
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from pairuni.policies.linear import blocked_linears
 from pairuni.policies.sampling import row_uniforms
 from pairuni.records import Prompt, Side
 
+LANGUAGE = "model.language_model."
 MANY = 16  # decisions of a row from which on it pays to lay weights out for them
 
 
@@ -48,7 +49,7 @@ class JanusPolicy:
         self.precision: Literal["fp32", "bf16"] = precision
         self.cuda_graphs = cuda_graphs
         self.prompts = JanusPrompts(processor)
-        for tower in (module.model.vision_model, module.model.vqmodel):
+        for tower in self.towers():
             tower.requires_grad_(False)
 
     @property
@@ -166,16 +167,40 @@ class JanusPolicy:
     def trainable(self) -> Iterable[tuple[str, nn.Parameter]]:
         return [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
 
+    def facts(self) -> dict[str, str]:
+        """See `base.Policy`."""
+        names = ("bos", "eos", "pad", "image", "boi", "eoi")
+        return {
+            "family": self.family,
+            "token ids": ", ".join(f"{name} {getattr(self.prompts, name)}" for name in names),
+            "text vocabulary": f"{self.module.lm_head.out_features:,}",
+            "image codes": f"{self.image_codes} of {self.module.model.vqmodel.config.num_embeddings:,}",
+            "images": f"{self.image_size} x {self.image_size} pixels, {self.prompts.image_tokens} tokens if looked at",
+            "forward passes": f"{self.precision} on {self.device}",
+        }
+
+    def towers(self) -> Sequence[nn.Module]:
+        """See `base.Policy`: vision encoder and image tokenizer."""
+        return self.module.model.vision_model, self.module.model.vqmodel
+
+    def layers(self) -> Sequence[nn.Module]:
+        return list(self.module.model.language_model.layers)
+
+    def adaptable(self) -> list[str]:
+        """See `base.Policy`: all linear layers of the language model, its heads not among them."""
+        names = [name for name, part in self.module.named_modules() if type(part) is nn.Linear]
+        return [name for name in names if name.startswith(LANGUAGE)]
+
     def reference(self) -> Self:
         """See `base.Policy`. In eval mode, on the same device; the frozen towers are the same, not copied."""
-        towers = self.module.model.vision_model, self.module.model.vqmodel
-        frozen = copy.deepcopy(self.module, {id(tower): tower for tower in towers}).eval().requires_grad_(False)
+        towers = {id(tower): tower for tower in self.towers()}
+        frozen = copy.deepcopy(self.module, towers).eval().requires_grad_(False)
         return type(self)(frozen, self.processor, self.precision, self.cuda_graphs)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path, weights: Mapping[str, Tensor] | None = None) -> None:
         """Writes fp32 weights, processor and generation config; all of the folder appears at once."""
         with atomic_path(path) as folder:
-            self.module.save_pretrained(folder)
+            self.module.save_pretrained(folder, state_dict=None if weights is None else dict(weights))
             self.processor.save_pretrained(folder)
 
     def _decode(self, side: Side, encoded: Encoded, spec: SamplingSpec, seeds_BR: np.ndarray) -> decode.Decoded:

@@ -1,0 +1,71 @@
+"""`pairuni smoke`: the checks as lines, the page, and an exit code that a script can ask."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pairuni.cli.options import parse_config
+from pairuni.config import SmokeConfig
+from pairuni.files import check_folder, write_json
+from pairuni.records import Side
+from pairuni.report.smoke import Drawn, Said, write_smoke
+from pairuni.train.rollout import SideBatch
+from pairuni.train.smoke import run_smoke, summary
+
+
+def smoke(arguments: list[str]) -> int:
+    """Returns 1 where a check failed."""
+    config = parse_config(SmokeConfig, _shorthand(arguments), "smoke")
+    check_folder(config.output)
+    done = run_smoke(config, lambda text: print(f"{text} ...", flush=True))
+    folder = Path(config.output)
+    drawn, said = _keep_images(folder, done.batch)
+    found = summary(done)
+    write_json(folder / "smoke.json", _without_nan({"model": config.model.path, **found}))
+    page = write_smoke(folder, config.model.path, found, drawn, said)
+    width = max(len(check.name) for check in done.checks)
+    print("\n".join(f"{name}: {value}" for name, value in done.facts.items()))
+    print(done.trained)
+    for check in done.checks:
+        print(f"{'ok' if check.passed else 'FAILED':<6}  {check.name:<{width}}  {check.found}")
+    for side in Side:
+        print(f"behaviour_gap, {side}: {done.metrics[f'behaviour_gap/{side}']:.3g}")
+    measured = f"{found['measured_gib']:.2f} GiB" if found["measured_gib"] else "not told by this system"
+    print(f"peak memory: planned {found['planned_gib']:.2f} GiB, measured {measured}; {done.seconds:.0f} s")
+    print(page)
+    return 0 if done.passed else 1
+
+
+def _shorthand(arguments: list[str]) -> list[str]:
+    """--model is that of the other commands: the path."""
+    return [a.replace("--model", "--model.path", 1) if a.split("=")[0] == "--model" else a for a in arguments]
+
+
+def _keep_images(folder: Path, batch: Mapping[Side, SideBatch]) -> tuple[list[Drawn], list[Said]]:
+    """Writes what was drawn and looked at into `folder`/images."""
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+
+    def keep(name: str, pixels: np.ndarray) -> str:
+        Image.fromarray(pixels).save(folder / "images" / name)
+        return f"images/{name}"
+
+    drawn, said = [], []
+    for call in (call for sampled in batch.values() for call in sampled.calls):
+        for b, prompt in enumerate(call.prompts):
+            if call.images_BRHWC is not None:
+                names = [keep(f"drawn_{b}_{r}.png", pixels) for r, pixels in enumerate(call.images_BRHWC[b])]
+                drawn.append(Drawn(prompt.text, names))
+            if call.texts is not None:
+                said.append(Said(prompt.text, keep(f"seen_{b}.png", prompt.images[0]), call.texts[b]))
+    return drawn, said
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no such numbers."""
+    if isinstance(value, dict):
+        return {name: _without_nan(each) for name, each in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

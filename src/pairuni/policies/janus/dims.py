@@ -1,0 +1,139 @@
+"""A Janus model in numbers, from its config.json alone: widths, counts, the parameters by name. No weights are loaded.
+
+What they mean for memory is memory.py.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import JanusConfig, JanusForConditionalGeneration
+
+from pairuni.errors import InputError
+from pairuni.policies.janus.load import BROKEN, brief, resolve_model
+from pairuni.policies.janus.policy import LANGUAGE
+
+_UNBUILDABLE = (*BROKEN, TypeError, ZeroDivisionError)
+
+
+@dataclass(frozen=True)
+class Dims:
+    """A Janus model in numbers."""
+
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    attention: int
+    """Width of all query heads together."""
+    keys: int
+    """Width of all key heads together, and of all value heads."""
+    vocabulary: int
+    codes: int
+    image_codes: int
+    """Codes of an image that is drawn."""
+    image_tokens: int
+    """Tokens of an image that is looked at."""
+    pixels: int
+    """Side of an image."""
+    vision_hidden: int
+    vision_intermediate: int
+    decoder: int
+    """Values of the largest feature map of the pixel decoder, per image."""
+    parameters: int
+    trained: int
+    largest: int
+    """Parameters of the largest trained matrix."""
+    linear: int
+    """Parameters of the language model's linear layers: those that autocast copies."""
+    text_head: int
+    code_head: int
+    vision_linear: int
+    """Parameters of the vision encoder's linear layers."""
+    matrices: int
+    """Parameters of all linear layers, towers included."""
+    layer: int
+    """Parameters of one layer of the language model."""
+
+
+def load_config(path_or_hub_id: str) -> JanusConfig:
+    """The config of a Janus checkpoint, from its config.json alone.
+
+    Raises:
+        InputError: it is not one, or describes no model that can be built.
+    """
+    source = resolve_model(path_or_hub_id)
+    try:
+        config = JanusConfig.from_pretrained(source)
+        config.tie_word_embeddings = False  # as in load.py
+        return config
+    except _UNBUILDABLE as err:
+        raise InputError(f"cannot be read as a Janus config: {brief(err)}", file=source) from None
+
+
+def dims(config: JanusConfig) -> Dims:
+    """Numbers of the model that a config describes. Parameters are counted on a model without memory.
+
+    Raises:
+        InputError: no model can be built from the config.
+    """
+    try:
+        with torch.device("meta"):
+            module = JanusForConditionalGeneration(config)
+    except _UNBUILDABLE as err:
+        raise InputError(f"describes no Janus model: {brief(err)}", file="config.json") from None
+    inner = module.model
+    parts: tuple[Any, Any, Any] = config.text_config, config.vision_config, config.vq_config
+    text, vision, vq = parts
+    frozen = {id(p) for tower in (inner.vision_model, inner.vqmodel) for p in tower.parameters()}
+    trained = [p for p in module.parameters() if id(p) not in frozen]
+    side = vq.num_patches * 2 ** (len(vq.channel_multiplier) - 1)
+    return Dims(
+        hidden=text.hidden_size,
+        intermediate=text.intermediate_size,
+        layers=text.num_hidden_layers,
+        heads=text.num_attention_heads,
+        attention=text.num_attention_heads * text.head_dim,
+        keys=text.num_key_value_heads * text.head_dim,
+        vocabulary=text.vocab_size,
+        codes=vq.num_embeddings,
+        image_codes=vq.num_patches**2,
+        image_tokens=inner.vision_model.embeddings.num_patches,
+        pixels=side,
+        vision_hidden=vision.hidden_size,
+        vision_intermediate=int(vision.hidden_size * vision.mlp_ratio),
+        decoder=_largest_map(vq.base_channels, list(vq.channel_multiplier), side),
+        parameters=_count(module),
+        trained=sum(p.numel() for p in trained),
+        largest=max(p.numel() for p in trained),
+        linear=sum(_count(part) for part in inner.language_model.modules() if isinstance(part, nn.Linear)),
+        text_head=_count(module.lm_head),
+        code_head=_count(inner.generation_head),
+        vision_linear=sum(_count(part) for part in inner.vision_model.modules() if isinstance(part, nn.Linear)),
+        matrices=sum(part.weight.numel() for part in module.modules() if isinstance(part, nn.Linear)),
+        layer=_count(inner.language_model.layers[0]),
+    )
+
+
+def names(config: JanusConfig) -> tuple[dict[str, int], dict[str, int]]:
+    """Sizes of the parameters that can be trained, and inputs plus outputs of the layers that can get an adapter."""
+    with torch.device("meta"):
+        module = JanusForConditionalGeneration(config)
+    inner = module.model
+    frozen = {id(p) for tower in (inner.vision_model, inner.vqmodel) for p in tower.parameters()}
+    sizes = {name: p.numel() for name, p in module.named_parameters() if id(p) not in frozen}
+    linear = {name: part for name, part in module.named_modules() if type(part) is nn.Linear}
+    wanted = [name for name in linear if name.startswith(LANGUAGE)]
+    return sizes, {name: linear[name].in_features + linear[name].out_features for name in wanted}
+
+
+def _largest_map(base: int, multipliers: list[int], side: int) -> int:
+    """Upsampling comes before a level narrows its channels, so a map may be as wide as the level before."""
+    wide = [*multipliers, multipliers[-1]]
+    levels = range(len(multipliers))
+    return max((side // 2**i) ** 2 * base * max(wide[i], wide[i + 1]) for i in levels)
+
+
+def _count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())

@@ -1,0 +1,151 @@
+"""Metrics and samples in tensorboard, wandb or trackio, by accelerate's trackers. metrics.jsonl is written always.
+
+A tracker is a convenience: one that fails in the middle of a run is reported and left, and training goes on. Its run is
+continued when training is. Called on the first process alone.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from pairuni.config import LogConfig
+from pairuni.errors import InputError
+from pairuni.files import read_jsonl
+from pairuni.records import Side
+from pairuni.runs import RunDir
+
+_ANSWERS = ("question", "text", "rewards")
+
+
+class Trackers:
+    """Those that `log.trackers` names, of one run."""
+
+    def __init__(self, log: LogConfig, run: RunDir, settings: Mapping[str, Any], ids: Mapping[str, str], step: int):
+        """Starts or continues their runs.
+
+        Args:
+            settings: the resolved config, flat.
+            ids: of runs to continue, from `ids`.
+            step: finished steps.
+
+        Raises:
+            InputError: one is not installed, or cannot be started.
+        """
+        self._named: dict[str, Any] = {}
+        for name in log.trackers:
+            if find_spec(name) is None:
+                message = f"{name} is not installed; pip install {name}, or leave it out"
+                raise InputError(message, field="log.trackers")
+            try:
+                self._named[name] = _start(name, log.project, run.path, ids.get(name), step)
+                _settings(name, self._named[name], settings)
+            except Exception as err:  # a tracker's own, of a library that need not be here
+                raise InputError(f"{name} cannot be started ({_brief(err)})", field="log.trackers") from err
+
+    @property
+    def ids(self) -> dict[str, str]:
+        """What a checkpoint keeps, so that a continued run is the same in a tracker."""
+        return {name: str(each.tracker.id) for name, each in self._named.items() if hasattr(each.tracker, "id")}
+
+    def metrics(self, row: Mapping[str, float | None], step: int) -> None:
+        """A row of metrics.jsonl. What is no finite number is left out."""
+        values = {name: float(v) for name, v in row.items() if v is not None and np.isfinite(v)}
+        self._each(lambda name, tracker: tracker.log(values, step=step))
+
+    def samples(self, folder: Path, step: int) -> None:
+        """The images of a folder that `write_samples` made, and its answers, with their rewards."""
+        if not self._named:
+            return
+        rows = [row for _, row in read_jsonl(folder / "samples.jsonl")]
+        answers = [[str(row[name]) for name in _ANSWERS] for row in rows if row["side"] == Side.UNDERSTANDING]
+        drawn = [row for row in rows if row["side"] == Side.GENERATION]
+        images = [np.asarray(Image.open(folder / row["image"]).convert("RGB")) for row in drawn]
+        captions = [f"{row['prompt']} {json.dumps(row['rewards'])}" for row in drawn]
+        self._each(lambda name, tracker: _samples(name, tracker, (answers, images, captions), step))
+
+    def close(self) -> None:
+        self._each(lambda name, tracker: tracker.finish())
+
+    def _each(self, call: Callable[[str, Any], None]) -> None:
+        for name, tracker in list(self._named.items()):
+            try:
+                call(name, tracker)
+            except Exception as err:  # whatever their network does
+                del self._named[name]
+                tqdm.write(f"warning: {name} failed and is left for the rest of this call ({_brief(err)})")
+
+
+def _start(name: str, project: str, path: Path, run: str | None, step: int) -> Any:
+    from accelerate import PartialState
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+    PartialState()  # accelerate's log messages need it
+    options: dict[str, Any]
+    if name == "tensorboard":
+        options = {"run_name": path.name, "logging_dir": str(path / name), "purge_step": step + 1 if step else None}
+    elif name == "wandb":
+        options = {"run_name": project, "name": path.name, "id": run, "resume": "allow", "dir": str(path)}
+    else:
+        options = {"run_name": project, "name": path.name, "resume": "allow"}
+    tracker = LOGGER_TYPE_TO_CLASS[name](**options)
+    tracker.start()
+    return tracker
+
+
+def _settings(name: str, tracker: Any, settings: Mapping[str, Any]) -> None:
+    plain = {
+        key: value if isinstance(value, str | int | float) else json.dumps(value) for key, value in settings.items()
+    }
+    if name == "tensorboard":  # its own way makes a second run of it
+        tracker.log({"config": "\n".join(f"    {key}: {value}" for key, value in plain.items())}, step=0)
+    else:
+        tracker.store_init_configuration(plain)
+
+
+def _samples(
+    name: str,
+    tracker: Any,
+    samples: tuple[Sequence[Sequence[str]], Sequence[np.ndarray], Sequence[str]],
+    step: int,
+) -> None:
+    answers, images, captions = samples
+    if name == "tensorboard":
+        if images:
+            tracker.log_images({"samples/images": np.stack(images)}, step=step, dataformats="NHWC")
+            tracker.log({"samples/captions": _table([[c] for c in captions], ["image"])}, step=step)
+        if answers:
+            tracker.log({"samples/answers": _table(answers, _ANSWERS)}, step=step)
+    elif name == "wandb":
+        import wandb  # pyright: ignore[reportMissingImports]
+
+        if images:
+            shown = [wandb.Image(image, caption=caption) for image, caption in zip(images, captions, strict=True)]
+            tracker.log({"samples/images": shown}, step=step)
+        if answers:
+            tracker.log_table("samples/answers", list(_ANSWERS), [list(row) for row in answers], step=step)
+    else:
+        import trackio  # pyright: ignore[reportMissingImports]
+
+        shown = [trackio.Image(image, caption=caption) for image, caption in zip(images, captions, strict=True)]
+        tracker.log({f"samples/image_{n:02d}": image for n, image in enumerate(shown)}, step=step)
+
+
+def _table(rows: Sequence[Sequence[str]], columns: Sequence[str]) -> str:
+    """Markdown. What a model or a prompt says is shown as it is: as code, with its bars and ticks replaced."""
+
+    def cell(text: str) -> str:
+        plain = " ".join(text.split()).replace("`", "'").replace("|", "/")
+        return f"`{plain}`" if plain else ""
+
+    lines = [columns, ["---"] * len(columns), *([cell(text) for text in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _brief(err: BaseException) -> str:
+    return " ".join(f"{type(err).__name__}: {err}".split())[:200]

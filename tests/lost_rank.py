@@ -1,0 +1,22 @@
+"""A process of two, of which the second dies or hangs: `python lost_rank.py dies|hangs MINUTES`."""
+
+import os
+import sys
+import time
+
+from pairuni import dist
+from pairuni.watch import LostRankError
+
+if __name__ == "__main__":
+    how, patience = sys.argv[1], float(sys.argv[2])
+    try:
+        with dist.process_group("cpu", patience):
+            dist.barrier()
+            if dist.rank() == 1:
+                if how == "dies":
+                    os.kill(os.getpid(), 9)
+                time.sleep(600)
+            dist.all_gather("here")
+    except LostRankError as err:
+        print(f"lost: {err}", file=sys.stderr)
+        sys.exit(3)
