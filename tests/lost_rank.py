@@ -1,4 +1,4 @@
-"""A process of two, of which the second dies or hangs: `python lost_rank.py dies|hangs MINUTES`."""
+"""A process of two, of which the second dies or hangs, or neither: `python lost_rank.py dies|hangs|works MINUTES`."""
 
 import os
 import sys
@@ -12,6 +12,10 @@ if __name__ == "__main__":
     try:
         with dist.process_group("cpu", patience):
             dist.barrier()
+            while how == "works":
+                print(os.getpid(), flush=True)
+                dist.all_gather("here")
+                time.sleep(0.2)
             if dist.rank() == 1:
                 if how == "dies":
                     os.kill(os.getpid(), 9)

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch.distributed as td
 
@@ -43,6 +44,23 @@ def test_the_rank_is_named(how: str, minutes: float) -> None:
     else:
         assert first.returncode == 1, errors
         assert said[0].startswith("pairuni: rank 0 has waited 0 minutes for rank 1, which hangs"), errors
+
+
+@pytest.mark.slow
+def test_processes_end_with_their_launcher() -> None:
+    """Else the run that is started again would find them at work."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(SCRIPT)]
+    process = subprocess.Popen([*launcher, "works", "10"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        assert process.stdout is not None and process.stdout.readline().strip().isdigit()
+        workers = psutil.Process(process.pid).children()
+        assert len(workers) == 2
+    finally:
+        process.kill()
+    gone, alive = psutil.wait_procs(workers, timeout=90)
+    for each in alive:
+        each.kill()
+    assert len(gone) == 2 and not alive
 
 
 def test_who_lives_is_not_named(monkeypatch: pytest.MonkeyPatch) -> None:

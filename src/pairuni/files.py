@@ -3,6 +3,7 @@
 A reader never sees half a file: files and folders are written beside their place, synced, and renamed.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -38,6 +39,24 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         _sync(path.parent)
     finally:
         shutil.rmtree(temporary.parent, ignore_errors=True)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds `folder`, which is made, for this process alone. A process that ends in any way lets go of it.
+
+    Raises:
+        InputError: another process holds it. Where the file system knows no locks, nothing is held.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError("another process is at work here; wait for it, or stop it", file=folder) from None
+        except OSError:
+            pass
+        yield
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -19,6 +19,8 @@ SILENT = 6
 """Beats without a sign of life after which a process counts as gone, once a collective has failed."""
 UNHEARD = 120
 """The same while none has failed: a machine may be busy."""
+ORPHANED = 15
+"""Beats without an answer from the store after which the launcher counts as gone."""
 
 
 class LostRankError(RuntimeError):
@@ -76,12 +78,16 @@ class Watch:
         self._thread.join(timeout=10 * BEAT)
 
     def _run(self) -> None:
+        unanswered = 0
         while not self._ended.wait(BEAT):
             try:
                 self._say()
-                missing = self._missing()
+                missing, unanswered = self._missing(), 0
             except RuntimeError:
-                continue  # the store is gone with its process: the main thread's collective fails, and says so
+                # The store is gone with its process. Where that was the first one, a collective fails and says so. Where
+                # it was the launcher nothing would, and the run that is started again would find this one at work.
+                unanswered += 1
+                missing = "the launcher is gone; this process ends too" if unanswered > ORPHANED else ""
             if missing:
                 print(f"pairuni: {missing}", file=sys.stderr, flush=True)
                 # The main thread is inside a collective that may never return.

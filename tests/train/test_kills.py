@@ -7,11 +7,11 @@ counts what it is paid for), pair, train with one process and with two, and eval
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -35,19 +35,21 @@ def start(*arguments: object, processes: int = 1) -> Process:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command = [sys.executable, *(launcher if processes > 1 else []), "-m", "pairuni", *map(str, arguments)]
     environment = os.environ | {"OMP_NUM_THREADS": "1" if processes > 1 else "2"}
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def kill(process: Process, rng: random.Random) -> None:
-    """The whole command; where it has several processes sometimes one of them first, which the others must survive."""
+    """The whole command; where it has several processes sometimes one of them first, and the others a little later."""
     workers = psutil.Process(process.pid).children()
     if workers and rng.random() < 0.5:
         rng.choice(workers).kill()
         time.sleep(rng.uniform(0, 2))
-    os.killpg(process.pid, signal.SIGKILL)
+    for each in workers:  # each in a session of its own
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
+    process.kill()
     process.wait()
+    psutil.wait_procs(workers)
 
 
 def kill_when(process: Process, reached: Callable[[], bool], rng: random.Random) -> None:

@@ -19,6 +19,7 @@ from train_world import letter_share
 from pairuni.config import LogConfig, MixingConfig, OptimConfig, RewardConfig, TrainConfig
 from pairuni.data.dataset import PairSampler
 from pairuni.errors import InputError
+from pairuni.files import locked
 from pairuni.policies import load_policy
 from pairuni.policies.base import Policy
 from pairuni.records import Side
@@ -323,6 +324,17 @@ def test_a_missing_image_is_named_with_its_line(tiny_config: TrainConfig, pairs_
     assert caught.value.field == "understand_ann.image_path"
     assert not Path(tiny_config.output).exists()
     train(dataclasses.replace(tiny_config, sides="generation", steps=1))  # which opens no image
+
+
+def test_a_run_that_another_process_is_at_work_in_is_left_alone(tiny_config: TrainConfig) -> None:
+    train(tiny_config)
+    run = RunDir(Path(tiny_config.output))
+    before = run.metrics.read_bytes()
+    with locked(run.path), pytest.raises(InputError, match="another process is at work here"):
+        train(dataclasses.replace(tiny_config, steps=4))
+    assert run.metrics.read_bytes() == before
+    train(dataclasses.replace(tiny_config, steps=3))
+    assert len(run.read_metrics()) == 3
 
 
 def test_a_missing_model_leaves_no_directory(tiny_config: TrainConfig, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from pairuni.config import TrainConfig
 from pairuni.data.dataset import ImageCache, PairSampler
 from pairuni.data.mixing import image_features, mix
 from pairuni.errors import InputError
-from pairuni.files import read_jsonl, write_json, write_jsonl, write_text
+from pairuni.files import locked, read_jsonl, write_json, write_jsonl, write_text
 from pairuni.policies import load_policy
 from pairuni.policies.base import Policy, Scorer
 from pairuni.policies.lora import WithoutLora
@@ -93,20 +94,27 @@ def train(config: TrainConfig, *, evaluate: Evaluate | None = None) -> dict[str,
         start = dist.broadcast(find_start(directory, config) if dist.is_main() else Start(None, None))
         if start.step < config.steps:
             run = _set_up(config, directory, pairs, rewards, evaluate, (start, device))
-            if dist.is_main():
-                open_run(directory, config, start)
-                if start.checkpoint is None:  # a continued run no longer needs the model that it began with
-                    write_json(directory.inputs, input_record(config))
-                ids = {} if start.progress is None else start.progress.trackers
-                run.trackers = Trackers(config.log, directory, flat_config(config), ids, start.step)
-            dist.barrier()
-            try:
-                _loop(run, start)
-            finally:
-                if run.trackers is not None:
-                    run.trackers.close()
+            with locked(directory.path) if dist.is_main() else nullcontext():
+                _train(run, start)
         dist.barrier()
         return _summary(directory, config, time.perf_counter() - began)
+
+
+def _train(run: _Run, start: Start) -> None:
+    """Readies the directory, which no other process is at work in, and trains."""
+    config, directory = run.config, run.directory
+    if dist.is_main():
+        open_run(directory, config, start)
+        if start.checkpoint is None:  # a continued run no longer needs the model that it began with
+            write_json(directory.inputs, input_record(config))
+        ids = {} if start.progress is None else start.progress.trackers
+        run.trackers = Trackers(config.log, directory, flat_config(config), ids, start.step)
+    dist.barrier()
+    try:
+        _loop(run, start)
+    finally:
+        if run.trackers is not None:
+            run.trackers.close()
 
 
 def _read_pairs(config: TrainConfig) -> list[Pair]:
