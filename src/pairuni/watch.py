@@ -84,8 +84,8 @@ class Watch:
                 self._say()
                 missing, unanswered = self._missing(), 0
             except RuntimeError:
-                # The store is gone with its process. Where that was the first one, a collective fails and says so. Where
-                # it was the launcher nothing would, and the run that is started again would find this one at work.
+                # The store is gone with its process. If that was the first one, a collective fails and says so. If it
+                # was the launcher nothing would, and a run that is started again would find this one at work.
                 unanswered += 1
                 missing = "the launcher is gone; this process ends too" if unanswered > ORPHANED else ""
             if missing:
