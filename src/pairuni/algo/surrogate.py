@@ -63,8 +63,7 @@ def k3_kl(logp_BT: Tensor, ref_logp_BT: Tensor, mask_BT: Tensor, scale_B: Tensor
 
 
 def _gap(logp_BT: Tensor, other_BT: Tensor, keep_BT: Tensor) -> Tensor:
-    # Both are replaced before the subtraction: masking the difference would still send NaN into the gradient.
-    return logp_BT.where(keep_BT, 0.0) - other_BT.to(logp_BT).where(keep_BT, 0.0)
+    return (logp_BT - other_BT.to(logp_BT)).where(keep_BT, 0.0)  # not a product: NaN times 0 is NaN
 
 
 def _masked_stats(ratio_BT: Tensor, cut_BT: Tensor, mask_BT: Tensor) -> dict[str, Tensor]:
