@@ -19,8 +19,6 @@ SILENT = 6
 """Beats without a sign of life after which a process counts as gone, once a collective has failed."""
 UNHEARD = 120
 """The same while none has failed: a machine may be busy."""
-ORPHANED = 15
-"""Beats without an answer from the store after which the launcher counts as gone."""
 
 
 class LostRankError(RuntimeError):
@@ -40,6 +38,7 @@ class Watch:
     def __init__(self, store: Store, rank: int, world: int, patience: float) -> None:
         """Starts the thread. `patience` is in seconds."""
         self._store, self._rank, self._world, self._patience = store, rank, world, patience
+        self._launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else 0
         self._beats = self._meetings = 0
         self._waiting_since: float | None = None
         self._heard: dict[int, tuple[int, float]] = {}
@@ -78,16 +77,15 @@ class Watch:
         self._thread.join(timeout=10 * BEAT)
 
     def _run(self) -> None:
-        unanswered = 0
         while not self._ended.wait(BEAT):
             try:
                 self._say()
-                missing, unanswered = self._missing(), 0
+                missing = self._missing()
             except RuntimeError:
-                # The store is gone with its process. If that was the first one, a collective fails and says so. If it
-                # was the launcher nothing would, and a run that is started again would find this one at work.
-                unanswered += 1
-                missing = "the launcher is gone; this process ends too" if unanswered > ORPHANED else ""
+                missing = ""  # the store is gone with its process: the main thread's collective fails, and says so
+            if self._launcher and os.getppid() != self._launcher:
+                # Nothing else would end this process, and a run that is started again would find it at work.
+                missing = "torchrun is gone; this process ends too"
             if missing:
                 print(f"pairuni: {missing}", file=sys.stderr, flush=True)
                 # The main thread is inside a collective that may never return.
