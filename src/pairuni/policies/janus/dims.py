@@ -55,6 +55,10 @@ class Dims:
     """Parameters of all linear layers, towers included."""
     layer: int
     """Parameters of one layer of the language model."""
+    sizes: dict[str, int]
+    """Numbers in each parameter that can be trained, by its name."""
+    adaptable: dict[str, int]
+    """Inputs and outputs together of each layer that can get an adapter, by its name."""
 
 
 def load_config(path_or_hub_id: str) -> JanusConfig:
@@ -87,7 +91,9 @@ def dims(config: JanusConfig) -> Dims:
     parts: tuple[Any, Any, Any] = config.text_config, config.vision_config, config.vq_config
     text, vision, vq = parts
     frozen = {id(p) for tower in (inner.vision_model, inner.vqmodel) for p in tower.parameters()}
-    trained = [p for p in module.parameters() if id(p) not in frozen]
+    sizes = {name: p.numel() for name, p in module.named_parameters() if id(p) not in frozen}
+    linear = {name: part for name, part in module.named_modules() if type(part) is nn.Linear}
+    adaptable = {n: p.in_features + p.out_features for n, p in linear.items() if n.startswith(LANGUAGE)}
     side = vq.num_patches * 2 ** (len(vq.channel_multiplier) - 1)
     return Dims(
         hidden=text.hidden_size,
@@ -105,27 +111,17 @@ def dims(config: JanusConfig) -> Dims:
         vision_intermediate=int(vision.hidden_size * vision.mlp_ratio),
         decoder=_largest_map(vq.base_channels, list(vq.channel_multiplier), side),
         parameters=_count(module),
-        trained=sum(p.numel() for p in trained),
-        largest=max(p.numel() for p in trained),
+        trained=sum(sizes.values()),
+        largest=max(sizes.values()),
         linear=sum(_count(part) for part in inner.language_model.modules() if isinstance(part, nn.Linear)),
         text_head=_count(module.lm_head),
         code_head=_count(inner.generation_head),
         vision_linear=sum(_count(part) for part in inner.vision_model.modules() if isinstance(part, nn.Linear)),
         matrices=sum(part.weight.numel() for part in module.modules() if isinstance(part, nn.Linear)),
         layer=_count(inner.language_model.layers[0]),
+        sizes=sizes,
+        adaptable=adaptable,
     )
-
-
-def names(config: JanusConfig) -> tuple[dict[str, int], dict[str, int]]:
-    """Sizes of the parameters that can be trained, and inputs plus outputs of the layers that can get an adapter."""
-    with torch.device("meta"):
-        module = JanusForConditionalGeneration(config)
-    inner = module.model
-    frozen = {id(p) for tower in (inner.vision_model, inner.vqmodel) for p in tower.parameters()}
-    sizes = {name: p.numel() for name, p in module.named_parameters() if id(p) not in frozen}
-    linear = {name: part for name, part in module.named_modules() if type(part) is nn.Linear}
-    wanted = [name for name in linear if name.startswith(LANGUAGE)]
-    return sizes, {name: linear[name].in_features + linear[name].out_features for name in wanted}
 
 
 def _largest_map(base: int, multipliers: list[int], side: int) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 
 from pairuni.errors import InputError
 from pairuni.policies.janus.cache import SHORT
-from pairuni.policies.janus.dims import Dims, dims, load_config, names
+from pairuni.policies.janus.dims import Dims, dims, load_config
 from pairuni.policies.janus.model import LOGITS, PIXEL_BATCH
 from pairuni.policies.janus.packing import pack_shape
 from pairuni.policies.janus.policy import MANY, JanusPolicy
@@ -262,12 +262,11 @@ class JanusPlanner:
     def __init__(self, path_or_hub_id: str) -> None:
         """Reads the config alone. Raises InputError: there is none, or it describes no Janus model."""
         try:
-            config = load_config(path_or_hub_id)
-            self.dims = dims(config)
-            self.sizes, self.adaptable = names(config)
+            self.dims = dims(load_config(path_or_hub_id))
         except InputError as err:
             raise InputError(err.message, file=path_or_hub_id) from None
         self.parameters, self.trained = self.dims.parameters, self.dims.trained
+        self.sizes, self.adaptable = self.dims.sizes, self.dims.adaptable
 
     def estimate(self, work: Workload) -> Stages:
         return estimate(self.dims, work)
