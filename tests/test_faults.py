@@ -50,8 +50,8 @@ FAULTS = {
     ),
     "packed answers see each other": Fault(
         "policies/janus/packing.py",
-        "same = (seen[:, :, None] == seen[:, None, :]) | (seen[:, None, :] == _PROMPT)",
-        "same = seen[:, None, :] >= _PROMPT",
+        "same = (seen[:, start:, None] == seen[:, None, :]) | (seen[:, None, :] == _PROMPT)",
+        "same = (seen[:, None, :] >= _PROMPT).expand(-1, seen.shape[1] - start, -1)",
         RECORDED,
     ),
     "guidance missing in scoring": Fault(
@@ -61,16 +61,34 @@ FAULTS = {
         RECORDED,
     ),
     "temperature missing in scoring": Fault(
-        "policies/sampling.py",
-        "logp_nV = log_distribution(logits_nV, spec, banned)",
-        "logp_nV = log_distribution(logits_nV, SamplingSpec(), banned)",
+        "policies/scoring.py",
+        "uncond_nV, spec.guidance), spec, banned)",
+        "uncond_nV, spec.guidance), SamplingSpec(), banned)",
         RECORDED,
     ),
     "temperature missing in the gradient": Fault(
-        "policies/sampling.py",
-        "slope_n1 = grad_n[:, None] / ctx.temperature",
-        "slope_n1 = grad_n[:, None]",
-        "tests/policies/test_sampling.py::test_gradients_of_log_probs_against_numpy",
+        "policies/scoring.py",
+        "slope_N1 = grad_N[:, None] / (spec.temperature or 1.0)",
+        "slope_N1 = grad_N[:, None]",
+        "tests/policies/test_scoring.py::test_log_probs_and_gradients_against_numpy",
+    ),
+    "a weight's gradient of one slice alone": Fault(
+        "policies/scoring.py",
+        "first=part is slices[-1])",
+        "first=True)",
+        "tests/policies/test_packing.py::test_heads_in_slices_change_nothing",
+    ),
+    "kept logits written over twice": Fault(
+        "policies/scoring.py",
+        "powers, ctx.powers = ctx.powers, None",
+        "powers = ctx.powers if part is slices[-1] else None",
+        "tests/policies/test_scoring.py::test_a_second_backward_gives_the_same",
+    ),
+    "a packed answer sees less of its prompt": Fault(
+        "policies/janus/packing.py",
+        ".tril(start)",
+        ".tril()",
+        RECORDED,
     ),
     "features kept of another vision encoder": Fault(
         "policies/janus/policy.py",

@@ -11,7 +11,7 @@ from transformers import JanusForConditionalGeneration
 
 from pairuni.cli.main import main
 from pairuni.config import LoraOptions, ModelConfig
-from pairuni.policies import sampling
+from pairuni.policies import scoring
 from pairuni.policies.janus.policy import JanusPolicy
 from pairuni.pretrain.build import JanusSize, build_config, build_processor, build_tokenizer
 from pairuni.train.smoke import static_checks
@@ -71,9 +71,9 @@ def test_a_model_with_a_broken_weight_fails(
 def test_scoring_that_disagrees_with_sampling_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    taken = sampling._Taken.forward
+    taken = scoring._Taken.forward
     monkeypatch.setattr(
-        sampling._Taken, "forward", staticmethod(lambda ctx, logits, *more: taken(ctx, 1.5 * logits, *more))
+        scoring._Taken, "forward", staticmethod(lambda ctx, features, *more: taken(ctx, 1.5 * features, *more))
     )
     assert main(["smoke", "--output", str(tmp_path / "out"), *QUICK]) == 1
     printed = capsys.readouterr().out

@@ -18,6 +18,7 @@ from pairuni.policies.janus.memory import Dims, JanusPlanner
 from pairuni.policies.janus.packing import pack, pack_shape
 from pairuni.policies.janus.policy import JanusPolicy
 from pairuni.policies.memory import OPTIMISER, RESIDENT, ROLLOUT, UPDATE, Workload, most, needed, peak
+from pairuni.policies.scoring import LOGITS
 from pairuni.pretrain.build import JanusSize, build_janus
 from pairuni.records import Side
 
@@ -100,8 +101,11 @@ def test_cache_is_that_of_the_model(
     assert sum(x.nbytes for x in cache.tensors()) == (2 * 10 + 3 * 5) * memory.kv_bytes(tiny_dims, bf16)
 
 
-def kept(module: JanusForConditionalGeneration, shape: tuple[int, int], bf16: bool, mask: bool) -> int:
-    """Bytes that autograd keeps of the language model's forward, weights and their copies aside."""
+def kept(module: JanusForConditionalGeneration, shape: tuple[int, int], bf16: bool, masked: int) -> int:
+    """Bytes that autograd keeps of the language model's forward, weights and their copies aside.
+
+    masked: how many of a row's last tokens have a mask, as packed answers do; all of them as padded rows do.
+    """
     weights = {p.untyped_storage().data_ptr() for p in module.parameters()}
     copied = {p.numel() for p in module.parameters() if p.ndim == 2} if bf16 else set()
     found: dict[int, int] = {}
@@ -114,26 +118,32 @@ def kept(module: JanusForConditionalGeneration, shape: tuple[int, int], bf16: bo
 
     rows, length = shape
     embedded = torch.randn(rows, length, module.config.text_config.hidden_size, requires_grad=True)
+    positions = torch.arange(length).expand(rows, -1)
+    seen = torch.ones(rows, 1, masked, length, dtype=torch.bool) if 0 < masked < length else None
     attended = torch.ones(rows, length, dtype=torch.bool)
-    attended[0, 0] = not mask
+    attended[0, 0] = masked < length
     hooks = torch.autograd.graph.saved_tensors_hooks(look, lambda value: value)
     with hooks, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        out = model.states(module, embedded, attended)
+        if seen is None:
+            out = model.states(module, embedded, attended)
+        else:
+            out = model.packed_states(module, embedded, positions, seen)
     assert out.requires_grad
     return sum(found.values())
 
 
-@pytest.mark.parametrize("mask", [False, True])
+@pytest.mark.parametrize("masked", [0, 10, 27])
 @pytest.mark.parametrize("bf16", [False, True])
-def test_what_a_layer_keeps(bf16: bool, mask: bool) -> None:
+def test_what_a_layer_keeps(bf16: bool, masked: int) -> None:
     """One layer more, in tokens whose number is that of no weight: the difference is one layer's, to the byte."""
     size = JanusSize(16, 4, 48, 32, 2, 2, 48, 32, 1, 2, vq_multipliers=(1, 1, 1), vocabulary=300)
-    models = [build_janus(replace(size, layers=layers), ["a"], 0)[0].train() for layers in (2, 3)]
+    policies = [JanusPolicy(*build_janus(replace(size, layers=layers), ["a"], 0)) for layers in (2, 3)]
     rows, length = 2, 27
-    few, many = (kept(module, (rows, length), bf16, mask) for module in models)
-    d = memory.dims(models[0].config)
-    masks = rows * length**2 * (2 if bf16 else 4) if mask else 0
-    assert many - few == rows * length * memory.kept_bytes(d, bf16) + masks
+    few, many = (kept(policy.module.train(), (rows, length), bf16, masked) for policy in policies)
+    d = memory.dims(policies[0].module.config)
+    masks = rows * masked * length * (2 if bf16 else 4)
+    joined = rows * length * d.attention * (2 if bf16 else 4) if 0 < masked < length else 0
+    assert many - few == rows * length * memory.kept_bytes(d, bf16) + masks + joined
 
 
 # ---- what the options do ----------------------------------------------------------------------------------------
@@ -210,7 +220,7 @@ def test_logits_of_an_update_are_those_of_a_slice() -> None:
     """102,400 outputs for each of 16 x 512 answer tokens would be 50 GiB."""
     d = memory.dims(janus_pro("1B"))
     work = replace(WORK, rollouts=16, micro_batch=16, spec=replace(WORK.spec, max_new_tokens=512), checkpointing=True)
-    assert memory.estimate(d, work)[UPDATE[Side.UNDERSTANDING]].get("logits", 0) <= 16 * model.LOGITS
+    assert memory.estimate(d, work)[UPDATE[Side.UNDERSTANDING]].get("logits", 0) <= 12 * LOGITS
 
 
 def test_pixels_are_decoded_in_batches() -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pairuni.policies import scoring
 from pairuni.policies.base import Rollouts, SamplingSpec
 from pairuni.policies.janus import model, packing
 from pairuni.policies.janus.policy import JanusPolicy
@@ -115,13 +116,13 @@ def test_a_mask_by_brute_force() -> None:
     assert packed.positions_QL[0].tolist() == [0, 1, 2, 3, 3, 4] and packed.positions_QL[1, :3].tolist() == [0, 1, 2]
     assert packed.places_N.tolist() == [2, 3, 2, 2, 4, 5, 7, 8]
     mask = packed.mask(torch.device("cpu"))
-    assert mask is not None
+    assert mask is not None and mask.shape == (2, 1, 4, 6)  # what follows the shorter prompt
     owner = [["p", "p", "p", "a", "c", "c"], ["p", "p", "d", "-", "-", "-"]]
     for q in range(2):
-        for i in range(6):
+        for i in range(2, 6):
             for j in range(6):
                 expected = j <= i and (owner[q][j] == "p" or owner[q][j] == owner[q][i])
-                assert bool(mask[q, 0, i, j]) == expected, (q, i, j)
+                assert bool(mask[q, 0, i - 2, j]) == expected, (q, i, j)
     assert mask.any(-1).all()  # a token that sees nothing would be NaN
     assert packing.pack(prompts[:1], [0], answers[:1], 64, 0).mask(torch.device("cpu")) is None
 
@@ -134,16 +135,18 @@ def test_heads_in_slices_change_nothing(
     spec = SamplingSpec(max_new_tokens=6, guidance=2.0, score=score)  # pyright: ignore
     rollouts = _sampled(tiny_janus, side, spec)
     whole, expected = _scored(tiny_janus, rollouts, 100)
-    head = tiny_janus.module.lm_head if side is Side.UNDERSTANDING else tiny_janus.module.model.generation_head
-    vocabulary, sizes = model._vocabulary(head), []
-    monkeypatch.setattr(model, "LOGITS", 7 * vocabulary)
-    handle = head.register_forward_hook(lambda *call: sizes.append(call[2].numel()))
+    module, sizes, temper = tiny_janus.module, [], scoring.temper_
+    last = module.lm_head if side is Side.UNDERSTANDING else module.model.generation_head.vision_head
+    vocabulary = last.out_features
+    monkeypatch.setattr(scoring, "LOGITS", 7 * vocabulary)
+    monkeypatch.setattr(scoring, "temper_", lambda x, *more: sizes.append(x.numel()) or temper(x, *more))
     sliced, gradients = _scored(tiny_janus, rollouts, 100)
-    handle.remove()
-    assert max(sizes) == 7 * vocabulary
+    assert max(sizes) <= 7 * vocabulary
     decisions = int(rollouts.mask_BRT.sum())
-    twice = 2 * (2 if score == "cfg" and side is Side.GENERATION else 1)  # forward and backward, guided rows
-    assert sum(sizes) == twice * decisions * vocabulary
+    parts = -(-decisions // 7)
+    forward = sizes[:parts]
+    assert sum(forward) == decisions * vocabulary
+    assert sizes[parts:] == forward[-2::-1]  # backwards from the last, which is kept
     torch.testing.assert_close(sliced, whole, rtol=0, atol=1e-5)
     _assert_equal_gradients(gradients, expected)
 

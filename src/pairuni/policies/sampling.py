@@ -1,9 +1,9 @@
-"""Drawing and scoring share this file: seeds, logits -> log-probs, and the draw itself. No model and no modality here.
+"""Seeds, logits -> log-probs, and the draw itself. No model and no modality here.
 
 A decision's distribution is softmax(z / temperature) over the allowed vocabulary, with z = u + s * (c - u) under
-classifier-free guidance s; mixing and log-softmax are fp32 whatever the forward ran in. `draw` (sampling) and
-`action_logp` (scoring) both go through `log_distribution`, so that they cannot disagree. Scoring never truncates:
-rollouts drawn with top_k or top_p show up as a gap between recorded and scored log-probs.
+classifier-free guidance s; mixing and log-softmax are fp32 whatever the forward ran in. `draw` and scoring.py both go
+through `guide` and `temper_`, so that they cannot disagree. Scoring never truncates: rollouts drawn with top_k or top_p
+show up as a gap between recorded and scored log-probs.
 Shapes: n rows or decisions, T decisions of a row, V vocabulary.
 """
 
@@ -11,12 +11,10 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
 
 from pairuni.policies.base import SamplingSpec
 from pairuni.records import Side
@@ -65,47 +63,19 @@ def guide(cond_nV: Tensor, uncond_nV: Tensor | None, guidance: float) -> Tensor:
 
 
 def log_distribution(logits_nV: Tensor, spec: SamplingSpec, banned: Tensor | None) -> Tensor:
-    """fp32 [n, V] log-probs at the spec's temperature, -inf at the banned ids (int64 [m]).
+    """fp32 [n, V] log-probs at the spec's temperature, -inf at the banned ids (int64 [m])."""
+    changes = spec.temperature not in (0, 1) or banned is not None
+    return torch.log_softmax(temper_(logits_nV.to(torch.float32, copy=changes), spec, banned), dim=-1)
+
+
+def temper_(logits_nV: Tensor, spec: SamplingSpec, banned: Tensor | None) -> Tensor:
+    """Logits at the spec's temperature, -inf at the banned ids: in place.
 
     Greedy decoding (temperature 0) is reported at temperature 1: its own log-probs are all 0.
     """
-    logits_nV = logits_nV.float()
     if spec.temperature not in (0, 1):
-        logits_nV = logits_nV / spec.temperature
-    if banned is not None:
-        logits_nV = logits_nV.index_fill(-1, banned, -torch.inf)
-    return torch.log_softmax(logits_nV, dim=-1)
-
-
-def action_logp(
-    cond_nV: Tensor, uncond_nV: Tensor | None, actions_n: Tensor, spec: SamplingSpec, banned: Tensor | None
-) -> Tensor:
-    """fp32 [n], differentiable log-probs of actions taken; guided iff unconditional logits are given."""
-    taken: Tensor = _Taken.apply(guide(cond_nV, uncond_nV, spec.guidance), actions_n, spec, banned)  # pyright: ignore
-    return taken
-
-
-class _Taken(torch.autograd.Function):
-    """The log-prob of each row's action. Its gradient in one pass over the vocabulary, where autograd makes five."""
-
-    @staticmethod
-    def forward(
-        ctx: FunctionCtx, logits_nV: Tensor, actions_n: Tensor, spec: SamplingSpec, banned: Tensor | None
-    ) -> Tensor:
-        logp_nV = log_distribution(logits_nV, spec, banned)
-        ctx.save_for_backward(logp_nV, actions_n[:, None])
-        ctx.temperature, ctx.banned = spec.temperature or 1.0, banned  # pyright: ignore
-        return logp_nV.gather(-1, actions_n[:, None])[:, 0]
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_n: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore
-        logp_nV, actions_n1 = ctx.saved_tensors
-        slope_n1 = grad_n[:, None] / ctx.temperature
-        grad_nV = logp_nV.exp().mul_(-slope_n1).scatter_add_(-1, actions_n1, slope_n1)
-        if ctx.banned is not None:
-            grad_nV.index_fill_(-1, ctx.banned, 0)
-        return grad_nV, None, None, None
+        logits_nV /= spec.temperature
+    return logits_nV if banned is None else logits_nV.index_fill_(-1, banned, -torch.inf)
 
 
 def draw(

@@ -16,10 +16,11 @@ import numpy as np
 from pairuni.errors import InputError
 from pairuni.policies.janus.cache import SHORT
 from pairuni.policies.janus.dims import Dims, dims, load_config
-from pairuni.policies.janus.model import LOGITS, PIXEL_BATCH
+from pairuni.policies.janus.model import PIXEL_BATCH
 from pairuni.policies.janus.packing import pack_shape
 from pairuni.policies.janus.policy import MANY, JanusPolicy
 from pairuni.policies.memory import OPTIMISER, RESIDENT, ROLLOUT, UPDATE, Stages, Workload, most
+from pairuni.policies.scoring import LOGITS
 from pairuni.records import Prompt, Side
 
 Parts = dict[str, int]
@@ -178,7 +179,8 @@ def _image_update(d: Dims, work: Workload) -> Iterator[Parts]:
     head = _Head(d.codes, d.code_head, rows * d.image_codes, guided)
     # The codes' way in: the two layers of the generation aligner.
     inner = twice * rows * d.image_codes * d.hidden * (2 * _width(work.bf16) + 4)
-    return _update(d, work, (twice * rows, length), head, inner)
+    inner += twice * rows * d.image_codes * d.hidden * 3 * _width(work.bf16)  # and the head's first layer
+    return _update(d, work, (twice * rows, length, length), head, inner)
 
 
 def _text_update(d: Dims, work: Workload) -> Iterator[Parts]:
@@ -186,7 +188,8 @@ def _text_update(d: Dims, work: Workload) -> Iterator[Parts]:
     for groups in answer_chunks(work, d.image_tokens + work.text_tokens):
         prompt, answer = d.image_tokens + work.text_tokens, work.spec.max_new_tokens
         packs = [pack_shape(prompt, answer, number, d.hidden) for number in groups]
-        shape = sum(number for number, _ in packs), max(length for _, length in packs)
+        longest = max(length for _, length in packs)
+        shape = sum(number for number, _ in packs), longest, longest - prompt
         images = len(groups) * d.image_tokens * (4 * d.vision_hidden + d.hidden * (3 * _width(work.bf16) + 4))
         images += 0 if work.cuda else work.prompts * 4 * d.image_tokens * d.vision_hidden
         yield from _update(d, work, shape, _Head(d.vocabulary, d.text_head, sum(groups) * answer), images)
@@ -220,25 +223,26 @@ def answer_chunks(work: Workload, prompt: int) -> set[tuple[int, ...]]:
     return found
 
 
-def _update(d: Dims, work: Workload, shape: tuple[int, int], head: _Head, inner: int) -> Iterator[Parts]:
+def _update(d: Dims, work: Workload, shape: tuple[int, int, int], head: _Head, inner: int) -> Iterator[Parts]:
     """Backward through the head, with all activations alive; through the last layer; into the embeddings.
 
     Args:
-        shape: rows and tokens of a row.
+        shape: rows, tokens of a row, and those of them that have a mask.
         inner: what the embeddings keep.
     """
-    (rows, length), bf16 = shape, work.bf16
+    (rows, length, masked), bf16 = shape, work.bf16
     tokens, gradient = rows * length, 6 if bf16 else 4  # autocast's gradients are bf16 before they are added up
-    depth, layer = (1 if work.checkpointing else d.layers), tokens * kept_bytes(d, bf16)
+    joined = (masked < length) * _width(bf16) * d.attention  # of attention with a mask and without
+    depth, layer = (1 if work.checkpointing else d.layers), tokens * (kept_bytes(d, bf16) + joined)
     inputs = tokens * 4 * d.hidden * d.layers if work.checkpointing else 0
-    shared = _copies(d, work, head) | {"mask": rows * length**2 * (3 + depth * _width(bf16))}
+    shared = _copies(d, work, head) | {"mask": rows * masked * length * (3 + depth * _width(bf16))}
     # The last norm keeps its input and result; the states that are read are copied.
     ends = tokens * 16 * d.hidden + inner
     logits = min(head.decisions, max(1, LOGITS // head.outputs)) * head.outputs
     trains = not work.adapters  # frozen weights have no gradient
     yield shared | {
         "activations": ends + inputs + (0 if work.checkpointing else layer * depth),
-        "logits": logits * (16 + 8 * head.guided),
+        "logits": logits * _per_logit(head.guided, bf16),
         "a weight's gradient": trains * head.parameters * gradient,
     }
     yield shared | {
@@ -246,6 +250,16 @@ def _update(d: Dims, work: Workload, shape: tuple[int, int], head: _Head, inner:
         "a weight's gradient": trains * d.hidden * d.intermediate * gradient,
     }
     yield {"a weight's gradient": trains * d.vocabulary * d.hidden * 4}
+
+
+def _per_logit(guided: bool, bf16: bool) -> int:
+    """Bytes per logit of a slice that is scored. fp32: one tensor, or both kinds, their difference, product and sum.
+
+    Under autocast products are bf16 before they are fp32, and an earlier slice's memory is not written over.
+    """
+    if bf16:
+        return 26 if guided else 12
+    return 16 if guided else 4
 
 
 def _width(bf16: bool) -> int:

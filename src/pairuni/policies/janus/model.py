@@ -10,20 +10,25 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
-from transformers import DynamicCache, JanusForConditionalGeneration, LlamaModel
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    DynamicCache,
+    JanusForConditionalGeneration,
+    LlamaModel,
+)
 from transformers.cache_utils import DynamicLayer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 from pairuni.policies.base import SamplingSpec
 from pairuni.policies.janus.cache import Prefix, SharedCache
-from pairuni.policies.sampling import action_logp
+from pairuni.policies.scoring import action_logp, compute_dtype
 
 # The argument is `past_key_values` in transformers 5.17; 5.24 has renamed it and warns at the old name until 5.40.
 _CACHE = "cache" if "cache" in inspect.signature(LlamaModel.forward).parameters else "past_key_values"
 # Images seen, or decoded to pixels, at a time: the activations of these models dwarf a row of the language model.
 PIXEL_BATCH = 32
-# Logits that exist at a time while scoring: 64 MB in fp32, and a few copies of them.
-LOGITS = 1 << 24
 
 
 @torch.no_grad()
@@ -57,7 +62,7 @@ def prefill(model: JanusForConditionalGeneration, embedded_DPH: Tensor) -> Prefi
     out = model.model.language_model(
         inputs_embeds=embedded_DPH, position_ids=positions, use_cache=True, **{_CACHE: cache}
     )
-    keys, values, kind = [], [], _compute_dtype(out.last_hidden_state)
+    keys, values, kind = [], [], compute_dtype(out.last_hidden_state)
     for layer in cache.layers:
         assert isinstance(layer, DynamicLayer) and layer.keys is not None and layer.values is not None
         # Under autocast the rotation makes keys fp32, and transformers 5.17 values too; attention rounds both.
@@ -92,13 +97,7 @@ def _norm(norm: Any, x: Tensor) -> Tensor:
     """On a GPU one kernel instead of six; rounded to what the linear layers read once for all of them."""
     weight = norm.weight
     normed = nn.functional.rms_norm(x, weight.shape, weight, norm.variance_epsilon) if x.is_cuda else norm(x)
-    return normed.to(_compute_dtype(normed))
-
-
-def _compute_dtype(x: Tensor) -> torch.dtype:
-    """What linear layers and attention round `x` to."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    return normed.to(compute_dtype(normed))
 
 
 def states(model: JanusForConditionalGeneration, embedded_nLH: Tensor, attended_nL: Tensor) -> Tensor:
@@ -115,45 +114,52 @@ def states(model: JanusForConditionalGeneration, embedded_nLH: Tensor, attended_
 def packed_states(
     model: JanusForConditionalGeneration, embedded_QLH: Tensor, positions_QL: Tensor, mask: Tensor | None
 ) -> Tensor:
-    """[Q, L, H]: one forward without a cache over rows in which `mask` (bool [Q, 1, L, L]) says what a token sees."""
+    """[Q, L, H]: one forward without a cache over rows in which `mask` (bool [Q, 1, A, L]) says what the last A see."""
     out = model.model.language_model(
         inputs_embeds=embedded_QLH, attention_mask=mask, position_ids=positions_QL, use_cache=False
     )
     return out.last_hidden_state
 
 
+def _attend(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any
+) -> tuple[Tensor, None]:
+    """torch's attention. Where a mask is for the last queries alone, those before are in causal order.
+
+    They are most of a packed row: half of the work, and flash attention on a GPU, which takes no mask.
+    """
+    start = 0 if mask is None else query.shape[2] - mask.shape[2]
+    if start == 0:
+        return sdpa_attention_forward(module, query, key, value, mask, **options)
+    # Else autocast would round keys and values, and keep them, once for each.
+    query, key, value = (x.to(compute_dtype(x)) for x in (query, key, value))
+    early = query[:, :, :start], key[:, :, :start], value[:, :, :start]
+    first, _ = sdpa_attention_forward(module, *early, None, **options)
+    rest, _ = sdpa_attention_forward(module, query[:, :, start:], key, value, mask, **options)
+    return torch.cat([first, rest], 1), None
+
+
+ATTENTION = "pairuni"
+AttentionInterface.register(ATTENTION, _attend)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+
+
 def head_logp(
-    head: nn.Module,
+    head: Any,
     cond_NH: Tensor,
     uncond_NH: Tensor | None,
     actions_N: Tensor,
     spec: SamplingSpec,
     banned: Tensor | None,
 ) -> Tensor:
-    """[N] fp32 log-probs of actions from the states that predict them; guided iff unconditional states are given.
-
-    Logits of at most LOGITS values exist at a time: they are computed again in the backward pass instead of kept, since
-    those of a batch of answers over Janus-Pro's 102,400 tokens outweigh the model.
-    """
-
-    def logp(cond: Tensor, uncond: Tensor | None, actions: Tensor) -> Tensor:
-        return action_logp(head(cond), None if uncond is None else head(uncond), actions, spec, banned)
-
-    size = max(1, LOGITS // _vocabulary(head))
-    if len(actions_N) <= size:
-        return logp(cond_NH, uncond_NH, actions_N)
-    slices = [slice(start, start + size) for start in range(0, len(actions_N), size)]
-    unconds = [None if uncond_NH is None else uncond_NH[part] for part in slices]
-    parts = [
-        checkpoint(logp, cond_NH[part], uncond, actions_N[part], use_reentrant=False, preserve_rng_state=False)
-        for part, uncond in zip(slices, unconds, strict=True)
-    ]
-    return torch.cat(parts)
+    """[N] fp32 log-probs of actions from the states that predict them; guided iff unconditional states are given."""
+    last, first = (head, nn.Identity()) if isinstance(head, nn.Linear) else (head.vision_head, _before_last(head))
+    uncond_NF = None if uncond_NH is None else first(uncond_NH)
+    return action_logp(last, first(cond_NH), uncond_NF, actions_N, spec, banned)
 
 
-def _vocabulary(head: nn.Module) -> int:
-    """Outputs of a linear head, or of the last linear layer of one."""
-    return [part for part in head.modules() if isinstance(part, nn.Linear)][-1].out_features
+def _before_last(image_head: Any) -> nn.Module:
+    return nn.Sequential(image_head.proj_out, image_head.activation_fn)
 
 
 def decode_pixels(model: JanusForConditionalGeneration, codes_nT: Tensor) -> Tensor:

@@ -30,12 +30,16 @@ class Packed:
     """Where in the flattened [Q, L] the state stands that predicts each decision, row after row."""
 
     def mask(self, device: torch.device) -> Tensor | None:
-        """bool [Q, 1, L, L], True where a token (third) sees another (last); None where plain causal order says it."""
+        """bool [Q, 1, A, L]: what the last A tokens of each row (third) see; those before see all that precede them.
+
+        A is what follows the shortest prompt; None where plain causal order says it all.
+        """
         if self.segments_QL.max() <= 1 and not (self.segments_QL == _PADDING).any():
             return None
+        start = int((self.segments_QL == _PROMPT).sum(-1).min())
         seen = self.segments_QL.to(device)
-        same = (seen[:, :, None] == seen[:, None, :]) | (seen[:, None, :] == _PROMPT)
-        causal = torch.ones(same.shape[-2:], dtype=torch.bool, device=device).tril()
+        same = (seen[:, start:, None] == seen[:, None, :]) | (seen[:, None, :] == _PROMPT)
+        causal = torch.ones(same.shape[-2:], dtype=torch.bool, device=device).tril(start)
         return (same & causal)[:, None]
 
 

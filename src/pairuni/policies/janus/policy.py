@@ -51,6 +51,9 @@ class JanusPolicy:
         self.prompts = JanusPrompts(processor)
         for tower in self.towers():
             tower.requires_grad_(False)
+        language = module.model.language_model
+        if language.config._attn_implementation == "sdpa":
+            language.set_attn_implementation(model.ATTENTION)
 
     @property
     def device(self) -> torch.device:
