@@ -90,6 +90,24 @@ FAULTS = {
         ".tril()",
         RECORDED,
     ),
+    "padding is seen": Fault(
+        "policies/dimoo/model.py",
+        "seen = None if attended_nL is None else attended_nL[:, None, None, :]",
+        "seen = None",
+        "tests/policies/test_dimoo.py::test_padding_is_not_seen",
+    ),
+    "a step of the trace sees its own draws": Fault(
+        "policies/dimoo/policy.py",
+        "filled_MN = steps_kN[i_M] < s_M[:, None]",
+        "filled_MN = steps_kN[i_M] <= s_M[:, None]",
+        RECORDED,
+    ),
+    "an order that the draws decide taken for random": Fault(
+        "policies/dimoo/decode.py",
+        'confident = task.order == "confidence"',
+        "confident = True",
+        "tests/policies/test_dimoo.py::test_what_confidence_draws_is_likelier_than_it_says",
+    ),
     "features kept of another vision encoder": Fault(
         "policies/janus/policy.py",
         "if encoded.seen is None or encoded.seen.tower is not self.module.model.vision_model:",

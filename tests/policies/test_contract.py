@@ -16,6 +16,7 @@ import torch
 
 from pairuni.policies import load_policy, sampling
 from pairuni.policies.base import Policy, Rollouts, SamplingSpec
+from pairuni.policies.dimoo import decode as dimoo_decode
 from pairuni.policies.janus import decode as janus_decode
 from pairuni.policies.janus.cache import SharedCache
 from pairuni.records import Prompt, Side
@@ -34,6 +35,8 @@ class Family:
     """Name of a fixture that gives a fresh policy on the CPU, with any random weights."""
     frozen: tuple[str, ...]
     """Parameter name prefixes of the towers that RL leaves alone."""
+    embeddings: str
+    """In the names of token embeddings."""
     draws_in: ModuleType
     """Where the family calls sampling.draw."""
     shift_positions: Callable[[Patch], None]
@@ -52,8 +55,16 @@ def _shift_janus(patch: Patch) -> None:
     patch.setattr(janus_decode, "advance", shifted)
 
 
+def _shift_dimoo(patch: Patch) -> None:
+    states_at = dimoo_decode.states_at
+    patch.setattr(
+        dimoo_decode, "states_at", lambda model, rows, answers, places: states_at(model, rows, answers, places + 1)
+    )
+
+
 FAMILIES: Mapping[str, Family] = {
-    "janus": Family("tiny_janus", ("model.vision_model.", "model.vqmodel."), janus_decode, _shift_janus),
+    "janus": Family("tiny_janus", ("model.vision_model.", "model.vqmodel."), "embed", janus_decode, _shift_janus),
+    "dimoo": Family("tiny_dimoo", ("vqvae.",), "wte", dimoo_decode, _shift_dimoo),
 }
 
 
@@ -273,7 +284,7 @@ def test_gradient_is_that_of_the_log_probs(policy: Policy) -> None:
         assert (totals[0] - totals[1]) / 2e-3 == pytest.approx(float(norm), rel=0.02)
 
 
-def test_the_reference_does_not_follow_the_policy(policy: Policy) -> None:
+def test_the_reference_does_not_follow_the_policy(policy: Policy, family: Family) -> None:
     for side in SIDES:
         rollouts = _sample(policy, side, SPECS["score cfg"])
         frozen = policy.reference()
@@ -282,7 +293,7 @@ def test_the_reference_does_not_follow_the_policy(policy: Policy) -> None:
         torch.testing.assert_close(before, _score(policy, rollouts), atol=0, rtol=0)
         with torch.no_grad():
             for name, parameter in policy.trainable():
-                if "embed" in name:
+                if family.embeddings in name:
                     parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
         assert torch.equal(_score(frozen, rollouts), before)
         assert float((_score(policy, rollouts) - before).abs().max()) > 0.1

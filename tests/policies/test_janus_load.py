@@ -14,8 +14,8 @@ from transformers import JanusForConditionalGeneration, JanusProcessor
 from pairuni.errors import InputError
 from pairuni.policies import load_policy
 from pairuni.policies.base import SamplingSpec
-from pairuni.policies.janus.load import model_type
 from pairuni.policies.janus.policy import JanusPolicy
+from pairuni.policies.source import model_type
 from pairuni.records import Prompt, Side
 
 

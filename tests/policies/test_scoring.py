@@ -33,7 +33,9 @@ class World:
 
     def logp(self) -> Tensor:
         uncond = self.uncond if self.guided else None
-        return action_logp(self.last, self.cond, uncond, self.actions, self.spec, torch.tensor(BANNED))
+        return action_logp(
+            self.last.weight, self.last.bias, self.cond, uncond, self.actions, self.spec, torch.tensor(BANNED)
+        )
 
     def backward(self, logp: Tensor, **options: bool) -> None:
         (logp * torch.tensor(self.shares)).sum().backward(**options)
@@ -113,7 +115,7 @@ def test_frozen_layers_and_features_get_no_gradient() -> None:
 
 def test_no_decision_and_what_is_not_a_number() -> None:
     world = World(torch.float32, False, True, 1.0)
-    none = action_logp(world.last, world.cond[:0], None, world.actions[:0], world.spec, None)
+    none = action_logp(world.last.weight, world.last.bias, world.cond[:0], None, world.actions[:0], world.spec, None)
     none.sum().backward()
     assert none.shape == (0,) and not world.last.weight.grad.any()  # pyright: ignore
     with torch.no_grad():

@@ -21,7 +21,7 @@ def check_names(config: TrainConfig | EvaluateConfig) -> None:
 def check_model(config: TrainConfig | EvaluateConfig) -> None:
     """Raises InputError for a local model that is not there or of no known family; hub ids are not looked up."""
     from pairuni.policies import FAMILIES
-    from pairuni.policies.janus.load import model_type, resolve_model
+    from pairuni.policies.source import model_type, resolve_model
 
     name, field = (config.model.path, "model.path") if isinstance(config, TrainConfig) else (config.model, "model")
     try:

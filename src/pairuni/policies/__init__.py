@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from pairuni.policies.memory import Planner
 
 # model_type of a checkpoint's config.json -> "module:function"; a family is one folder and one row here.
-FAMILIES = {"janus": "pairuni.policies.janus.load:load_janus"}
+FAMILIES = {"janus": "pairuni.policies.janus.load:load_janus", "llada": "pairuni.policies.dimoo.load:load_dimoo"}
 # The same -> what says how much memory training takes.
 PLANNERS = {"janus": "pairuni.policies.janus.memory:JanusPlanner"}
 
@@ -41,7 +41,7 @@ def load_planner(path_or_hub_id: str) -> "Planner":
 
 
 def _of_family(table: dict[str, str], path_or_hub_id: str) -> Any:
-    from pairuni.policies.janus.load import model_type
+    from pairuni.policies.source import model_type
 
     kind = model_type(path_or_hub_id)
     if kind not in table:
@@ -49,4 +49,12 @@ def _of_family(table: dict[str, str], path_or_hub_id: str) -> Any:
 
         raise InputError(f"model type {kind!r} is not one of {', '.join(table)}", file=path_or_hub_id)
     module, name = table[kind].split(":")
-    return vars(import_module(module))[name]
+    try:
+        return vars(import_module(module))[name]
+    except ModuleNotFoundError as err:
+        if (err.name or "").split(".")[0] != "diffusers":
+            raise
+        from pairuni.errors import InputError
+
+        message = 'needs diffusers for its images: pip install "pairuni[diffusion]"'
+        raise InputError(message, file=path_or_hub_id) from None

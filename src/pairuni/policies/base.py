@@ -77,6 +77,11 @@ class Rollouts:
         return self.sampled_logp_BRT if guided else self.cond_logp_BRT
 
     @property
+    def scored_guided(self) -> bool:
+        """Whether scoring needs the unconditional logits too."""
+        return self.side is Side.GENERATION and self.spec.score == "cfg" and self.spec.guidance > 1
+
+    @property
     def shape(self) -> tuple[int, int]:
         return self.mask_BRT.shape[0], self.mask_BRT.shape[1]
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from pairuni.policies.base import SamplingSpec
@@ -26,7 +26,8 @@ def compute_dtype(x: Tensor) -> torch.dtype:
 
 
 def action_logp(
-    last: nn.Linear,
+    weight_VF: Tensor,
+    bias_V: Tensor | None,
     cond_NF: Tensor,
     uncond_NF: Tensor | None,
     actions_N: Tensor,
@@ -36,13 +37,13 @@ def action_logp(
     """fp32 [N], differentiable log-probs of actions taken, as `sampling.draw` records them.
 
     Args:
-        last: makes the logits.
+        weight_VF, bias_V: of the linear layer that makes the logits.
         uncond_NF: guided by the spec's guidance iff given.
         banned: int64 ids without probability.
     """
     kind = compute_dtype(cond_NF)
     uncond_NF = None if uncond_NF is None else uncond_NF.to(kind)
-    taken: Any = _Taken.apply(cond_NF.to(kind), uncond_NF, last.weight, last.bias, actions_N, spec, banned)
+    taken: Any = _Taken.apply(cond_NF.to(kind), uncond_NF, weight_VF, bias_V, actions_N, spec, banned)
     return taken
 
 

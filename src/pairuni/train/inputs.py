@@ -7,7 +7,7 @@ from huggingface_hub import try_to_load_from_cache
 
 from pairuni.config import TrainConfig
 from pairuni.files import file_hash
-from pairuni.policies.janus.load import resolve_model
+from pairuni.policies.source import resolve_model
 
 _WEIGHTS = ("*.safetensors", "*.bin")
 

@@ -15,8 +15,8 @@ from huggingface_hub import try_to_load_from_cache
 from pairuni.config import PlanConfig
 from pairuni.errors import InputError
 from pairuni.policies import load_planner
-from pairuni.policies.janus.load import pick_device, resolve_model
 from pairuni.policies.memory import OPTIMISER, RESIDENT, ROLLOUT, UPDATE, Planner, Stages, Workload, most, needed, peak
+from pairuni.policies.source import pick_device, resolve_model
 from pairuni.train.measure import measure
 from pairuni.train.rollout import sampling_spec, trained_sides
 from pairuni.train.trained import count_trained

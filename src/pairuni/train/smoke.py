@@ -19,8 +19,8 @@ from pairuni.data.dataset import Half
 from pairuni.data.images import load_image
 from pairuni.policies import load_planner
 from pairuni.policies.base import Policy
-from pairuni.policies.janus.load import pick_device
 from pairuni.policies.memory import Workload, peak
+from pairuni.policies.source import pick_device
 from pairuni.records import Quadruple, Side, read_pairs, resolve_image
 from pairuni.rewards.base import FunctionReward, RewardInput
 from pairuni.shapes.captions import caption

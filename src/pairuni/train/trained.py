@@ -8,9 +8,9 @@ from pairuni.config import ModelConfig
 from pairuni.errors import InputError
 from pairuni.policies import load_policy
 from pairuni.policies.base import Policy
-from pairuni.policies.janus.load import pick_device
 from pairuni.policies.lora import add_lora, narrow_frozen
 from pairuni.policies.memory import Planner
+from pairuni.policies.source import pick_device
 
 
 def choose_trained(policy: Policy, config: ModelConfig) -> None:

@@ -11,8 +11,8 @@ from torch import nn
 from transformers import JanusConfig, JanusForConditionalGeneration
 
 from pairuni.errors import InputError
-from pairuni.policies.janus.load import BROKEN, brief, resolve_model
 from pairuni.policies.janus.policy import LANGUAGE
+from pairuni.policies.source import BROKEN, brief, resolve_model
 
 _UNBUILDABLE = (*BROKEN, TypeError, ZeroDivisionError)
 

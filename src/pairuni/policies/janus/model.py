@@ -155,7 +155,7 @@ def head_logp(
     """[N] fp32 log-probs of actions from the states that predict them; guided iff unconditional states are given."""
     last, first = (head, nn.Identity()) if isinstance(head, nn.Linear) else (head.vision_head, _before_last(head))
     uncond_NF = None if uncond_NH is None else first(uncond_NH)
-    return action_logp(last, first(cond_NH), uncond_NF, actions_N, spec, banned)
+    return action_logp(last.weight, last.bias, first(cond_NH), uncond_NF, actions_N, spec, banned)
 
 
 def _before_last(image_head: Any) -> nn.Module:

@@ -7,7 +7,7 @@ Shapes: B prompts, R rollouts, n = B * R rows, T decisions, k rows of a chunk, P
 import copy
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Self
@@ -23,6 +23,7 @@ from pairuni.policies.janus import decode, model
 from pairuni.policies.janus.packing import pack
 from pairuni.policies.janus.prompts import Encoded, JanusPrompts, Seen
 from pairuni.policies.linear import blocked_linears
+from pairuni.policies.sampler import check_request, evaluating
 from pairuni.policies.sampling import row_uniforms
 from pairuni.records import Prompt, Side
 
@@ -78,11 +79,8 @@ class JanusPolicy:
         All rows whose prompts are of equal length are decoded together. A row depends on its prompt and seed alone, up
         to the rounding of its logits.
         """
-        if not prompts or any(prompt.side is not side for prompt in prompts):
-            raise ValueError(f"at least one prompt, all of side {side}, is needed")
-        if rollouts < 1 or seeds_BR.shape != (len(prompts), rollouts) or seeds_BR.dtype.kind not in "ui":
-            raise ValueError(f"integer seeds [{len(prompts)}, {rollouts}] are needed, not {seeds_BR.shape}")
-        with _evaluating(self.module), torch.no_grad(), _current(self.device):
+        check_request(side, prompts, rollouts, seeds_BR)
+        with evaluating(self.module), torch.no_grad(), _current(self.device):
             encoded = self.prompts.encode(side, prompts)
             with self._autocast():
                 encoded = self._see(encoded)
@@ -130,7 +128,7 @@ class JanusPolicy:
         prompts = [len(context.ids[b]) for b in owners]
         if rollouts.side is Side.UNDERSTANDING:
             return list(zip(owners, prompts, answers, strict=True))
-        twice = 1 + _guided(rollouts)
+        twice = 1 + rollouts.scored_guided
         return [(b, 0, twice * (p + a)) for b, p, a in zip(owners, prompts, answers, strict=True)]
 
     def logprobs(self, rollouts: Rollouts, chunk: Chunk) -> Tensor:
@@ -142,7 +140,7 @@ class JanusPolicy:
         mask_kT = chunk.mask_kN.to(self.device)
         steps = int(mask_kT.any(0).sum())  # rows are padded to the longest of all rollouts, not of this chunk
         actions_kT, scored_kT = actions_kT[:, :steps], mask_kT[:, :steps]
-        guided = _guided(rollouts)
+        guided = rollouts.scored_guided
         with self._autocast():
             if rollouts.side is Side.UNDERSTANDING:
                 head, uncond, banned = self.module.lm_head, None, self._banned()
@@ -283,12 +281,6 @@ class JanusPolicy:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
 
 
-def _guided(rollouts: Rollouts) -> bool:
-    """Whether scoring needs the unconditional rows too."""
-    spec = rollouts.spec
-    return rollouts.side is Side.GENERATION and spec.score == "cfg" and spec.guidance > 1
-
-
 def _parts(costs: Sequence[tuple[int, int, int]], budget: int, tokens: int) -> Iterator[list[int]]:
     """Consecutive rows within both budgets."""
     part: list[int] = []
@@ -301,18 +293,6 @@ def _parts(costs: Sequence[tuple[int, int, int]], budget: int, tokens: int) -> I
         part.append(row)
         used += more
     yield part
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode inside; every sub-module's own mode afterwards (eval mode also rests gradient checkpointing)."""
-    modes = [(part, part.training) for part in module.modules()]
-    try:
-        module.eval()
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
 
 
 def _current(device: torch.device) -> AbstractContextManager[object]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import JanusProcessor
 
 from pairuni.errors import InputError
+from pairuni.policies.text import without
 from pairuni.records import Prompt, Side
 
 
@@ -68,7 +69,7 @@ class JanusPrompts:
         added = self.tokenizer.added_tokens_decoder.values()
         names = {str(token.content) for token in added if token.special} | set(self.tokenizer.all_special_tokens)
         names |= {processor.image_token, processor.image_start_token, processor.image_end_token}
-        self._specials = sorted(names, key=lambda name: (-len(name), name))
+        self._specials = names
         if self.tokenizer("a")["input_ids"][0] != self.bos:
             raise InputError("the tokenizer does not begin a text with its BOS token", field="tokenizer")
         self._check_template()
@@ -112,13 +113,8 @@ class JanusPrompts:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
     def clean(self, text: str) -> str:
-        """`text` without the special tokens it spells out, also those that appear once others are gone."""
-        before = None
-        while before != text:
-            before = text
-            for name in self._specials:
-                text = text.replace(name, "")
-        return text
+        """`text` without the special tokens that it spells out."""
+        return without(text, self._specials)
 
     def _generation(self, caption: str) -> Tensor:
         text = self._chat([{"type": "text", "text": self.clean(caption)}]) + self.processor.image_start_token

@@ -1,0 +1,86 @@
+"""From a checkpoint (folder or hub id) to a Lumina-DiMOO policy, with one clear message for whatever is wrong with it.
+
+Master weights are fp32 whatever the file holds. The transformer and its tokenizer lie in the folder, the image
+tokenizer in `vqvae/` below it.
+"""
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from transformers import PreTrainedTokenizerFast
+from transformers.utils.logging import disable_progress_bar
+
+from pairuni.errors import InputError
+from pairuni.policies.dimoo.model import Dimoo, DimooConfig, DimooModel
+from pairuni.policies.dimoo.policy import VQVAE, DimooPolicy
+from pairuni.policies.source import BROKEN, brief, model_type, pick_device, pick_precision, refuse_broken, resolve_model
+
+# What the released model has, and this one is written for: a checkpoint that says otherwise would be read wrongly.
+FIXED = {
+    "activation_type": "silu",
+    "block_type": "llama",
+    "layer_norm_type": "rms",
+    "rope": True,
+    "alibi": False,
+    "weight_tying": False,
+    "include_bias": False,
+    "include_qkv_bias": False,
+    "attention_layer_norm": False,
+    "scale_logits": False,
+    "multi_query_attention": False,
+}
+
+
+def load_dimoo(
+    path_or_hub_id: str | Path, *, device: str = "auto", precision: str = "auto", cuda_graphs: bool = True
+) -> DimooPolicy:
+    """Loads a Lumina-DiMOO checkpoint.
+
+    Args:
+        device: "auto" (CUDA where there is one), "cpu", "cuda", ...
+        precision: "auto" (bf16 on CUDA, fp32 elsewhere), "fp32" or "bf16".
+        cuda_graphs: of no use here: a step is one large forward.
+
+    Raises:
+        InputError: a file is missing, broken, incomplete or of another model; an unknown device or precision.
+    """
+    from diffusers.models.autoencoders.vq_model import VQModel
+
+    source, place = resolve_model(path_or_hub_id), pick_device(device)
+    width = pick_precision(precision, place)
+    kind = model_type(path_or_hub_id)
+    if kind != DimooConfig.model_type:
+        raise InputError(f"is {kind!r}, not a Lumina-DiMOO model", file=source, field="model_type")
+    disable_progress_bar()
+    try:
+        config = DimooConfig.from_pretrained(source)
+        _check(config, source)
+        loaded = DimooModel.from_pretrained(source, config=config, dtype=torch.float32, output_loading_info=True)
+        assert isinstance(loaded, tuple)
+        language, info = loaded
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(source)
+        vqvae = VQModel.from_pretrained(source, subfolder=VQVAE, torch_dtype=torch.float32)
+    except (*BROKEN, SafetensorError) as err:
+        raise InputError(f"cannot be loaded as a Lumina-DiMOO model: {brief(err)}", file=source) from err
+    module = Dimoo(language, vqvae)
+    refuse_broken(module.named_parameters(), info["missing_keys"], source)
+    try:
+        policy = DimooPolicy(module.eval(), tokenizer, width)
+    except InputError as err:
+        raise InputError(err.message, file=source, field=err.field) from None
+    module.to(place)
+    return policy
+
+
+def _check(config: DimooConfig, source: str | Path) -> None:
+    """Raises InputError: the config describes a model that this code would compute wrongly."""
+    said = config.to_dict()
+    for name, value in FIXED.items():
+        if said.get(name) not in (value, None):
+            raise InputError(f"is {said[name]!r}; only {value!r} is supported", file=source, field=name)
+    heads = said.get("n_kv_heads") or config.n_heads
+    if heads != config.n_heads:
+        raise InputError(f"is {heads}; only n_heads ({config.n_heads}) is supported", file=source, field="n_kv_heads")
+    if config.order not in ("random", "confidence"):
+        raise InputError(f"must be random or confidence, not {config.order!r}", file=source, field="order")

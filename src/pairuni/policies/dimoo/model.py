@@ -1,0 +1,247 @@
+"""Lumina-DiMOO's transformer: bidirectional, LLaMA-like, its weights named as in the released checkpoint.
+
+Logits at a position predict that position's own token, no shift. Heads run on the slots and vocabulary slice that are
+asked for: all logits of one 512-pixel sample over 134,548 ids would be 0.6 GB. Padding is invisible to every other
+token (the released code hands no mask to attention, so that it leaks). Pixels go through diffusers' VQModel.
+Shapes: n rows, L padded tokens, H hidden width, S slots, V ids of the asked slice, h x w codes of an image.
+"""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from diffusers.models.autoencoders.vq_model import VQModel
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+# Images decoded to pixels at a time: the activations of the tokenizer dwarf a row of the language model.
+PIXEL_BATCH = 32
+
+
+class DimooConfig(PreTrainedConfig):
+    """The fields of the released config.json (LLaDA's names), and ids and schedules, by default those of the release.
+
+    text_block: slots that are filled before the next ones are, 0 for all at once. order: `random` (of each prompt; the
+    log-probs of its steps are exact) or `confidence` (the released sampler's; they are not).
+    """
+
+    model_type = "llada"
+
+    d_model: int = 4096
+    n_layers: int = 32
+    n_heads: int = 32
+    mlp_hidden_size: int = 12288
+    embedding_size: int = 134_548
+    rope_theta: float = 500_000.0
+    rms_norm_eps: float = 1e-5
+    mask_token_id: int = 126_336
+    eos_id: int = 126_081
+    newline_id: int = 126_084
+    padding_id: int = 126_339
+    image_id: int = 126_349
+    image_end_id: int = 126_350
+    uncondition_id: int = 126_351
+    answer_id: int = 126_354
+    answer_end_id: int = 126_355
+    image_offset: int = 126_356
+    image_steps: int = 35
+    text_steps: int = 2
+    text_block: int = 0
+    order: str = "random"
+    image_size: int = 512
+
+    def tokens(self) -> dict[str, int]:
+        """Special tokens that are no words, by the names that a tokenizer may give them."""
+        return {
+            "<|mdm_mask|>": self.mask_token_id,
+            "<|endoftext|>": self.eos_id,
+            "<newline>": self.newline_id,
+            "<padding>": self.padding_id,
+            "<IMAGE>": self.image_id,
+            "</IMAGE>": self.image_end_id,
+            "<uncondition>": self.uncondition_id,
+            "<answer>": self.answer_id,
+            "</answer>": self.answer_end_id,
+        }
+
+
+class _Block(GradientCheckpointingLayer):
+    def __init__(self, config: DimooConfig) -> None:
+        super().__init__()
+        width, inner = config.d_model, config.mlp_hidden_size
+        self.heads = config.n_heads
+        self.attn_norm = nn.RMSNorm(width, config.rms_norm_eps)
+        self.ff_norm = nn.RMSNorm(width, config.rms_norm_eps)
+        self.q_proj = nn.Linear(width, width, bias=False)
+        self.k_proj = nn.Linear(width, width, bias=False)
+        self.v_proj = nn.Linear(width, width, bias=False)
+        self.attn_out = nn.Linear(width, width, bias=False)
+        self.ff_proj = nn.Linear(width, inner, bias=False)  # the gate
+        self.up_proj = nn.Linear(width, inner, bias=False)
+        self.ff_out = nn.Linear(inner, width, bias=False)
+
+    def forward(self, hidden_nLH: Tensor, cos_LD: Tensor, sin_LD: Tensor, seen: Tensor | None) -> Tensor:
+        normed = self.attn_norm(hidden_nLH)
+        query, key, value = (
+            project(normed).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for project in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        query, key = (_rotate(x, cos_LD, sin_LD) for x in (query, key))
+        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=seen)
+        hidden_nLH = hidden_nLH + self.attn_out(mixed.transpose(1, 2).flatten(2))
+        normed = self.ff_norm(hidden_nLH)
+        return hidden_nLH + self.ff_out(functional.silu(self.ff_proj(normed)) * self.up_proj(normed))
+
+
+def _rotate(x_nhLD: Tensor, cos_LD: Tensor, sin_LD: Tensor) -> Tensor:
+    """Rotary embedding in fp32, the halves of a head rotated against each other."""
+    left, right = x_nhLD.float().chunk(2, -1)
+    turned = torch.cat([-right, left], -1)
+    return (x_nhLD.float() * cos_LD + turned * sin_LD).to(x_nhLD.dtype)
+
+
+class _Named(nn.Module):
+    """Submodules under the checkpoint's names."""
+
+    def __init__(self, **parts: nn.Module) -> None:
+        super().__init__()
+        for name, part in parts.items():
+            self.add_module(name, part)
+
+
+class DimooModel(PreTrainedModel):
+    """`model.transformer.{wte, blocks.i, ln_f, ff_out}`: embeddings, blocks, last norm, head."""
+
+    config_class = DimooConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules: ClassVar = ["_Block"]  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def __init__(self, config: DimooConfig) -> None:
+        super().__init__(config)
+        width, ids = config.d_model, config.embedding_size
+        self.model = _Named(
+            transformer=_Named(
+                wte=nn.Embedding(ids, width),
+                blocks=nn.ModuleList(_Block(config) for _ in range(config.n_layers)),
+                ln_f=nn.RMSNorm(width, config.rms_norm_eps),
+                ff_out=nn.Linear(width, ids, bias=False),
+            )
+        )
+        self.post_init()
+
+    @property
+    def head(self) -> nn.Linear:
+        return self._transformer.ff_out
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        return self._transformer.blocks
+
+    @property
+    def _transformer(self) -> Any:
+        return self.model.transformer
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self._transformer.wte
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+        elif isinstance(module, nn.RMSNorm):
+            nn.init.ones_(module.weight)
+
+    def forward(self, ids_nL: Tensor, attended_nL: Tensor | None = None) -> Tensor:
+        """[n, L, H]: the normalised states, of which `head` makes logits.
+
+        Args:
+            ids_nL: int64, padded on the right.
+            attended_nL: bool, False at padding; None where there is none.
+        """
+        transformer = self._transformer
+        hidden = transformer.wte(ids_nL)
+        cos, sin = self._rotary(ids_nL.shape[1], hidden.device)
+        seen = None if attended_nL is None else attended_nL[:, None, None, :]
+        for block in transformer.blocks:
+            hidden = block(hidden, cos, sin, seen)
+        return transformer.ln_f(hidden)
+
+    def _rotary(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        half = self.config.d_model // self.config.n_heads // 2
+        exponents = torch.arange(half, device=device, dtype=torch.float32) / half
+        angles = torch.arange(length, device=device)[:, None] * self.config.rope_theta**-exponents
+        return torch.cat([angles.cos()] * 2, -1), torch.cat([angles.sin()] * 2, -1)
+
+
+class Dimoo(nn.Module):
+    """The transformer, and the image tokenizer beside it: what is saved as two folders."""
+
+    def __init__(self, language: DimooModel, vqvae: VQModel) -> None:
+        super().__init__()
+        self.language, self.vqvae = language, vqvae
+        self.downsample: int = 2 ** (len(vqvae.config["block_out_channels"]) - 1)
+
+    @property
+    def image_size(self) -> int:
+        return self.language.config.image_size
+
+    @property
+    def codes_per_side(self) -> int:
+        return self.image_size // self.downsample
+
+    @property
+    def codebook(self) -> int:
+        return int(self.vqvae.config["num_vq_embeddings"])
+
+    @property
+    def step(self) -> int:
+        """Sides of input images are multiples of it, pixels."""
+        return 2 * self.downsample
+
+    def gradient_checkpointing_enable(self) -> None:
+        self.language.gradient_checkpointing_enable()
+
+    @torch.no_grad()
+    def encode_pixels(self, pixels_HWC: np.ndarray) -> Tensor:
+        """int64 [h, w] codes on the CPU of a uint8 image, in fp32. The tokenizer reads numbers in [0, 1]."""
+        pixels = torch.from_numpy(pixels_HWC.copy()).permute(2, 0, 1)[None].float() / 255
+        latents = self.vqvae.encode(pixels.to(self.vqvae.device)).latents
+        return self.vqvae.quantize(latents)[2][2].view(latents.shape[2:]).cpu()
+
+    @torch.no_grad()
+    def decode_pixels(self, codes_nN: Tensor) -> np.ndarray:
+        """uint8 [n, height, width, 3] of square images, in fp32."""
+        side, images = self.codes_per_side, []
+        for part in codes_nN.split(PIXEL_BATCH):
+            shape = (len(part), side, side, self.vqvae.config["vq_embed_dim"])
+            codes = part.view(len(part), side, side).to(self.vqvae.device)
+            decoded: Any = self.vqvae.decode(codes, force_not_quantize=True, shape=shape)
+            images.append((decoded.sample.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu())
+        return torch.cat(images).numpy()
+
+
+def states_at(language: DimooModel, rows: Sequence[Tensor], answers_nA: Tensor, places_nS: Tensor) -> Tensor:
+    """[n, S, H]: the states at `places_nS` of the answer parts, each behind its prompt of its own length.
+
+    Args:
+        rows: n prompts, int64.
+        answers_nA: what stands behind them, on the model's device.
+    """
+    lengths = [len(row) + answers_nA.shape[1] for row in rows]
+    ids_nL = torch.zeros(len(rows), max(lengths), dtype=torch.int64)
+    for i, row in enumerate(rows):
+        ids_nL[i, : len(row)] = row
+    ids_nL = ids_nL.to(answers_nA.device)
+    starts_n = torch.tensor([len(row) for row in rows], device=answers_nA.device)
+    answer_nA = starts_n[:, None] + torch.arange(answers_nA.shape[1], device=answers_nA.device)
+    ids_nL = ids_nL.scatter(1, answer_nA, answers_nA)
+    # True padding mask: what stands behind a shorter row is seen by nobody.
+    attended = None
+    if min(lengths) < max(lengths):
+        ends_n = starts_n + answers_nA.shape[1]
+        attended = torch.arange(ids_nL.shape[1], device=ids_nL.device) < ends_n[:, None]
+    states_nLH = language(ids_nL, attended)
+    return states_nLH.gather(1, (starts_n[:, None] + places_nS)[..., None].expand(-1, -1, states_nLH.shape[-1]))

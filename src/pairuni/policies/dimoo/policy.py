@@ -1,0 +1,222 @@
+"""Lumina-DiMOO behind the policy contract: texts and images by filling masked slots, scored along the recorded steps.
+
+A row is scored as it was drawn: for each of its steps one forward over what was filled before it (the trace), heads on
+the slots of that step. Steps whose decisions are not scored cost nothing.
+Shapes: B prompts, R rollouts, n = B * R rows, N slots, k rows of a chunk, M forwards (row and step), A answer tokens.
+"""
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from pairuni.files import atomic_path
+from pairuni.policies.base import Chunk, Rollouts, SamplingSpec
+from pairuni.policies.dimoo import decode
+from pairuni.policies.dimoo.model import Dimoo, states_at
+from pairuni.policies.dimoo.prompts import DimooPrompts, Encoded
+from pairuni.policies.sampler import check_request, evaluating
+from pairuni.policies.scoring import action_logp
+from pairuni.records import Prompt, Side
+
+LANGUAGE = "language."
+VQVAE = "vqvae"
+
+
+@dataclass(frozen=True)
+class _Trace:
+    """What a rollout keeps to be scored again."""
+
+    encoded: Encoded
+    steps_nN: Tensor
+
+
+class DimooPolicy:
+    """Masked discrete diffusion over text and VQ image codes in one vocabulary."""
+
+    family = "dimoo"
+    edits_images = True
+
+    def __init__(
+        self, module: Dimoo, tokenizer: PreTrainedTokenizerBase, precision: Literal["fp32", "bf16"] = "fp32"
+    ) -> None:
+        """Takes a loaded model; freezes its image tokenizer. Raises InputError: ids and tokenizer disagree."""
+        self.module, self.tokenizer = module, tokenizer
+        self.precision: Literal["fp32", "bf16"] = precision
+        self.prompts = DimooPrompts(module, tokenizer)
+        module.vqvae.requires_grad_(False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.module.language.head.weight.device
+
+    @property
+    def image_size(self) -> int:
+        return self.module.image_size
+
+    def sample(
+        self, side: Side, prompts: Sequence[Prompt], rollouts: int, spec: SamplingSpec, seeds_BR: np.ndarray
+    ) -> Rollouts:
+        """See `base.Sampler`. Rollouts live on the CPU. A generation prompt with images is an edit of the first."""
+        check_request(side, prompts, rollouts, seeds_BR)
+        with evaluating(self.module), torch.no_grad():
+            encoded = self.prompts.encode(side, prompts)
+            owners = [b for b in range(len(prompts)) for _ in range(rollouts)]
+            guided = side is Side.GENERATION and spec.guidance > 1
+            rows = [encoded.ids[b] for b in owners], [encoded.unconditional[b] for b in owners] if guided else None
+            with self._autocast():
+                filled = decode.fill(self.module.language, rows, self._task(side, spec), spec, seeds_BR.reshape(-1))
+            shape = (*seeds_BR.shape, -1)
+            texts = images = None
+            if side is Side.UNDERSTANDING:
+                written = [self.prompts.text(row) for row in filled.actions_nN.tolist()]
+                texts = tuple(tuple(written[b * rollouts : (b + 1) * rollouts]) for b in range(len(prompts)))
+            else:
+                pixels = self.module.decode_pixels(filled.actions_nN)
+                images = pixels.reshape(*seeds_BR.shape, *pixels.shape[1:])
+        return Rollouts(
+            side=side,
+            spec=spec,
+            prompts=tuple(prompts),
+            actions_BRT=filled.actions_nN.view(shape),
+            mask_BRT=torch.ones_like(filled.actions_nN, dtype=torch.bool).view(shape),
+            sampled_logp_BRT=filled.sampled_logp_nN.view(shape),
+            cond_logp_BRT=filled.cond_logp_nN.view(shape),
+            texts=texts,
+            images_BRHWC=images,
+            context=_Trace(encoded, filled.steps_nN),
+        )
+
+    def chunks(self, rollouts: Rollouts, budget: int, tokens: int = 0) -> list[Chunk]:
+        """See `base.Policy`: consecutive rows with all of their steps, or with one where all have too many tokens."""
+        if budget < 1 or tokens < 0:
+            raise ValueError(f"a chunk needs at least one row and no negative tokens, not {budget}, {tokens}")
+        trace = _trace(rollouts)
+        mask, recorded = rollouts.mask_BRT.flatten(0, 1), rollouts.logp_BRT.flatten(0, 1)
+        answer = len(self._task(rollouts.side, rollouts.spec).layout.ids_A)
+        cost = max(len(row) for row in trace.encoded.ids) + answer
+        cost *= 2 if rollouts.scored_guided else 1
+        steps = [int(s) for s in trace.steps_nN[mask].unique()]
+        whole = not tokens or cost * len(steps) <= tokens
+        size = min(budget, max(1, tokens // (cost * (len(steps) if whole else 1)))) if tokens else budget
+        chunks = []
+        for start in range(0, len(mask), size):
+            rows = list(range(start, min(len(mask), start + size)))
+            for step in [None] if whole else steps:
+                part = mask[rows] if step is None else mask[rows] & (trace.steps_nN[rows] == step)
+                chunks.append(Chunk(tuple(rows), part.to(self.device), recorded[rows].to(self.device), step))
+        return chunks
+
+    def logprobs(self, rollouts: Rollouts, chunk: Chunk) -> Tensor:
+        """See `base.Policy`: one forward over all steps of the chunk's rows."""
+        trace, task, spec = _trace(rollouts), self._task(rollouts.side, rollouts.spec), rollouts.spec
+        rows = list(chunk.rows)
+        mask_kN, steps_kN = chunk.mask_kN.cpu(), trace.steps_nN[rows]
+        actions_kN = rollouts.actions_BRT.flatten(0, 1)[rows]
+        # One forward for each row and step with a decision.
+        pairs = sorted({(i, int(s)) for i, s in zip(mask_kN.nonzero()[:, 0].tolist(), steps_kN[mask_kN], strict=True)})
+        i_M, s_M = torch.tensor([i for i, _ in pairs]), torch.tensor([s for _, s in pairs])
+        filled_MN = steps_kN[i_M] < s_M[:, None]
+        scored_MN = mask_kN[i_M] & (steps_kN[i_M] == s_M[:, None])
+        answers_MA = task.layout.ids_A.repeat(len(pairs), 1)
+        known = torch.where(filled_MN, actions_kN[i_M] + task.ids.start, answers_MA[:, task.layout.slots_N])
+        answers_MA[:, task.layout.slots_N] = known
+        owners = [rows[i] // rollouts.shape[1] for i, _ in pairs]
+        which, slots = scored_MN.nonzero().T
+        contexts = [trace.encoded.ids] + ([trace.encoded.unconditional] if rollouts.scored_guided else [])
+        with self._autocast():
+            states = [self._states([ids[b] for b in owners], answers_MA, task, (which, slots)) for ids in contexts]
+            logp = action_logp(
+                self.module.language.head.weight[task.ids],
+                None,
+                states[0],
+                states[1] if len(states) > 1 else None,
+                actions_kN[i_M[which], slots].to(self.device),
+                spec,
+                None if task.banned is None else task.banned.to(self.device),
+            )
+        out = torch.zeros(mask_kN.shape, device=self.device)
+        return out.index_put((i_M[which].to(self.device), slots.to(self.device)), logp)
+
+    def checkpoint_activations(self) -> None:
+        """See `base.Policy`."""
+        self.module.gradient_checkpointing_enable()
+        self.module.language.train()
+
+    def trainable(self) -> Iterable[tuple[str, nn.Parameter]]:
+        return [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
+
+    def facts(self) -> dict[str, str]:
+        """See `base.Policy`."""
+        c = self.module.language.config
+        return {
+            "family": self.family,
+            "token ids": ", ".join(f"{name} {number}" for name, number in c.tokens().items()),
+            "vocabulary": f"{c.embedding_size:,}, image codes from {c.image_offset:,}",
+            "image codes": f"{self.module.codes_per_side**2} of {self.module.codebook:,}",
+            "images": f"{self.image_size} x {self.image_size} pixels",
+            "steps": f"{c.text_steps} for texts, {c.image_steps} for images, in {c.order} order",
+            "forward passes": f"{self.precision} on {self.device}",
+        }
+
+    def towers(self) -> Sequence[nn.Module]:
+        """See `base.Policy`: the image tokenizer."""
+        return (self.module.vqvae,)
+
+    def layers(self) -> Sequence[nn.Module]:
+        return list(self.module.language.blocks)
+
+    def adaptable(self) -> list[str]:
+        """See `base.Policy`: all linear layers of the blocks."""
+        names = [name for name, part in self.module.named_modules() if type(part) is nn.Linear]
+        return [name for name in names if ".blocks." in name and name.startswith(LANGUAGE)]
+
+    def reference(self) -> Self:
+        """See `base.Policy`. In eval mode, on the same device; the image tokenizer is the same, not copied."""
+        frozen = copy.deepcopy(self.module, {id(self.module.vqvae): self.module.vqvae}).eval().requires_grad_(False)
+        return type(self)(frozen, self.tokenizer, self.precision)
+
+    def save(self, path: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+        """Writes fp32 weights, tokenizer, and the image tokenizer in its own folder; all of it appears at once."""
+        named = self.module.state_dict() if weights is None else weights
+        parts = {prefix: _below(named, prefix + ".") for prefix in ("language", VQVAE)}
+        with atomic_path(path) as folder:
+            self.module.language.save_pretrained(folder, state_dict=parts["language"])
+            self.tokenizer.save_pretrained(folder)
+            self.module.vqvae.save_pretrained(folder / VQVAE)
+
+    def _task(self, side: Side, spec: SamplingSpec) -> decode.Task:
+        c = self.module.language.config
+        if side is Side.UNDERSTANDING:
+            layout, length = self.prompts.answer(spec.max_new_tokens), spec.max_new_tokens
+            plan = decode.text_steps(length, c.text_steps, c.text_block)
+            return decode.Task(layout, plan, slice(0, c.image_offset), self.prompts.banned(), c.order)
+        layout = self.prompts.image()
+        ids = slice(c.image_offset, c.image_offset + self.module.codebook)
+        return decode.Task(layout, decode.image_steps(len(layout.slots_N), c.image_steps), ids, None, c.order)
+
+    def _states(
+        self, prompts: Sequence[Tensor], answers_MA: Tensor, task: decode.Task, scored: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        """[decisions, H]: each read behind its own forward's prompt, at its slot."""
+        which, slots = (x.to(self.device) for x in scored)
+        places_MN = task.layout.slots_N.to(self.device).expand(len(prompts), -1)
+        return states_at(self.module.language, prompts, answers_MA.to(self.device), places_MN)[which, slots]
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
+
+
+def _trace(rollouts: Rollouts) -> _Trace:
+    assert isinstance(rollouts.context, _Trace), "rollouts of another family"
+    return rollouts.context
+
+
+def _below(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name[len(prefix) :]: value for name, value in weights.items() if name.startswith(prefix)}
