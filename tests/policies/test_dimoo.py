@@ -269,6 +269,29 @@ def test_a_token_budget_splits_steps(tiny_dimoo: DimooPolicy, side: Side) -> Non
         torch.testing.assert_close(total, expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize(("steps", "scored"), [(35, 4), (5, 2), (12, 12), (7, 0), (3, 5)])
+def test_every_step_is_scored_as_often(steps: int, scored: int) -> None:
+    grid = (torch.arange(0, 7000) + 0.5) / 7000
+    chosen = decode.scored_steps(steps, scored, grid.double())
+    number = scored if 0 < scored < steps else steps
+    assert (chosen.sum(1) == number).all()
+    np.testing.assert_allclose(chosen.double().mean(0).numpy(), number / steps, atol=2e-3)
+
+
+def test_steps_that_are_not_scored_have_no_decision(tiny_dimoo: DimooPolicy) -> None:
+    whole = sampled(tiny_dimoo, Side.GENERATION, SamplingSpec())
+    tiny_dimoo.module.language.config.scored_image_steps = 2
+    part = sampled(tiny_dimoo, Side.GENERATION, SamplingSpec())
+    assert torch.equal(part.actions_BRT, whole.actions_BRT)
+    mask, steps = part.mask_BRT.flatten(0, 1), part.context.steps_nN
+    assert all(len(own[kept].unique()) == 2 for own, kept in zip(steps, mask, strict=True))
+    assert torch.equal(part.logp_BRT, whole.logp_BRT * part.mask_BRT)
+    (chunk,) = tiny_dimoo.chunks(part, 100)
+    torch.testing.assert_close(tiny_dimoo.logprobs(part, chunk), part.logp_BRT.flatten(0, 1), atol=1e-5, rtol=0)
+    text = sampled(tiny_dimoo, Side.UNDERSTANDING, SamplingSpec(max_new_tokens=5))
+    assert text.mask_BRT.all()
+
+
 # ---- prompts ----------------------------------------------------------------------------------------------------
 
 

@@ -69,6 +69,19 @@ def random_order(ids_P: Tensor, plan: Sequence[Step]) -> Tensor:
     return torch.from_numpy(np.concatenate([start + rng.permutation(stop - start) for start, stop in blocks]))
 
 
+def scored_steps(steps: int, scored: int, uniforms_n: Tensor) -> Tensor:
+    """bool [n, steps]: which steps of each row are scored, `scored` of them (0: all) at equal distances.
+
+    Systematic sampling, by one uniform number per row: every step is in with probability scored / steps, so that a sum
+    over what is scored is a share scored / steps of the sum over all, in expectation.
+    """
+    chosen_nS = torch.ones(len(uniforms_n), steps, dtype=torch.bool)
+    if not 0 < scored < steps:
+        return chosen_nS
+    places = ((uniforms_n[:, None] + torch.arange(scored)) * (steps / scored)).long().clamp(max=steps - 1)
+    return torch.zeros_like(chosen_nS).scatter(1, places, True)
+
+
 @dataclass(frozen=True)
 class Task:
     """What is filled, and from which ids."""

@@ -24,8 +24,9 @@ PIXEL_BATCH = 32
 class DimooConfig(PreTrainedConfig):
     """The fields of the released config.json (LLaDA's names), and ids and schedules, by default those of the release.
 
-    text_block: slots that are filled before the next ones are, 0 for all at once. order: `random` (of each prompt; the
-    log-probs of its steps are exact) or `confidence` (the released sampler's; they are not).
+    scored_image_steps: of a rollout, those that have log-probs and a gradient; 0: all.
+    text_block: slots that are filled before the next ones are; 0: all at once.
+    order: `random` (of each prompt; log-probs are exact) or `confidence` (the released sampler's; they are not).
     """
 
     model_type = "llada"
@@ -48,6 +49,7 @@ class DimooConfig(PreTrainedConfig):
     answer_end_id: int = 126_355
     image_offset: int = 126_356
     image_steps: int = 35
+    scored_image_steps: int = 0
     text_steps: int = 2
     text_block: int = 0
     order: str = "random"

@@ -22,6 +22,7 @@ from pairuni.policies.dimoo import decode
 from pairuni.policies.dimoo.model import Dimoo, states_at
 from pairuni.policies.dimoo.prompts import DimooPrompts, Encoded
 from pairuni.policies.sampler import check_request, evaluating
+from pairuni.policies.sampling import row_uniforms
 from pairuni.policies.scoring import action_logp
 from pairuni.records import Prompt, Side
 
@@ -70,8 +71,10 @@ class DimooPolicy:
             owners = [b for b in range(len(prompts)) for _ in range(rollouts)]
             guided = side is Side.GENERATION and spec.guidance > 1
             rows = [encoded.ids[b] for b in owners], [encoded.unconditional[b] for b in owners] if guided else None
+            task, seeds_n = self._task(side, spec), seeds_BR.reshape(-1)
             with self._autocast():
-                filled = decode.fill(self.module.language, rows, self._task(side, spec), spec, seeds_BR.reshape(-1))
+                filled = decode.fill(self.module.language, rows, task, spec, seeds_n)
+            mask_nN = self._scored(side, filled, len(task.plan), seeds_n)
             shape = (*seeds_BR.shape, -1)
             texts = images = None
             if side is Side.UNDERSTANDING:
@@ -85,9 +88,9 @@ class DimooPolicy:
             spec=spec,
             prompts=tuple(prompts),
             actions_BRT=filled.actions_nN.view(shape),
-            mask_BRT=torch.ones_like(filled.actions_nN, dtype=torch.bool).view(shape),
-            sampled_logp_BRT=filled.sampled_logp_nN.view(shape),
-            cond_logp_BRT=filled.cond_logp_nN.view(shape),
+            mask_BRT=mask_nN.view(shape),
+            sampled_logp_BRT=(filled.sampled_logp_nN * mask_nN).view(shape),
+            cond_logp_BRT=(filled.cond_logp_nN * mask_nN).view(shape),
             texts=texts,
             images_BRHWC=images,
             context=_Trace(encoded, filled.steps_nN),
@@ -200,6 +203,15 @@ class DimooPolicy:
         layout = self.prompts.image()
         ids = slice(c.image_offset, c.image_offset + self.module.codebook)
         return decode.Task(layout, decode.image_steps(len(layout.slots_N), c.image_steps), ids, None, c.order)
+
+    def _scored(self, side: Side, filled: decode.Filled, steps: int, seeds_n: np.ndarray) -> Tensor:
+        """bool [n, N]: decisions of the steps that are scored."""
+        scored = self.module.language.config.scored_image_steps
+        if side is Side.UNDERSTANDING or not scored:
+            return torch.ones_like(filled.actions_nN, dtype=torch.bool)
+        # A number that no draw has used: those are a row's first ones.
+        uniforms_n = row_uniforms(seeds_n, filled.actions_nN.shape[1] * 2 * steps + 1)[:, -1]
+        return decode.scored_steps(steps, scored, uniforms_n).gather(1, filled.steps_nN)
 
     def _states(
         self, prompts: Sequence[Tensor], answers_MA: Tensor, task: decode.Task, scored: tuple[Tensor, Tensor]
