@@ -255,6 +255,19 @@ def test_what_confidence_draws_is_likelier_than_it_says(four_codes: DimooPolicy)
 
 
 @pytest.mark.parametrize("side", list(Side))
+def test_rows_without_a_decision_are_scored_as_nothing(tiny_dimoo: DimooPolicy, side: Side) -> None:
+    """As processes that work in step need: a forward and a backward, and no gradient."""
+    rollouts = sampled(tiny_dimoo, side, SamplingSpec(max_new_tokens=5))
+    (chunk,) = tiny_dimoo.chunks(rollouts, 100)
+    none = replace(chunk, rows=chunk.rows[:1], mask_kN=torch.zeros_like(chunk.mask_kN[:1]))
+    logp = tiny_dimoo.logprobs(rollouts, none)
+    logp.sum().backward()
+    assert not logp.any() and logp.shape == none.mask_kN.shape
+    grads = [p.grad for _, p in tiny_dimoo.trainable()]
+    assert all(grad is not None and not grad.any() for grad in grads)
+
+
+@pytest.mark.parametrize("side", list(Side))
 def test_a_token_budget_splits_steps(tiny_dimoo: DimooPolicy, side: Side) -> None:
     rollouts = sampled(tiny_dimoo, side, SamplingSpec(guidance=3.0, score="cfg", max_new_tokens=5))
     (whole,) = tiny_dimoo.chunks(rollouts, 100)
@@ -360,6 +373,13 @@ def test_sharded_weights_load(tiny_dimoo: DimooPolicy, tmp_path: Path) -> None:
         assert torch.equal(p, q) and p.dtype == torch.float32, name
 
 
+def test_the_vocabulary_is_that_of_the_weights(tiny_dimoo: DimooPolicy, tmp_path: Path) -> None:
+    tiny_dimoo.save(tmp_path / "model")
+    real = tiny_dimoo.module.language.config.embedding_size
+    edited(tmp_path / "model", lambda c: c.update(embedding_size=real - 3))
+    assert load_policy(str(tmp_path / "model")).module.language.config.embedding_size == real
+
+
 def edited(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     said = json.loads((folder / "config.json").read_text())
     change(said)
@@ -379,7 +399,7 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "grouped heads": (lambda f: edited(f, lambda c: c.update(n_kv_heads=1)), "n_kv_heads: is 1"),
     "another order": (lambda f: edited(f, lambda c: c.update(order="left")), "order: must be random or confidence"),
-    "another vocabulary": (lambda f: edited(f, lambda c: c.update(embedding_size=20)), "cannot be loaded"),
+    "image codes beyond the ids": (lambda f: edited(f, lambda c: c.update(image_offset=999)), "image_offset: is 999"),
     "other ids": (lambda f: edited(f, lambda c: c.update(answer_id=3)), "the tokenizer gives <answer> the id"),
     "a weight is absent": (
         lambda f: weights(f, lambda w: w.pop("model.transformer.ln_f.weight")),

@@ -7,11 +7,13 @@ tokenizer in `vqvae/` below it.
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
 from pairuni.errors import InputError
+from pairuni.files import read_json
 from pairuni.policies.dimoo.model import Dimoo, DimooConfig, DimooModel
 from pairuni.policies.dimoo.policy import VQVAE, DimooPolicy
 from pairuni.policies.source import BROKEN, brief, model_type, pick_device, pick_precision, refuse_broken, resolve_model
@@ -54,13 +56,15 @@ def load_dimoo(
         raise InputError(f"is {kind!r}, not a Lumina-DiMOO model", file=source, field="model_type")
     disable_progress_bar()
     try:
-        config = DimooConfig.from_pretrained(source)
+        folder = source if isinstance(source, Path) else Path(snapshot_download(source))
+        config = DimooConfig.from_pretrained(folder)
         _check(config, source)
-        loaded = DimooModel.from_pretrained(source, config=config, dtype=torch.float32, output_loading_info=True)
+        config.embedding_size = _rows(folder, "model.transformer.wte.weight") or config.embedding_size
+        loaded = DimooModel.from_pretrained(folder, config=config, dtype=torch.float32, output_loading_info=True)
         assert isinstance(loaded, tuple)
         language, info = loaded
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(source)
-        vqvae = VQModel.from_pretrained(source, subfolder=VQVAE, torch_dtype=torch.float32)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+        vqvae = VQModel.from_pretrained(folder, subfolder=VQVAE, torch_dtype=torch.float32)
     except (*BROKEN, SafetensorError) as err:
         raise InputError(f"cannot be loaded as a Lumina-DiMOO model: {brief(err)}", file=source) from err
     module = Dimoo(language, vqvae)
@@ -73,6 +77,16 @@ def load_dimoo(
     return policy
 
 
+def _rows(folder: Path, name: str) -> int:
+    """Of a weight, as the file has it, 0 where there is none: config.json may give the vocabulary before padding."""
+    index = folder / "model.safetensors.index.json"
+    file = read_json(index)["weight_map"].get(name) if index.is_file() else "model.safetensors"
+    if file is None or not (folder / file).is_file():
+        return 0
+    with safe_open(folder / file, "pt") as weights:
+        return int(weights.get_slice(name).get_shape()[0]) if name in weights.keys() else 0  # noqa: SIM118
+
+
 def _check(config: DimooConfig, source: str | Path) -> None:
     """Raises InputError: the config describes a model that this code would compute wrongly."""
     said = config.to_dict()
@@ -82,5 +96,8 @@ def _check(config: DimooConfig, source: str | Path) -> None:
     heads = said.get("n_kv_heads") or config.n_heads
     if heads != config.n_heads:
         raise InputError(f"is {heads}; only n_heads ({config.n_heads}) is supported", file=source, field="n_kv_heads")
+    if config.image_offset >= config.embedding_size:
+        message = f"is {config.image_offset}, but there are {config.embedding_size} ids"
+        raise InputError(message, file=source, field="image_offset")
     if config.order not in ("random", "confidence"):
         raise InputError(f"must be random or confidence, not {config.order!r}", file=source, field="order")

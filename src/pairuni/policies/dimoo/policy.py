@@ -113,7 +113,8 @@ class DimooPolicy:
             rows = list(range(start, min(len(mask), start + size)))
             for step in [None] if whole else steps:
                 part = mask[rows] if step is None else mask[rows] & (trace.steps_nN[rows] == step)
-                chunks.append(Chunk(tuple(rows), part.to(self.device), recorded[rows].to(self.device), step))
+                if part.any():
+                    chunks.append(Chunk(tuple(rows), part.to(self.device), recorded[rows].to(self.device), step))
         return chunks
 
     def logprobs(self, rollouts: Rollouts, chunk: Chunk) -> Tensor:
@@ -122,8 +123,10 @@ class DimooPolicy:
         rows = list(chunk.rows)
         mask_kN, steps_kN = chunk.mask_kN.cpu(), trace.steps_nN[rows]
         actions_kN = rollouts.actions_BRT.flatten(0, 1)[rows]
-        # One forward for each row and step with a decision.
-        pairs = sorted({(i, int(s)) for i, s in zip(mask_kN.nonzero()[:, 0].tolist(), steps_kN[mask_kN], strict=True)})
+        # One forward for each row and step with a decision; one all the same where there is none, as processes in step
+        # with others need.
+        found = {(i, int(s)) for i, s in zip(mask_kN.nonzero()[:, 0].tolist(), steps_kN[mask_kN], strict=True)}
+        pairs = sorted(found) or [(0, 0)]
         i_M, s_M = torch.tensor([i for i, _ in pairs]), torch.tensor([s for _, s in pairs])
         filled_MN = steps_kN[i_M] < s_M[:, None]
         scored_MN = mask_kN[i_M] & (steps_kN[i_M] == s_M[:, None])
@@ -188,9 +191,9 @@ class DimooPolicy:
     def save(self, path: Path, weights: Mapping[str, Tensor] | None = None) -> None:
         """Writes fp32 weights, tokenizer, and the image tokenizer in its own folder; all of it appears at once."""
         named = self.module.state_dict() if weights is None else weights
-        parts = {prefix: _below(named, prefix + ".") for prefix in ("language", VQVAE)}
+        own = {name.removeprefix(LANGUAGE): value for name, value in named.items() if name.startswith(LANGUAGE)}
         with atomic_path(path) as folder:
-            self.module.language.save_pretrained(folder, state_dict=parts["language"])
+            self.module.language.save_pretrained(folder, state_dict=own)
             self.tokenizer.save_pretrained(folder)
             self.module.vqvae.save_pretrained(folder / VQVAE)
 
@@ -228,7 +231,3 @@ class DimooPolicy:
 def _trace(rollouts: Rollouts) -> _Trace:
     assert isinstance(rollouts.context, _Trace), "rollouts of another family"
     return rollouts.context
-
-
-def _below(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name[len(prefix) :]: value for name, value in weights.items() if name.startswith(prefix)}
