@@ -56,7 +56,7 @@ FAULTS = {
     ),
     "guidance missing in scoring": Fault(
         "policies/janus/policy.py",
-        "guided = _guided(rollouts)",
+        "guided = rollouts.scored_guided",
         "guided = False",
         RECORDED,
     ),
