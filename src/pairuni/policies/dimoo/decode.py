@@ -20,7 +20,7 @@ from pairuni.policies.dimoo.model import DimooModel, states_at
 from pairuni.policies.dimoo.prompts import Layout
 from pairuni.policies.sampling import check, draw, row_uniforms
 
-# Rows of tokens of a forward while sampling: what a step keeps of them is small beside the weights.
+# Tokens of a forward while sampling, prompts and unconditional rows included.
 TOKENS = 1 << 16
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from transformers import PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
@@ -58,14 +58,14 @@ def load_dimoo(
     try:
         folder = source if isinstance(source, Path) else Path(snapshot_download(source))
         config = DimooConfig.from_pretrained(folder)
-        _check(config, source)
         config.embedding_size = _rows(folder, "model.transformer.wte.weight") or config.embedding_size
+        _check(config, source)
         loaded = DimooModel.from_pretrained(folder, config=config, dtype=torch.float32, output_loading_info=True)
         assert isinstance(loaded, tuple)
         language, info = loaded
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
         vqvae = VQModel.from_pretrained(folder, subfolder=VQVAE, torch_dtype=torch.float32)
-    except (*BROKEN, SafetensorError) as err:
+    except BROKEN as err:
         raise InputError(f"cannot be loaded as a Lumina-DiMOO model: {brief(err)}", file=source) from err
     module = Dimoo(language, vqvae)
     refuse_broken(module.named_parameters(), info["missing_keys"], source)

@@ -64,7 +64,7 @@ class DimooPolicy:
     def sample(
         self, side: Side, prompts: Sequence[Prompt], rollouts: int, spec: SamplingSpec, seeds_BR: np.ndarray
     ) -> Rollouts:
-        """See `base.Sampler`. Rollouts live on the CPU. A generation prompt with images is an edit of the first."""
+        """See `base.Sampler`. Rollouts live on the CPU. A generation prompt with images is an edit of them."""
         check_request(side, prompts, rollouts, seeds_BR)
         with evaluating(self.module), torch.no_grad():
             encoded = self.prompts.encode(side, prompts)
