@@ -321,6 +321,24 @@ FAULTS = {
         "totals = own",
         GRADIENT,
     ),
+    "each process of a group has the same seeds": Fault(
+        "train/rollout.py",
+        "first + r) for r in own_r]",
+        "first + r) for r in range(len(own_r))]",
+        GRADIENT,
+    ),
+    "rewards of a process' own part of a group": Fault(
+        "train/rollout.py",
+        "raw_BR = _whole_groups(sampled.halves, raw_BR, rollouts)",
+        "raw_BR = {name: np.tile(scores, 2)[:, :rollouts] for name, scores in raw_BR.items()}",
+        GRADIENT,
+    ),
+    "a group counted by each of its processes": Fault(
+        "train/metrics.py",
+        "if sampled.columns.start > 0:",
+        "if sampled.columns.start < 0:",
+        GRADIENT,
+    ),
     "adapters left out of what is saved": Fault(
         "policies/lora.py",
         "value = value + scaling * (second @ first)",

@@ -148,6 +148,21 @@ def own_share(items: Sequence[T]) -> list[T]:
     return list(items[rank() :: world()])
 
 
+def own_part(items: Sequence[T], width: int) -> tuple[list[T], range | None]:
+    """What this process works on, and with which of each item's `width` columns; None for all of them.
+
+    As `own_share` where there is an item for each process. Fewer items are spread as well: processes rank,
+    rank + items, ... share one, each has consecutive columns of it, in the order of ranks; one that would get none has
+    no item.
+    """
+    if not items or len(items) >= world():
+        return own_share(items), None
+    team = range(rank() % len(items), world(), len(items))
+    # Rounded up, so that an item's first columns are with the first of its processes.
+    start, stop = (-(-width * place // len(team)) for place in (team.index(rank()), team.index(rank()) + 1))
+    return [items[team.start]] if start < stop else [], range(start, stop)
+
+
 def gather_rows(rows: Sequence[T]) -> list[T]:
     """All processes' rows in the order that `own_share` took them from."""
     interleaved = chain.from_iterable(zip_longest(*all_gather(list(rows)), fillvalue=_MISSING))

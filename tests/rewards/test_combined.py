@@ -9,7 +9,7 @@ from pairuni.records import Quadruple, Side
 from pairuni.rewards import side_reward
 from pairuni.rewards.base import RewardInput, score_all
 from pairuni.rewards.combined import held_out_names, normalised, raw_scores, total
-from pairuni.rewards.statistics import image_statistics
+from pairuni.rewards.statistics import group_statistics, looks
 
 
 def items(number: int) -> list[RewardInput]:
@@ -79,13 +79,14 @@ def test_statistics_of_images():
     half = np.zeros((8, 8, 3), np.uint8)
     half[:, 4:] = 255
     noise = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
-    found = image_statistics(np.stack([[red, red], [half, half], noise]))
+    groups = [group_statistics(looks(np.stack(group))) for group in ([red, red], [half, half], noise)]
+    found = {name: [group[name] for group in groups] for name in groups[0]}
     np.testing.assert_allclose(found["saturation"][:2], [1.0, 0.0])
     np.testing.assert_allclose(found["edges"][:2], [0.0, 1 / 7])
     np.testing.assert_allclose(
         found["colours"], [1.0, 2.0, np.mean([len({tuple(p // 16) for p in i.reshape(-1, 3)}) for i in noise])]
     )
     np.testing.assert_allclose(found["duplicates"], [1.0, 1.0, 0.0])
-    assert image_statistics(noise[:1, None])["duplicates"].tolist() == [0.0]
+    assert group_statistics(looks(noise[:1]))["duplicates"] == 0.0
     with pytest.raises(ValueError, match="uint8 images"):
-        image_statistics(noise.astype(float)[None])
+        looks(noise.astype(float))

@@ -16,7 +16,16 @@ from torch.distributed.tensor import DTensor
 from train_world import make_config, read_halves, roll_out
 
 from pairuni import dist
-from pairuni.config import DataConfig, LogConfig, LoraOptions, ModelConfig, OptimConfig, TrainConfig
+from pairuni.config import (
+    DataConfig,
+    LogConfig,
+    LoraOptions,
+    MixingConfig,
+    ModelConfig,
+    OptimConfig,
+    RolloutConfig,
+    TrainConfig,
+)
 from pairuni.errors import InputError
 from pairuni.policies import load_policy
 from pairuni.policies.base import Policy
@@ -39,10 +48,11 @@ def one_step(config: TrainConfig, out: Path, counts: dict[Side, int]) -> None:
         layers = [p for name, p in policy.trainable() if ".layers." in name]
         assert layers and all(isinstance(p, DTensor) and p.to_local().numel() <= p.numel() / 2 + 64 for p in layers)
     halves = read_halves(Path(config.data.pairs))
-    own = {side: dist.own_share(halves[side][: counts[side]]) for side in Side}
+    parts = {side: dist.own_part(halves[side][: counts[side]], config.rollout.rollouts) for side in Side}
+    own, columns = ({side: part[i] for side, part in parts.items()} for i in range(2))
     optimizer = Optimizer(policy.trainable(), config.optim)
     with gathered(policy):
-        batch = roll_out(policy, own, config)
+        batch = roll_out(policy, own, config, columns=columns)
     row = train_step(policy, batch, optimizer, dataclasses.replace(config, micro_batch=3), 1)
     grads = {name: dist.full(p.grad).contiguous() for name, p in policy.trainable() if p.grad is not None}
     if dist.is_main():
@@ -50,18 +60,18 @@ def one_step(config: TrainConfig, out: Path, counts: dict[Side, int]) -> None:
         (out / "row.json").write_text(json.dumps(comparable(row)))
 
 
-def worker(rank: int, port: int, call: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+def worker(rank: int, size: int, port: int, call: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     call(*arguments)
 
 
-def in_two(call: Callable[..., None], *arguments: Any) -> None:
-    """The call in each of two processes that torchrun might have started."""
+def in_two(call: Callable[..., None], *arguments: Any, processes: int = 2) -> None:
+    """The call in each of two (or more) processes that torchrun might have started."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(worker, args=(port, call, arguments), nprocs=2)
+    mp.spawn(worker, args=(processes, port, call, arguments), nprocs=processes)
 
 
 def step_of_two(config: TrainConfig, out: Path, counts: dict[Side, int]) -> None:
@@ -79,11 +89,12 @@ def run(config: TrainConfig) -> None:
 
 
 @pytest.mark.parametrize("distributed", WAYS)
+@pytest.mark.parametrize("images", [1, 3])
 def test_two_processes_have_the_gradient_of_one(
-    distributed: str, tmp_path: Path, tiny_janus_folder: Path, pairs_file: Path
+    images: int, distributed: str, tmp_path: Path, tiny_janus_folder: Path, pairs_file: Path
 ) -> None:
-    # A replica may have no image at all; what is sharded is scored in step.
-    counts = {Side.UNDERSTANDING: 3, Side.GENERATION: 1 if distributed == "ddp" else 3}
+    """Three groups on two processes, and one group that spans them: two of its rollouts on each."""
+    counts = {Side.UNDERSTANDING: 3, Side.GENERATION: images}
     log = LogConfig(gradient_cosine_every=distributed == "ddp")
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
@@ -133,7 +144,7 @@ def test_a_run_goes_on_with_another_number_of_processes(
 
     def config(name: str, steps: int) -> TrainConfig:
         model = ModelConfig(path=str(tiny_janus_folder), device="cpu", lora=LoraOptions(rank=lora))
-        data = DataConfig(pairs=str(pairs_file), batch=3)
+        data = DataConfig(pairs=str(pairs_file), batch=1 if lora else 3)  # one group spans both processes
         return make_config(
             tmp_path / name, tiny_janus_folder, pairs_file,
             steps=steps, model=model, data=data, optim=OPTIM, log=log, distributed=distributed, kl_beta=0.01,
@@ -149,17 +160,47 @@ def test_a_run_goes_on_with_another_number_of_processes(
         assert (moved.checkpoint(6) / "adapters" / "adapter_model.safetensors").is_file()
 
 
-def refused(config: TrainConfig) -> None:
-    with pytest.raises(InputError, match=r"needs a pair for each of 2 processes|needs distributed: ddp"):
-        train(config)
+def refused(few: TrainConfig, vanilla: TrainConfig) -> None:
+    with pytest.raises(InputError, match="3 processes have 1 groups of 2 rollouts, some would have none"):
+        train(few)
+    with pytest.raises(InputError, match="needs distributed: ddp"):
+        train(vanilla)
 
 
 def test_what_cannot_be_sharded_is_refused(tmp_path: Path, tiny_janus_folder: Path, pairs_file: Path) -> None:
     data = DataConfig(pairs=str(pairs_file), batch=1)
-    in_two(refused, make_config(tmp_path / "run", tiny_janus_folder, pairs_file, data=data, distributed="fsdp"))
+    few = {"data": data, "rollout": RolloutConfig(rollouts=2), "distributed": "fsdp"}
+    vanilla = {"pairing": MixingConfig(mode="vanilla"), "distributed": "fsdp"}
+    configs = [make_config(tmp_path / "run", tiny_janus_folder, pairs_file, **options) for options in (few, vanilla)]
+    in_two(refused, *configs, processes=3)
     with pytest.raises(InputError, match="which distributed: fsdp never has"):
         log = LogConfig(gradient_cosine_every=1)
         make_config(tmp_path / "run", tiny_janus_folder, pairs_file, log=log, distributed="fsdp")
+
+
+@pytest.mark.parametrize(
+    ("processes", "items", "width"), [(1, 3, 4), (3, 5, 2), (5, 2, 4), (8, 3, 2), (4, 1, 4), (3, 0, 4)]
+)
+def test_items_and_columns_are_spread(processes: int, items: int, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every column of every item is with one process, in the order of ranks; nobody has all where somebody has none."""
+    monkeypatch.setattr(dist, "world", lambda: processes)
+    taken: list[tuple[int, int]] = []
+    sizes = []
+    for rank in range(processes):
+        monkeypatch.setattr(dist, "rank", lambda rank=rank: rank)
+        own, columns = dist.own_part(list(range(items)), width)
+        cells = [(item, column) for item in own for column in (range(width) if columns is None else columns)]
+        assert columns is None or len(own) == bool(columns)
+        assert (columns is None) == (items == 0 or items >= processes)
+        if columns is not None and own:
+            assert (columns.start == 0) == (rank < items), "gather_rows takes the first of an item's processes in order"
+        taken += cells
+        sizes.append(len(cells))
+    assert sorted(taken) == [(item, column) for item in range(items) for column in range(width)]
+    for item in range(items):
+        assert [column for it, column in taken if it == item] == list(range(width))
+    if 0 < items < processes <= items * width:
+        assert min(sizes) > 0
 
 
 def test_one_process_needs_no_group() -> None:

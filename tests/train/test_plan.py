@@ -97,6 +97,9 @@ def test_numbers_come_from_the_config(tiny_janus_folder: Path) -> None:
     plan = make_plan(config(tiny_janus_folder, "--plan.memory", "8", "--data.batch", "10", "--plan.processes", "4"))
     assert (plan.share, plan.memory, plan.work.cuda) == (3, 8 << 30, True)
     assert not {"image update", "image rollout"} - plan.stages.keys()
+    many = ["--plan.memory", "8", "--data.batch", "2", "--plan.processes", "5", "--rollout.rollouts", "7"]
+    spread = make_plan(config(tiny_janus_folder, *many)).work
+    assert (spread.prompts, spread.rollouts) == (1, 4), "two processes for a pair: one has four of its rollouts"
     alone = make_plan(config(tiny_janus_folder, "--plan.memory", "8", "--sides", "generation"))
     assert not {"text update", "text rollout"} & alone.stages.keys()
 

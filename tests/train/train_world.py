@@ -88,12 +88,16 @@ def read_halves(pairs: Path) -> dict[Side, list[Half]]:
 
 
 def roll_out(
-    policy: Policy, halves: dict[Side, list[Half]], config: TrainConfig, step: int = 1
+    policy: Policy,
+    halves: dict[Side, list[Half]],
+    config: TrainConfig,
+    step: int = 1,
+    columns: dict[Side, range | None] | None = None,
 ) -> dict[Side, SideBatch]:
     """`collect` with the config's rewards and images."""
     rewards = {side: side_reward(config.rewards, side) for side in trained_sides(config)}
     root = Path(config.data.pairs).parent
-    return collect(policy, halves, rewards, config, step, lambda path: load_image(root / path))
+    return collect(policy, halves, rewards, config, step, lambda path: load_image(root / path), columns)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Plain statistics of drawn images, logged so that reward hacking shows: colours, edges, images that are all alike.
 
-No reward is better for a higher or lower value; what matters is a drift. Shapes: B groups, R images of height H and
-width W.
+No reward is better for a higher or lower value; what matters is a drift. Shapes: R images of a group, of height H and
+width W; K numbers of each.
 """
 
 import numpy as np
@@ -16,22 +16,28 @@ _ALIKE = 0.02
 """Mean difference of thumbnails (0 to 1) below which two images are near-duplicates."""
 
 
-def image_statistics(images_BRHWC: np.ndarray) -> dict[str, np.ndarray]:
-    """Per group, float64 [B]: saturation, edges, colours (means over its images) and duplicates.
+def looks(images_RHWC: np.ndarray) -> np.ndarray:
+    """float64 [R, 67] of each image, for `group_statistics`: saturation, edges, colours, a thumbnail's 64 cells.
 
     saturation: of HSV, mean over pixels. edges: share of pixels whose brightness changes by more than 0.1 to the right
-    or downwards. colours: different ones at 16 levels per channel. duplicates: share of the group's pairs of images
-    that look alike at 8 by 8 grey cells (0 with a single image).
+    or downwards. colours: different ones at 16 levels per channel.
 
     Raises:
-        ValueError: not uint8 [B, R, H, W, 3].
+        ValueError: not uint8 [R, H, W, 3].
     """
-    if images_BRHWC.dtype != np.uint8 or images_BRHWC.ndim != 5 or images_BRHWC.shape[-1] != 3:
-        raise ValueError(f"expected uint8 images [B, R, H, W, 3], not {images_BRHWC.dtype} {images_BRHWC.shape}")
-    columns = [[_of_image(image) for image in group] for group in images_BRHWC]
-    means = np.array(columns, dtype=np.float64).reshape(len(images_BRHWC), -1, 3).mean(axis=1)
-    duplicates = np.array([_alike(group) for group in images_BRHWC])
-    return {"saturation": means[:, 0], "edges": means[:, 1], "colours": means[:, 2], "duplicates": duplicates}
+    if images_RHWC.dtype != np.uint8 or images_RHWC.ndim != 4 or images_RHWC.shape[-1] != 3:
+        raise ValueError(f"expected uint8 images [R, H, W, 3], not {images_RHWC.dtype} {images_RHWC.shape}")
+    rows = [[*_of_image(image), *_thumbnail(image).flat] for image in images_RHWC]
+    return np.array(rows, dtype=np.float64).reshape(len(images_RHWC), 3 + _THUMB**2)
+
+
+def group_statistics(looks_RK: np.ndarray) -> dict[str, float]:
+    """Of a group's images: saturation, edges, colours (means) and duplicates.
+
+    duplicates: share of the group's pairs of images that look alike at 8 by 8 grey cells (0 with a single image).
+    """
+    saturation, edges, colours = looks_RK[:, :3].mean(axis=0).tolist()
+    return {"saturation": saturation, "edges": edges, "colours": colours, "duplicates": _alike(looks_RK[:, 3:])}
 
 
 def _of_image(image_HWC: np.ndarray) -> tuple[float, float, float]:
@@ -45,12 +51,11 @@ def _of_image(image_HWC: np.ndarray) -> tuple[float, float, float]:
     return float(saturation), float(edges), float(len(np.unique(levels @ (_LEVELS**2, _LEVELS, 1))))
 
 
-def _alike(group_RHWC: np.ndarray) -> float:
-    count = len(group_RHWC)
+def _alike(thumbs_RK: np.ndarray) -> float:
+    count = len(thumbs_RK)
     if count < 2:
         return 0.0
-    thumbs = np.stack([_thumbnail(image) for image in group_RHWC]).reshape(count, -1)
-    apart = np.abs(thumbs[:, None] - thumbs[None]).mean(axis=-1)
+    apart = np.abs(thumbs_RK[:, None] - thumbs_RK[None]).mean(axis=-1)
     return float((apart[np.triu_indices(count, 1)] < _ALIKE).mean())
 
 

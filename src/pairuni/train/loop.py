@@ -193,9 +193,10 @@ def _check_sharding(config: TrainConfig) -> None:
     """Raises InputError where a process could be without rollouts of a side: what is sharded is scored in step."""
     if config.distributed != "fsdp" or dist.world() == 1:
         return
-    if config.data.batch < dist.world():
-        message = f"is {config.data.batch}, but distributed: fsdp needs a pair for each of {dist.world()} processes"
-        raise InputError(message, field="data.batch")
+    batch, rollouts = config.data.batch, config.rollout.rollouts
+    if -(-dist.world() // batch) > rollouts:
+        what = f"{dist.world()} processes have {batch} groups of {rollouts} rollouts, some would have none"
+        raise InputError(f"{what}, which distributed: fsdp needs", field="data.batch")
     if config.pairing.mode == "vanilla":
         raise InputError("vanilla leaves processes without a side; it needs distributed: ddp", field="pairing.mode")
 
@@ -243,9 +244,11 @@ def _loop(run: _Run, start: Start) -> None:
 def _step(run: _Run, step: int, stop: StopSignal) -> dict[str, float] | None:
     """One step's metrics; None when a signal came during the rollout, with the weights untouched."""
     started = time.perf_counter()
-    halves = {side: dist.own_share(items) for side, items in run.sampler.batch_at(step - 1).items()}
+    rollouts = run.config.rollout.rollouts
+    parts = {side: dist.own_part(items, rollouts) for side, items in run.sampler.batch_at(step - 1).items()}
+    halves, columns = ({side: part[i] for side, part in parts.items()} for i in range(2))
     with gathered(run.policy):
-        batch = collect(run.policy, halves, run.rewards, run.config, step, run.load_image)
+        batch = collect(run.policy, halves, run.rewards, run.config, step, run.load_image, columns)
     if dist.any_rank(stop.requested):
         return None
     row = train_step(run.policy, batch, run.optimizer, run.config, step, run.reference)

@@ -14,11 +14,11 @@ from pairuni.algo.advantages import group_stats
 from pairuni.algo.pair_grpo import merge_stats
 from pairuni.dist import all_gather, gather_rows
 from pairuni.records import Side
-from pairuni.rewards.statistics import image_statistics
+from pairuni.rewards.statistics import group_statistics, looks
 from pairuni.train.rollout import SideBatch
 
 LOOKS = ("saturation", "edges", "colours", "duplicates")
-"""What `image_statistics` tells of a group's images."""
+"""What `group_statistics` tells of a group's images."""
 
 
 @dataclass(frozen=True)
@@ -105,13 +105,45 @@ def score_metrics(scores: Mapping[Side, SideScores]) -> dict[str, float]:
     return row
 
 
-def _groups(sampled: SideBatch, credit_BR: Tensor) -> list[_Group]:
-    gaps: list[float] = []
-    counts: list[int] = []
+@dataclass(frozen=True)
+class _Seen:
+    """What a process saw of a group: all of it, or some of its rollouts."""
+
+    decisions: int
+    behaviour_gap: float
+    looks_RK: np.ndarray | None
+    """Of its images."""
+
+
+def _seen(sampled: SideBatch) -> list[_Seen]:
+    """Per half; of a group that spans processes, the sum over them, on the one that has its first rollout."""
+    seen: list[_Seen] = []
     for call in sampled.calls:
         gap_BRT = (call.sampled_logp_BRT - call.cond_logp_BRT).abs().where(call.mask_BRT, 0.0)
-        gaps += gap_BRT.double().sum(dim=(1, 2)).tolist()
-        counts += call.mask_BRT.sum(dim=(1, 2)).tolist()
+        gaps = gap_BRT.double().sum(dim=(1, 2)).tolist()
+        counts = call.mask_BRT.sum(dim=(1, 2)).tolist()
+        images = call.images_BRHWC
+        shown = [None] * len(gaps) if images is None else [looks(images_RHWC) for images_RHWC in images]
+        seen += [_Seen(*values) for values in zip(counts, gaps, shown, strict=True)]
+    if sampled.columns is None:
+        return seen
+    own = [(half.pair_id, half.repeat) for half in sampled.halves]
+    there = [each for of_one in all_gather(list(zip(own, seen, strict=True))) for each in of_one]
+    if sampled.columns.start > 0:
+        return []
+    return [_together([part for group, part in there if group == key]) for key in own]
+
+
+def _together(parts: list[_Seen]) -> _Seen:
+    shown = [part.looks_RK for part in parts if part.looks_RK is not None]
+    decisions, gap = sum(part.decisions for part in parts), sum(part.behaviour_gap for part in parts)
+    return _Seen(decisions, gap, np.concatenate(shown) if shown else None)
+
+
+def _groups(sampled: SideBatch, credit_BR: Tensor) -> list[_Group]:
+    seen = _seen(sampled)
+    if not seen:
+        return []
     raw, normalised = (
         [{name: scores_BR[b].tolist() for name, scores_BR in table.items()} for b in range(len(sampled.halves))]
         for table in (sampled.raw_BR, sampled.normalised_BR)
@@ -120,21 +152,13 @@ def _groups(sampled: SideBatch, credit_BR: Tensor) -> list[_Group]:
         sampled.rewards_BR.tolist(),
         credit_BR.tolist(),
         sampled.weights_B.tolist(),
-        counts,
-        gaps,
+        [each.decisions for each in seen],
+        [each.behaviour_gap for each in seen],
         raw,
         normalised,
-        _looks(sampled),
+        [{} if each.looks_RK is None else group_statistics(each.looks_RK) for each in seen],
     )
     return [_Group(*values) for values in zip(*columns, strict=True)]
-
-
-def _looks(sampled: SideBatch) -> list[dict[str, float]]:
-    calls = [call.images_BRHWC for call in sampled.calls if call.images_BRHWC is not None]
-    if not calls:
-        return [{} for _ in sampled.halves]
-    columns = [image_statistics(images_BRHWC) for images_BRHWC in calls]
-    return [{name: float(c[name][b]) for name in LOOKS} for c in columns for b in range(len(c[LOOKS[0]]))]
 
 
 def _mean_looks(groups: list[_Group], side: Side) -> dict[str, float]:

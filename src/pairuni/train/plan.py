@@ -67,9 +67,11 @@ def make_plan(config: PlanConfig) -> Plan:
     planner = load_planner(config.model.path)
     cuda, device = _device(config)
     share = -(-config.data.batch // config.plan.processes)
+    together = max(config.plan.processes // config.data.batch, 1)
+    rollouts = -(-config.rollout.rollouts // together)  # of a group that spans processes
     trained, adapters = count_trained(planner, config.model)
     shards = config.plan.processes if config.distributed == "fsdp" else 1
-    work = replace(workload(config, cuda, share), trained=trained, adapters=adapters, shards=shards)
+    work = replace(workload(config, cuda, share), rollouts=rollouts, trained=trained, adapters=adapters, shards=shards)
     stages = planner.estimate(work)
     has = device_memory(device) if device else 0
     memory = int(config.plan.memory * GIB) or has

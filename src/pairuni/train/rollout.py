@@ -2,7 +2,8 @@
 
 Nothing with a gradient outlives a side's sampling, so that no graph is held while the other side is sampled. What is
 learnt from the result is step.py.
-Shapes: B halves of one side on this process, R rollouts per half, T decisions.
+Shapes: B halves of one side on this process, R rollouts per half (r of them here where a group spans processes),
+T decisions.
 """
 
 import time
@@ -18,6 +19,7 @@ from pairuni.algo.weights import pair_weights
 from pairuni.config import RolloutConfig, TrainConfig
 from pairuni.data.dataset import Half
 from pairuni.data.mixing import UNWEIGHTED
+from pairuni.dist import all_gather
 from pairuni.policies.base import Rollouts, Sampler, SamplingSpec
 from pairuni.policies.sampling import counter_seed
 from pairuni.records import Prompt, Side
@@ -36,8 +38,10 @@ class SideBatch:
     halves: tuple[Half, ...]
     calls: tuple[Rollouts, ...]
     """Of consecutive halves; several where `rollout.prompts_per_call` limits how many are sampled together."""
+    columns: range | None
+    """Of each group's rollouts, those that are in `calls`; the rest is on other processes. None: all of them."""
     rewards_BR: Tensor
-    """float64, what is trained: NaN where a remote reward did not answer."""
+    """float64, of whole groups, what is trained: NaN where a remote reward did not answer."""
     weights_B: Tensor
     """float64 pair weights."""
     raw_BR: Mapping[str, np.ndarray]
@@ -50,12 +54,16 @@ class SideBatch:
     reward_seconds: float
     """Waited for scores once everything was sampled."""
 
+    def own(self, values_BR: Tensor) -> Tensor:
+        """[B, r] of a group's values, those of the rollouts in `calls`."""
+        return values_BR if self.columns is None else values_BR[:, self.columns.start : self.columns.stop]
+
     def texts(self) -> list[str]:
-        """The B * R answers, empty on the generation side."""
+        """The answers in `calls`, empty on the generation side."""
         return [text for call in self.calls if call.texts is not None for row in call.texts for text in row]
 
     def images(self) -> list[np.ndarray]:
-        """The B * R images, empty on the understanding side."""
+        """The images in `calls`, empty on the understanding side."""
         calls = [call.images_BRHWC for call in self.calls if call.images_BRHWC is not None]
         return [image for images in calls for row in images for image in row]
 
@@ -84,6 +92,7 @@ def collect(
     config: TrainConfig,
     step: int,
     load_image: ImageLoader,
+    columns: Mapping[Side, range | None] | None = None,
 ) -> dict[Side, SideBatch]:
     """Samples `config.rollout.rollouts` outputs per half, side by side, and scores them.
 
@@ -94,6 +103,8 @@ def collect(
         halves: this process' halves; the sides among them are sampled in the order of `rewards`.
         rewards: one per side that is trained.
         step: the optimiser step, from 1 (sample grids use 0).
+        columns: which rollouts of its halves this process samples, where a side's groups span processes
+            (`dist.own_part`); their rewards are gathered, so that all processes must call it.
 
     Returns:
         One batch per side of `rewards`, B = 0 included.
@@ -105,7 +116,8 @@ def collect(
     with ThreadPoolExecutor(max_workers=1) as pool:
         run = (config, step, load_image)
         sampled = {
-            side: _sample_side(policy, side, halves[side], reward, run, pool) for side, reward in rewards.items()
+            side: _sample_side(policy, side, (halves[side], (columns or {}).get(side)), reward, run, pool)
+            for side, reward in rewards.items()
         }
         return {side: _scored(one, rewards[side], config) for side, one in sampled.items()}
 
@@ -116,6 +128,7 @@ class _Sampled:
 
     side: Side
     halves: Sequence[Half]
+    columns: range | None
     calls: list[Rollouts]
     scores: list[Callable[[], dict[str, np.ndarray]]]
     """Per call: waits for its rewards by name, [n] each."""
@@ -125,12 +138,13 @@ class _Sampled:
 def _sample_side(
     policy: Sampler,
     side: Side,
-    halves: Sequence[Half],
+    share: tuple[Sequence[Half], range | None],
     reward: Reward,
     run: tuple[TrainConfig, int, ImageLoader],
     pool: ThreadPoolExecutor,
 ) -> _Sampled:
-    config, step, load_image = run
+    (halves, columns), (config, step, load_image) = share, run
+    own_r = range(config.rollout.rollouts) if columns is None else columns
     spec = sampling_spec(config.rollout)
     started = time.perf_counter()
     calls: list[Rollouts] = []
@@ -140,10 +154,13 @@ def _sample_side(
     for start in range(0, len(halves), size):
         part = halves[start : start + size]
         prompts = [_prompt(side, half, load_image) for half in part]
-        seeds_BR = np.array(
-            [_seeds(config.seed, step, half, side, config.rollout.rollouts) for half in part], np.uint64
-        )
-        call = policy.sample(side, prompts, config.rollout.rollouts, spec, seeds_BR)
+        # A pair that occurs again in the same batch takes the next R counters: its group is a new one.
+        firsts = [half.repeat * config.rollout.rollouts for half in part]
+        seeds_Br = [
+            [counter_seed(config.seed, step, half.pair_id, side, first + r) for r in own_r]
+            for half, first in zip(part, firsts, strict=True)
+        ]
+        call = policy.sample(side, prompts, len(own_r), spec, np.array(seeds_Br, np.uint64))
         calls.append(call)
         inputs = list(_reward_inputs(call, part))
         if reward.remote:
@@ -151,14 +168,17 @@ def _sample_side(
         items += inputs
     if not reward.remote:
         scores.append(lambda: raw_scores(reward, items))
-    return _Sampled(side, halves, calls, scores, time.perf_counter() - started)
+    return _Sampled(side, halves, columns, calls, scores, time.perf_counter() - started)
 
 
 def _scored(sampled: _Sampled, reward: Reward, config: TrainConfig) -> SideBatch:
     started = time.perf_counter()
     parts = [scores() for scores in sampled.scores] or [raw_scores(reward, [])]
-    shape = len(sampled.halves), config.rollout.rollouts
+    rollouts = config.rollout.rollouts
+    shape = len(sampled.halves), rollouts if sampled.columns is None else len(sampled.columns)
     raw_BR = {name: np.concatenate([part[name] for part in parts]).reshape(shape) for name in parts[0]}
+    if sampled.columns is not None:
+        raw_BR = _whole_groups(sampled.halves, raw_BR, rollouts)
     scheme = "none" if config.pairing.mode in UNWEIGHTED else config.weighting
     similarity_B = torch.tensor([half.similarity for half in sampled.halves], dtype=torch.float64)
     aligned_B = torch.tensor([half.aligned for half in sampled.halves], dtype=torch.bool)
@@ -166,6 +186,7 @@ def _scored(sampled: _Sampled, reward: Reward, config: TrainConfig) -> SideBatch
         side=sampled.side,
         halves=tuple(sampled.halves),
         calls=tuple(sampled.calls),
+        columns=sampled.columns,
         rewards_BR=torch.from_numpy(total(reward, raw_BR)),
         weights_B=pair_weights(similarity_B, aligned_B, scheme),
         raw_BR=raw_BR,
@@ -176,16 +197,20 @@ def _scored(sampled: _Sampled, reward: Reward, config: TrainConfig) -> SideBatch
     )
 
 
+def _whole_groups(halves: Sequence[Half], raw_Br: Mapping[str, np.ndarray], rollouts: int) -> dict[str, np.ndarray]:
+    """[B, R] of the groups that this process has columns of, put together from all processes that have some."""
+    groups = [(half.pair_id, half.repeat) for half in halves]
+    parts = [(group, {name: scores[b] for name, scores in raw_Br.items()}) for b, group in enumerate(groups)]
+    # By rank, and so in the order of columns.
+    there = [part for parts_of_one in all_gather(parts) for part in parts_of_one]
+    rows = {name: [[part[name] for group, part in there if group == own] for own in groups] for name in raw_Br}
+    return {name: np.array([np.concatenate(row) for row in of]).reshape(-1, rollouts) for name, of in rows.items()}
+
+
 def _prompt(side: Side, half: Half, load_image: ImageLoader) -> Prompt:
     if side is Side.GENERATION:
         return Prompt(side, half.quadruple.prompt)
     return Prompt(side, half.quadruple.question, (load_image(half.quadruple.image_path),))
-
-
-def _seeds(run: int, step: int, half: Half, side: Side, rollouts: int) -> list[int]:
-    # A pair that occurs again in the same batch takes the next R counters: its group is a new one.
-    first = half.repeat * rollouts
-    return [counter_seed(run, step, half.pair_id, side, first + r) for r in range(rollouts)]
 
 
 def _reward_inputs(rollouts: Rollouts, halves: Sequence[Half]) -> list[RewardInput]:

@@ -112,9 +112,9 @@ def _pieces(policy: Policy, sampled: SideBatch, credit_BR: Tensor, config: Train
     side_weight = vars(config.side_weights)[sampled.side]
     pieces: list[_Piece] = []
     gauge: list[_Piece] = []
-    start = 0
+    start, credit_Br = 0, sampled.own(credit_BR)
     for call in sampled.calls:
-        credit_n = credit_BR[start : start + call.shape[0]].flatten()
+        credit_n = credit_Br[start : start + call.shape[0]].flatten()
         lengths_n = call.mask_BRT.flatten(0, 1).sum(-1)
         start += call.shape[0]
         scale_n = row_scales(lengths_n.cpu(), config.loss_norm, totals, config.norm_length) * side_weight
