@@ -1,5 +1,7 @@
 """Metrics and samples reach a tracker, a failing tracker does not reach the run."""
 
+import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,73 @@ def test_a_run_and_its_continuation_are_one_in_tensorboard(tiny_config: TrainCon
     )  # four side by side
     assert "samples/answers/text_summary" in events.Tags()["tensors"]
     assert "config/text_summary" in events.Tags()["tensors"]
+
+
+def wandb_records(file: Path) -> Iterator[Any]:
+    """The records of an offline run: protobuf messages in a LevelDB log, in blocks of 32 KiB after 7 bytes."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, place, whole = file.read_bytes(), 7, b""
+    while place + 7 <= len(data):
+        left = 2**15 - place % 2**15
+        if left < 7:
+            place += left
+            continue
+        size, part = int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
+        whole += data[place + 7 : place + 7 + size]
+        place += 7 + size
+        if part in (1, 4):  # whole, or the last part
+            yield Record.FromString(whole)
+            whole = b""
+
+
+def test_a_run_and_its_continuation_are_one_in_wandb(tiny_config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    log, run = replace(LOG, trackers=["wandb"]), RunDir(Path(tiny_config.output))
+    train(replace(tiny_config, log=log))
+    train(replace(tiny_config, log=log, steps=4))
+    files = sorted((run.path / "wandb").glob("offline-run-*/*.wandb"), key=lambda file: file.stat().st_mtime_ns)
+    records = [record for file in files for record in wandb_records(file)]
+    begun = [record.run for record in records if record.HasField("run")]
+    assert {(each.project, each.run_id) for each in begun} == {
+        ("pairuni", read_progress(run.checkpoint(4)).trackers["wandb"])
+    }
+    settings = {entry.key for record in records for entry in record.config.update}
+    assert len(files) == 2 and {"seed", "rollout.rollouts"} <= settings
+    logged: dict[int, dict[str, Any]] = {}
+    for record in records:
+        values = {(item.key or "/".join(item.nested_key)): json.loads(item.value_json) for item in record.history.item}
+        if values:
+            logged.setdefault(values["_step"], {}).update(values)
+    for row in run.read_metrics():
+        for name in ("reward_mean/generation", "grad_norm", "seconds/total"):
+            assert logged[row["step"]][name] == pytest.approx(row[name])
+    for step in (0, 2, 4):
+        assert logged[step]["samples/images/count"] == 4
+        assert logged[step]["samples/answers/ncols"] == 3
+
+
+def test_a_run_and_its_continuation_are_one_in_trackio(
+    tiny_config: TrainConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Beside another run whose folder has the same name."""
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # before it is imported
+    pytest.importorskip("trackio")
+    from trackio.sqlite_storage import SQLiteStorage  # pyright: ignore[reportMissingImports]
+
+    log, run = replace(LOG, trackers=["trackio"]), RunDir(Path(tiny_config.output))
+    other = RunDir(tmp_path / "elsewhere" / run.path.name)
+    train(replace(tiny_config, log=log))
+    train(replace(tiny_config, log=log, output=str(other.path)))
+    train(replace(tiny_config, log=log, steps=4))
+    for each, steps in ((run, 4), (other, 2)):
+        name = read_progress(each.checkpoint(steps)).trackers["trackio"]
+        logs = SQLiteStorage.get_logs("pairuni", name)
+        logged = {entry["step"]: entry["grad_norm"] for entry in logs if "grad_norm" in entry}
+        assert logged == pytest.approx({row["step"]: row["grad_norm"] for row in each.read_metrics()})
+        shown = {entry["step"] for entry in logs if "samples/image_00" in entry}
+        assert shown == set(range(0, steps + 1, 2))
 
 
 class _Failing:

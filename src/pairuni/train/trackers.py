@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 from PIL import Image
@@ -51,7 +52,10 @@ class Trackers:
     @property
     def ids(self) -> dict[str, str]:
         """What a checkpoint keeps, so that a continued run is the same in a tracker."""
-        return {name: str(each.tracker.id) for name, each in self._named.items() if hasattr(each.tracker, "id")}
+        attributes = {"wandb": "id", "trackio": "name"}  # what each finds a run by
+        return {
+            name: getattr(self._named[name].tracker, key) for name, key in attributes.items() if name in self._named
+        }
 
     def metrics(self, row: Mapping[str, float | None], step: int) -> None:
         """A row of metrics.jsonl. What is no finite number is left out."""
@@ -92,7 +96,9 @@ def _start(name: str, project: str, path: Path, run: str | None, step: int) -> A
     elif name == "wandb":
         options = {"run_name": project, "name": path.name, "id": run, "resume": "allow", "dir": str(path)}
     else:
-        options = {"run_name": project, "name": path.name, "resume": "allow"}
+        # trackio resumes by name, and folders of other runs are named like this one.
+        options = {"run_name": project, "name": run or f"{path.name}-{uuid4().hex[:8]}"}
+        options["resume"] = "allow" if run else "never"
     tracker = LOGGER_TYPE_TO_CLASS[name](**options)
     tracker.start()
     return tracker
