@@ -59,8 +59,8 @@ def main() -> None:
         report["sweeps"][name] = {"rows": rows, "exponents": exponents}
         print(f"\n{name}: seconds ~ {name}^{exponents['seconds']:.2f}")
         for row in rows:
-            shares = "  ".join(f"{part} {row[part]:.3f}" for part in PARTS)
-            print(f"  {row['value']:>10}  {row['seconds']:8.3f} s  ({shares})", flush=True)
+            parts = "  ".join(f"{part} {row[part]:.3f}" for part in PARTS)
+            print(f"  {row['value']:>10}  {row['seconds']:8.3f} s  ({parts})", flush=True)
     (options.output / "scaling.json").write_text(json.dumps(rounded(report), indent=1) + "\n", encoding="utf-8")
     plot(report, options.output / "scaling.png")
     print(options.output / "scaling.json", options.output / "scaling.png", sep="\n")
@@ -73,13 +73,13 @@ def measured(name: str, point: Point, options: argparse.Namespace) -> dict[str, 
     module, processor = build_janus(size, _CORPUS, 0)
     policy = JanusPolicy(module.to(options.device), processor, "bf16" if "cuda" in options.device else "fp32")  # pyright: ignore
     step = argparse.Namespace(pairs=point.pairs, rollouts=point.rollouts, tokens=16, micro_tokens=8192, size="")
-    run, shares = our_step(World(step, policy))
+    run, told = our_step(World(step, policy))
     taken: list[dict[str, float]] = []
     for _ in range(options.repeats + 1):
         synchronise(options)
         run()
         synchronise(options)
-        taken.append(dict(shares))
+        taken.append(dict(told))
     parts = {part: median(row[part] for row in taken[1:]) for part in PARTS}
     values = {"rollouts": point.rollouts, "pairs": point.pairs, "image tokens": point.grid**2}
     values["parameters"] = sum(p.numel() for p in module.model.language_model.parameters())

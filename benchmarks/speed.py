@@ -335,7 +335,7 @@ def step_case(options: argparse.Namespace) -> dict[str, Any]:
             memory[whose] = max(memory.get(whose, 0), told["peak_gib"])
             result[whose] = {"seconds": seconds[whose], "peak_gib": memory[whose]}
             if whose == "ours":
-                result["shares"] = told["shares"]
+                result["parts_s"] = told["parts_s"]
     result["ratio"] = {"trainers": median(seconds["trainers"]) / median(seconds["ours"])}
     return result | {"memory": memory["ours"] / memory["trainers"]}
 
@@ -355,7 +355,7 @@ def one_step(options: argparse.Namespace, whose: str) -> dict[str, Any] | None:
         gc.collect()
         torch.cuda.empty_cache()
     world = World(options)
-    run, shares = (our_step if whose == "ours" else trainers_step)(world)
+    run, parts = (our_step if whose == "ours" else trainers_step)(world)
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     synchronise(options)
@@ -367,7 +367,7 @@ def one_step(options: argparse.Namespace, whose: str) -> dict[str, Any] | None:
     synchronise(options)
     seconds = perf_counter() - start
     peak = torch.cuda.max_memory_allocated() if cuda else peak_memory()
-    return {"seconds": seconds, "peak_gib": peak / 2**30, "shares": shares}
+    return {"seconds": seconds, "peak_gib": peak / 2**30, "parts_s": parts}
 
 
 def peak_memory() -> int:
@@ -390,7 +390,7 @@ def our_step(world: World) -> tuple[Callable[[], None], dict[str, float]]:
         micro_batch=10**6,
         micro_tokens=options.micro_tokens,
     )
-    optimizer, shares = Optimizer(policy.trainable(), config.optim), {}
+    optimizer, parts = Optimizer(policy.trainable(), config.optim), {}
     rewards = {
         Side.UNDERSTANDING: FunctionReward("length", lambda items: [float(len(item.text or "")) for item in items]),
         Side.GENERATION: FunctionReward("red", lambda items: [float(item.image[..., 0].mean()) for item in items]),  # pyright: ignore
@@ -400,9 +400,9 @@ def our_step(world: World) -> tuple[Callable[[], None], dict[str, float]]:
     def run() -> None:
         batch = collect(policy, halves, rewards, config, 1, lambda path: world.images[int(path)])
         row = train_step(policy, batch, optimizer, config, 1)
-        shares.update({name: row[f"seconds/{name}"] for name in ("rollout", "reward", "update")})
+        parts.update({name: row[f"seconds/{name}"] for name in ("rollout", "reward", "update")})
 
-    return run, shares
+    return run, parts
 
 
 def half(world: World, n: int, side: Side) -> Half:
@@ -459,7 +459,7 @@ def show(case: str, result: dict[str, Any]) -> None:
             ratio = f"  x {result['ratio'][name]:.2f}" if name in result["ratio"] else ""
             peak = f"  peak {each['peak_gib']:.2f} GiB" if "peak_gib" in each else ""
             print(f"  {name:<10} {middle:9.3f} s  ({low:.3f} to {high:.3f}){peak}{ratio}")
-    for name in ("roofline", "shares", "memory", "failed", "out_of_memory", "relative_gradient_difference"):
+    for name in ("roofline", "parts_s", "memory", "failed", "out_of_memory", "relative_gradient_difference"):
         if name in result:
             print(f"  {name}: {json.dumps(rounded(result[name]))}")
 

@@ -49,7 +49,8 @@ def one_step(config: TrainConfig, out: Path, counts: dict[Side, int]) -> None:
         assert layers and all(isinstance(p, DTensor) and p.to_local().numel() <= p.numel() / 2 + 64 for p in layers)
     halves = read_halves(Path(config.data.pairs))
     parts = {side: dist.own_part(halves[side][: counts[side]], config.rollout.rollouts) for side in Side}
-    own, columns = ({side: part[i] for side, part in parts.items()} for i in range(2))
+    own = {side: items for side, (items, _) in parts.items()}
+    columns = {side: part for side, (_, part) in parts.items()}
     optimizer = Optimizer(policy.trainable(), config.optim)
     with gathered(policy):
         batch = roll_out(policy, own, config, columns=columns)

@@ -246,7 +246,8 @@ def _step(run: _Run, step: int, stop: StopSignal) -> dict[str, float] | None:
     started = time.perf_counter()
     rollouts = run.config.rollout.rollouts
     parts = {side: dist.own_part(items, rollouts) for side, items in run.sampler.batch_at(step - 1).items()}
-    halves, columns = ({side: part[i] for side, part in parts.items()} for i in range(2))
+    halves = {side: own for side, (own, _) in parts.items()}
+    columns = {side: own for side, (_, own) in parts.items()}
     with gathered(run.policy):
         batch = collect(run.policy, halves, run.rewards, run.config, step, run.load_image, columns)
     if dist.any_rank(stop.requested):
