@@ -14,10 +14,11 @@ if not torch.cuda.is_available():
 
 from transformers import JanusForConditionalGeneration
 
+from dimoo_world import sharp_dimoo
 from pairuni.policies.dimoo.policy import DimooPolicy
 from pairuni.policies.janus.policy import JanusPolicy
 from pairuni.pretrain.build import JanusSize, build_janus
-from pairuni.pretrain.build_dimoo import DimooSize, build_dimoo
+from pairuni.pretrain.build_dimoo import DimooSize
 
 TINY = JanusSize(
     image=16,
@@ -67,14 +68,7 @@ def tiny_dimoo() -> DimooPolicy:
         image=16, codebook=48, hidden=32, layers=2, heads=2, intermediate=48, vq_channels=(8, 8, 16), vq_latent=8,
         vocabulary=300, image_steps=5,
     )  # fmt: skip
-    module, tokenizer = build_dimoo(size, CORPUS, seed=0)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for weight in module.language.parameters():
-            if weight.ndim == 2:
-                weight.normal_(0, 1.5 * weight.shape[1] ** -0.5, generator=generator)
-        module.language.get_input_embeddings().weight.normal_(0, 1, generator=generator)
-    return DimooPolicy(module.eval(), tokenizer)
+    return sharp_dimoo(size, CORPUS, 1.5, 1)
 
 
 def _sharpen(module: JanusForConditionalGeneration) -> None:

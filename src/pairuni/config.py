@@ -7,7 +7,7 @@ paper names no value the default is our choice and the text says so.
 import math
 import re
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pairuni.errors import InputError
 
@@ -259,6 +259,8 @@ class ModelConfig:
     """Parameters that are trained, by the beginning of their names or a pattern with *, e.g. lm_head (default: all but
     the frozen towers; with adapters, only those)."""
     lora: LoraOptions = field(default_factory=LoraOptions)
+    settings: dict[str, Any] = field(default_factory=dict)
+    """How the family draws and scores rollouts, where not as the checkpoint says, by name (docs/lumina-dimoo.md)."""
 
 
 @dataclass(frozen=True)
@@ -708,10 +710,12 @@ class SampleConfig:
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """`pairuni pretrain`: makes the small Janus of the Shapes world from nothing."""
+    """`pairuni pretrain`: makes the small models of the Shapes world from nothing."""
 
     output: str
     """Folder for the model; .state in it lets a stopped run continue."""
+    family: Literal["janus", "dimoo"] = "janus"
+    """The defaults below are Janus'; those of Lumina-DiMOO are in configs/shapes/dimoo_pretrain.yaml."""
     seed: int = 0
     auto_steps: int = 500
     """Steps of the plain autoencoder."""

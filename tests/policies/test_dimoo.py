@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from scipy import stats
 from torch import Tensor
 
+from dimoo_world import by_hand, sampled, sharp_dimoo
 from pairuni.errors import InputError
 from pairuni.policies import load_policy
 from pairuni.policies.base import Rollouts, SamplingSpec
@@ -25,21 +26,8 @@ from pairuni.policies.dimoo import decode, prompts
 from pairuni.policies.dimoo.model import DimooConfig, DimooModel, states_at
 from pairuni.policies.dimoo.policy import DimooPolicy
 from pairuni.policies.sampling import counter_seed
-from pairuni.pretrain.build_dimoo import DimooSize, build_dimoo
+from pairuni.pretrain.build_dimoo import DimooSize
 from pairuni.records import Prompt, Side
-
-R = 3
-
-
-def sampled(
-    policy: DimooPolicy, side: Side, spec: SamplingSpec, texts: tuple[str, ...] = ("a", "two circles")
-) -> Rollouts:
-    rng = np.random.default_rng(0)
-    images = [(rng.integers(0, 256, (16, 20, 3), dtype=np.uint8),) for _ in texts]
-    asked = [Prompt(side, t, i if side is Side.UNDERSTANDING else ()) for t, i in zip(texts, images, strict=True)]
-    seeds = [[counter_seed(0, 1, b, side, r) for r in range(R)] for b in range(len(texts))]
-    return policy.sample(side, asked, R, spec, np.array(seeds, dtype=np.uint64))
-
 
 # ---- the model --------------------------------------------------------------------------------------------------
 
@@ -66,40 +54,6 @@ def test_names_and_shapes_are_those_of_the_release() -> None:
     assert c.image_offset + 8192 == c.embedding_size and sorted(c.tokens().values()) == sorted(
         {126336, 126081, 126084, 126339, 126349, 126350, 126351, 126354, 126355}
     )
-
-
-def by_hand(model: DimooModel, ids_L: np.ndarray) -> np.ndarray:
-    """Logits [L, V] of one row in NumPy, written from the architecture."""
-    w = {name.removeprefix("model.transformer."): p.detach().double().numpy() for name, p in model.named_parameters()}
-    heads, eps, theta = model.config.n_heads, model.config.rms_norm_eps, model.config.rope_theta
-
-    def norm(x: np.ndarray, name: str) -> np.ndarray:
-        return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * w[name]
-
-    x = w["wte.weight"][ids_L]
-    length, width = x.shape
-    size = width // heads
-    angles = np.arange(length)[:, None] / theta ** (np.arange(0, size, 2) / size)
-
-    def turn(v: np.ndarray) -> np.ndarray:
-        a, b = v[:, : size // 2], v[:, size // 2 :]
-        return np.concatenate([a * np.cos(angles) - b * np.sin(angles), b * np.cos(angles) + a * np.sin(angles)], 1)
-
-    for i in range(model.config.n_layers):
-        at = f"blocks.{i}."
-        h = norm(x, at + "attn_norm.weight")
-        q, k, v = (h @ w[f"{at}{name}_proj.weight"].T for name in "qkv")
-        parts = []
-        for n in range(heads):
-            own = slice(n * size, (n + 1) * size)
-            scores = turn(q[:, own]) @ turn(k[:, own]).T / math.sqrt(size)
-            powers = np.exp(scores - scores.max(1, keepdims=True))
-            parts.append(powers / powers.sum(1, keepdims=True) @ v[:, own])
-        x = x + np.concatenate(parts, 1) @ w[at + "attn_out.weight"].T
-        h = norm(x, at + "ff_norm.weight")
-        gate = h @ w[at + "ff_proj.weight"].T
-        x = x + (gate / (1 + np.exp(-gate)) * (h @ w[at + "up_proj.weight"].T)) @ w[at + "ff_out.weight"].T
-    return norm(x, "ln_f.weight") @ w["ff_out.weight"].T
 
 
 def test_forward_against_numpy(tiny_dimoo: DimooPolicy) -> None:
@@ -179,14 +133,7 @@ def four_codes() -> DimooPolicy:
         image=4, codebook=3, hidden=16, layers=1, heads=2, intermediate=16, vq_channels=(8, 8), vq_latent=8,
         vocabulary=280, image_steps=3,
     )  # fmt: skip
-    module, tokenizer = build_dimoo(size, ["a"], seed=0)
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for weight in module.language.parameters():
-            if weight.ndim == 2:
-                weight.normal_(0, 1.2 * weight.shape[1] ** -0.5, generator=generator)
-        module.language.get_input_embeddings().weight.normal_(0, 1, generator=generator)
-    return DimooPolicy(module.eval(), tokenizer)
+    return sharp_dimoo(size, ["a"], 1.2, 3)
 
 
 def frequencies(policy: DimooPolicy, rows: int) -> tuple[np.ndarray, np.ndarray]:
@@ -212,7 +159,7 @@ def frequencies(policy: DimooPolicy, rows: int) -> tuple[np.ndarray, np.ndarray]
         mask_BRT=torch.ones(1, 81, 4, dtype=torch.bool),
         sampled_logp_BRT=ones,
         cond_logp_BRT=ones,
-        context=replace(base.context, steps_nN=steps.expand(81, -1)),
+        context=replace(base.context, groups_nN=steps.expand(81, -1)),
     )
     (chunk,) = policy.chunks(rollouts, 100)
     with torch.no_grad():
@@ -399,7 +346,10 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
         "activation_type: is 'gelu'",
     ),
     "grouped heads": (lambda f: edited(f, lambda c: c.update(n_kv_heads=1)), "n_kv_heads: is 1"),
-    "another order": (lambda f: edited(f, lambda c: c.update(order="left")), "order: must be random or confidence"),
+    "another order": (
+        lambda f: edited(f, lambda c: c.update(order="left")),
+        "order: must be one of random, confidence",
+    ),
     "image codes beyond the ids": (lambda f: edited(f, lambda c: c.update(image_offset=999)), "image_offset: is 999"),
     "other ids": (lambda f: edited(f, lambda c: c.update(answer_id=3)), "the tokenizer gives <answer> the id"),
     "a weight is absent": (
@@ -427,6 +377,30 @@ def test_a_broken_checkpoint_is_one_message(name: str, tiny_dimoo: DimooPolicy, 
     with pytest.raises(InputError, match=message.replace("(", r"\(")) as caught:
         load_policy(str(tmp_path / "model"))
     assert str(tmp_path / "model") in str(caught.value)
+
+
+def test_settings_stand_for_the_checkpoint_s_own(tiny_dimoo: DimooPolicy, tmp_path: Path) -> None:
+    tiny_dimoo.save(tmp_path / "model")
+    changed = {"order": "confidence", "scored_image_steps": 2, "masked_prompt": 0}
+    policy = load_policy(str(tmp_path / "model"), settings=changed)
+    policy.save(tmp_path / "again")  # pyright: ignore
+    for config in (policy.module.language.config, load_policy(str(tmp_path / "again")).module.language.config):  # pyright: ignore
+        assert {name: getattr(config, name) for name in changed} == changed and config.image_steps == 5
+    for name, value, message in (
+        ("d_model", 3, "model.settings.d_model: is none of image_steps, "),
+        ("order", "left", "model.settings.order: must be one of random, confidence, not 'left'"),
+        ("estimator", "best", "model.settings.estimator: must be one of trace, mean_field, random_mask, coupled"),
+        ("image_steps", 0, "model.settings.image_steps: must be a whole number of at least 1, not 0"),
+        ("text_steps", True, "model.settings.text_steps: must be a whole number of at least 1, not True"),
+        ("masked_prompt", 1.0, "model.settings.masked_prompt: must be at least 0 and below 1"),
+    ):
+        with pytest.raises(InputError, match=message):
+            load_policy(str(tmp_path / "model"), settings={name: value})
+
+
+def test_janus_has_no_settings(tiny_janus_folder: Path) -> None:
+    with pytest.raises(InputError, match=r"model.settings.order: is no setting of a Janus model"):
+        load_policy(str(tiny_janus_folder), settings={"order": "random"})
 
 
 def test_without_diffusers_one_line_says_what_to_install(tiny_dimoo: DimooPolicy, tmp_path: Path) -> None:

@@ -14,11 +14,13 @@ from pairuni.config import PretrainConfig
 from pairuni.policies import load_policy
 from pairuni.policies.janus.policy import JanusPolicy
 from pairuni.policies.janus.prompts import JanusPrompts
-from pairuni.pretrain import script, vq
+from pairuni.pretrain import script
+from pairuni.pretrain import stages as stages_module
 from pairuni.pretrain.build import JanusSize, build_janus
 from pairuni.pretrain.language import KINDS, Sight, answer_loss, image_loss
 from pairuni.pretrain.rows import IGNORE, RowWriter, corpus, make_pool
 from pairuni.pretrain.script import run_pretrain
+from pairuni.pretrain.vq import JanusTokenizer
 from pairuni.records import Prompt, Side
 from pairuni.shapes.detector import read_scene
 from pairuni.shapes.renderer import render
@@ -48,8 +50,8 @@ def test_the_shipped_checkpoint_is_small_and_in_16_bits() -> None:
 def test_its_reconstructions_are_readable(shipped: JanusPolicy) -> None:
     rng = np.random.default_rng(0)
     scenes = [random_scene(rng, "held_out") for _ in range(300)]
-    tokenizer = shipped.module.model.vqmodel
-    made = vq.decode_codes(tokenizer, vq.encode_images(tokenizer, np.stack([render(s, rng) for s in scenes])))
+    tokenizer = JanusTokenizer(shipped.module.model.vqmodel)
+    made = tokenizer.decode(tokenizer.encode(np.stack([render(s, rng) for s in scenes])))
     assert np.mean([read_scene(image) == scene for image, scene in zip(made, scenes, strict=True)]) >= 0.95
 
 
@@ -77,7 +79,8 @@ def test_losses_equal_one_row_at_a_time() -> None:
     model, processor = build_janus(JanusSize(hidden=32, layers=1, intermediate=32), corpus(0, 50), 0)
     pool, writer = make_pool(6, np.random.default_rng(0)), RowWriter(processor)
     rows = writer.understanding(pool.scenes, 2, np.random.default_rng(1))
-    pixels, codes = vq.to_pixels(pool.images), torch.randint(128, (6, 36), generator=torch.Generator().manual_seed(0))
+    pixels = JanusTokenizer(model.model.vqmodel).to_pixels(pool.images)
+    codes = torch.randint(128, (6, 36), generator=torch.Generator().manual_seed(0))
     prompts = writer.generation(pool.scenes, 0.0, np.random.default_rng(2))
     with torch.no_grad():
         whole, weights, parts = answer_loss(model, rows, pixels), [], []
@@ -125,10 +128,12 @@ def test_sight_labels_follow_the_picture() -> None:
         def forward(self, pixels_B3HW: torch.Tensor, return_dict: bool) -> SimpleNamespace:
             return SimpleNamespace(last_hidden_state=self.answers)
 
+    pixels = JanusTokenizer(model.model.vqmodel).to_pixels(render(scene)[None])
+
     def loss(answers: np.ndarray) -> float:
         sight = Sight(model)
         sight.vision, sight.aligner, sight.head = Known(answers), nn.Identity(), nn.Identity()
-        return float(sight.loss(vq.to_pixels(render(scene)[None]), [scene]))
+        return float(sight.loss(pixels, [scene]))
 
     assert loss(known) == pytest.approx(0)
     assert loss(known.reshape(1, tokens, tokens, -1).swapaxes(1, 2).reshape(known.shape)) > 1
@@ -144,7 +149,7 @@ def test_a_stopped_script_ends_like_one_that_was_not(tmp_path: Path, monkeypatch
     small: dict[str, Any] = {f"{stage}_steps": 2 for stage in stages} | {"language_steps": 4}
     small |= {"vq_batch": 2, "answer_rows": 2, "image_rows": 2, "pool": 20, "questions": 12, "prompts": 12}
     small |= {"bf16": False}
-    monkeypatch.setattr(script, "SAVE_EVERY", 2)
+    monkeypatch.setattr(stages_module, "SAVE_EVERY", 2)
     run_pretrain(PretrainConfig(output=str(tmp_path / "whole"), **small))
     stopped, images, calls = PretrainConfig(output=str(tmp_path / "stopped"), **small), script._images, []
 

@@ -1,6 +1,8 @@
 """Model families behind one contract (base.py). `load_policy` picks the family from the checkpoint's config."""
 
+from collections.abc import Mapping
 from importlib import import_module
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,7 +16,12 @@ PLANNERS = {"janus": "pairuni.policies.janus.memory:JanusPlanner"}
 
 
 def load_policy(
-    path_or_hub_id: str, *, device: str = "auto", precision: str = "auto", cuda_graphs: bool = True
+    path_or_hub_id: str,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    cuda_graphs: bool = True,
+    settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> "Policy":
     """Loads a checkpoint as a policy.
 
@@ -23,12 +30,13 @@ def load_policy(
         device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1", ...
         precision: of the forward passes: "auto" (bf16 on GPU, fp32 on CPU), "fp32" or "bf16". Weights stay fp32.
         cuda_graphs: whether sampling on CUDA replays recorded steps.
+        settings: of the family: how it draws and scores, where not as the checkpoint says.
 
     Raises:
         InputError: no such checkpoint, or a family that is not supported.
     """
     load = _of_family(FAMILIES, path_or_hub_id)
-    return load(path_or_hub_id, device=device, precision=precision, cuda_graphs=cuda_graphs)
+    return load(path_or_hub_id, device=device, precision=precision, cuda_graphs=cuda_graphs, settings=settings)
 
 
 def load_planner(path_or_hub_id: str) -> "Planner":
@@ -48,7 +56,12 @@ def _of_family(table: dict[str, str], path_or_hub_id: str) -> Any:
         from pairuni.errors import InputError
 
         raise InputError(f"model type {kind!r} is not one of {', '.join(table)}", file=path_or_hub_id)
-    module, name = table[kind].split(":")
+    return of_family(table[kind], path_or_hub_id)
+
+
+def of_family(entry: str, source: str) -> Any:
+    """The function that "module:function" names. Raises InputError, naming `source`: it needs a package of an extra."""
+    module, name = entry.split(":")
     try:
         return vars(import_module(module))[name]
     except ModuleNotFoundError as err:
@@ -57,4 +70,4 @@ def _of_family(table: dict[str, str], path_or_hub_id: str) -> Any:
         from pairuni.errors import InputError
 
         message = 'needs diffusers for its images: pip install "pairuni[diffusion]"'
-        raise InputError(message, file=path_or_hub_id) from None
+        raise InputError(message, file=source) from None

@@ -8,9 +8,11 @@ import torch
 from diffusers.models.autoencoders.vq_model import VQModel
 from tokenizers import Tokenizer, decoders, models, trainers
 from tokenizers.pre_tokenizers import ByteLevel
+from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from pairuni.policies.dimoo.model import Dimoo, DimooConfig, DimooModel
+from pairuni.pretrain.build import EMBEDDING_STD
 
 # In the order of their ids, the image codes behind the last.
 SPECIALS = {
@@ -60,6 +62,18 @@ def build_tokenizer(corpus: Iterable[str], vocabulary: int) -> PreTrainedTokeniz
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token=SPECIALS["eos_id"], pad_token=SPECIALS["padding_id"], padding_side="right"
     )
+
+
+@torch.no_grad()
+def widen(language: DimooModel, seed: int) -> None:
+    """Draws weights at the scale of their inputs' width, as a narrow model needs them to begin to learn (build.py)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for layer in language.modules():
+            if isinstance(layer, nn.Embedding):
+                layer.weight.normal_(std=EMBEDDING_STD)
+            elif isinstance(layer, nn.Linear):
+                layer.weight.normal_(std=layer.in_features**-0.5)
 
 
 def build_dimoo(size: DimooSize, corpus: Iterable[str], seed: int) -> tuple[Dimoo, PreTrainedTokenizerFast]:

@@ -16,6 +16,14 @@ from pairuni.shapes.scenes import COLOURS, GRID, SHAPES, Scene
 KINDS = [(colour, shape) for colour in COLOURS for shape in SHAPES]
 
 
+def cell_labels(scene: Scene, side: int) -> Tensor:
+    """int64 [side, side] image tokens: 0 where a token's cell is empty, else 1 + the thing's place in KINDS."""
+    cells = torch.zeros(GRID, GRID, dtype=torch.int64)
+    for thing in scene.things:
+        cells[thing.row, thing.column] = 1 + KINDS.index(thing.kind)
+    return cells.repeat_interleave(side // GRID, 0).repeat_interleave(side // GRID, 1)
+
+
 class Sight(nn.Module):
     """The vision tower with a throw-away head that names, at each image token, what is in the token's cell.
 
@@ -33,11 +41,7 @@ class Sight(nn.Module):
     def loss(self, pixels_B3HW: Tensor, scenes: Sequence[Scene]) -> Tensor:
         """Mean cross-entropy over the image tokens; 0 is an empty cell."""
         features = self.aligner(self.vision(pixels_B3HW, return_dict=True).last_hidden_state)
-        cells = torch.zeros(len(scenes), GRID, GRID, dtype=torch.int64)
-        for n, scene in enumerate(scenes):
-            for thing in scene.things:
-                cells[n, thing.row, thing.column] = 1 + KINDS.index(thing.kind)
-        labels = cells.repeat_interleave(self.side, 1).repeat_interleave(self.side, 2)
+        labels = torch.stack([cell_labels(scene, self.side * GRID) for scene in scenes])
         return F.cross_entropy(self.head(features).float().flatten(0, 1), labels.flatten().to(features.device))
 
 

@@ -208,7 +208,8 @@ def _initial(config: TrainConfig, policy: Policy, start: Start) -> Policy | None
         return None
     if start.checkpoint is None:
         return policy.reference()
-    return load_policy(model.path, device=str(policy.device), precision=policy.precision).reference()
+    options = {"precision": policy.precision, "settings": model.settings}
+    return load_policy(model.path, device=str(policy.device), **options).reference()
 
 
 def _loop(run: _Run, start: Start) -> None:

@@ -41,7 +41,9 @@ def load_trainable(config: ModelConfig, source: str, device: str) -> Policy:
     place = pick_device(device)
     if config.lora.rank and config.precision == "auto":
         options["precision"] = "bf16" if place.type == "cuda" else "fp32"
-    policy: Policy = load_policy(source, device="cpu" if config.lora.rank else device, **options)
+    policy: Policy = load_policy(
+        source, device="cpu" if config.lora.rank else device, settings=config.settings, **options
+    )
     choose_trained(policy, config)
     if config.lora.rank:
         if policy.precision == "bf16":

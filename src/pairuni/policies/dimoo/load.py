@@ -4,7 +4,10 @@ Master weights are fp32 whatever the file holds. The transformer and its tokeniz
 tokenizer in `vqvae/` below it.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
@@ -33,9 +36,17 @@ FIXED = {
     "multi_query_attention": False,
 }
 
+SETTINGS = ("image_steps", "scored_image_steps", "text_steps", "text_block", "order", "estimator", "masked_prompt")
+"""How rollouts are drawn and scored: what `model.settings` may say otherwise than the checkpoint."""
+
 
 def load_dimoo(
-    path_or_hub_id: str | Path, *, device: str = "auto", precision: str = "auto", cuda_graphs: bool = True
+    path_or_hub_id: str | Path,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    cuda_graphs: bool = True,
+    settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> DimooPolicy:
     """Loads a Lumina-DiMOO checkpoint.
 
@@ -43,6 +54,7 @@ def load_dimoo(
         device: "auto" (CUDA where there is one), "cpu", "cuda", ...
         precision: "auto" (bf16 on CUDA, fp32 elsewhere), "fp32" or "bf16".
         cuda_graphs: of no use here: a step is one large forward.
+        settings: other values for those of the config's fields that SETTINGS names.
 
     Raises:
         InputError: a file is missing, broken, incomplete or of another model; an unknown device or precision.
@@ -58,6 +70,7 @@ def load_dimoo(
     try:
         folder = source if isinstance(source, Path) else Path(snapshot_download(source))
         config = DimooConfig.from_pretrained(folder)
+        set_fields(config, settings)
         config.embedding_size = _rows(folder, "model.transformer.wte.weight") or config.embedding_size
         _check(config, source)
         loaded = DimooModel.from_pretrained(folder, config=config, dtype=torch.float32, output_loading_info=True)
@@ -75,6 +88,16 @@ def load_dimoo(
         raise InputError(err.message, file=source, field=err.field) from None
     module.to(place)
     return policy
+
+
+def set_fields(config: DimooConfig, settings: Mapping[str, Any]) -> None:
+    """Raises InputError: a name that is not in SETTINGS, or a value that it cannot have."""
+    for name, value in settings.items():
+        if name not in SETTINGS:
+            raise InputError(f"is none of {', '.join(SETTINGS)}", field=f"model.settings.{name}")
+        setattr(config, name, value)
+        if name in config.problems():
+            raise InputError(config.problems()[name], field=f"model.settings.{name}")
 
 
 def _rows(folder: Path, name: str) -> int:
@@ -99,5 +122,5 @@ def _check(config: DimooConfig, source: str | Path) -> None:
     if config.image_offset >= config.embedding_size:
         message = f"is {config.image_offset}, but there are {config.embedding_size} ids"
         raise InputError(message, file=source, field="image_offset")
-    if config.order not in ("random", "confidence"):
-        raise InputError(f"must be random or confidence, not {config.order!r}", file=source, field="order")
+    for name, problem in config.problems().items():
+        raise InputError(problem, file=source, field=name)

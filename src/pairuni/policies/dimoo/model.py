@@ -7,7 +7,7 @@ Shapes: n rows, L padded tokens, H hidden width, S slots, V ids of the asked sli
 """
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
+
+Order = Literal["random", "confidence"]
+Estimator = Literal["trace", "mean_field", "random_mask", "coupled"]
 
 # Images decoded to pixels at a time: the activations of the tokenizer dwarf a row of the language model.
 PIXEL_BATCH = 32
@@ -27,6 +30,8 @@ class DimooConfig(PreTrainedConfig):
     scored_image_steps: of a rollout, those that have log-probs and a gradient; 0: all.
     text_block: slots that are filled before the next ones are; 0: all at once.
     order: `random` (of each prompt; log-probs are exact) or `confidence` (the released sampler's; they are not).
+    estimator: which forwards score a rollout (estimators.py).
+    masked_prompt: share of a prompt's tokens that `mean_field` masks.
     """
 
     model_type = "llada"
@@ -53,7 +58,25 @@ class DimooConfig(PreTrainedConfig):
     text_steps: int = 2
     text_block: int = 0
     order: str = "random"
+    estimator: str = "trace"
+    masked_prompt: float = 0.15
     image_size: int = 512
+
+    def problems(self) -> dict[str, str]:
+        """What is wrong with the fields that say how rollouts are drawn and scored."""
+        least = {"image_steps": 1, "text_steps": 1, "scored_image_steps": 0, "text_block": 0}
+        found = {
+            name: f"must be a whole number of at least {low}, not {value!r}"
+            for name, low in least.items()
+            if type(value := getattr(self, name)) is not int or value < low
+        }
+        for name, known in (("order", get_args(Order)), ("estimator", get_args(Estimator))):
+            if getattr(self, name) not in known:
+                found[name] = f"must be one of {', '.join(known)}, not {getattr(self, name)!r}"
+        share = self.masked_prompt
+        if not isinstance(share, int | float) or not 0 <= share < 1:
+            found["masked_prompt"] = f"must be at least 0 and below 1, not {share!r}"
+        return found
 
     def tokens(self) -> dict[str, int]:
         """Special tokens that are no words, by the names that a tokenizer may give them."""

@@ -1,8 +1,8 @@
 """Lumina-DiMOO behind the policy contract: texts and images by filling masked slots, scored along the recorded steps.
 
-A row is scored as it was drawn: for each of its steps one forward over what was filled before it (the trace), heads on
-the slots of that step. Steps whose decisions are not scored cost nothing.
-Shapes: B prompts, R rollouts, n = B * R rows, N slots, k rows of a chunk, M forwards (row and step), A answer tokens.
+A row is scored in groups of slots, one forward each, heads on the slots of the group: by default along its own steps,
+each seeing what was filled before it (the trace; estimators.py has the others). Groups without a decision cost nothing.
+Shapes: B prompts, R rollouts, n = B * R rows, N slots, k rows of a chunk, M forwards (row and group), A answer tokens.
 """
 
 import copy
@@ -19,10 +19,10 @@ from transformers import PreTrainedTokenizerBase
 from pairuni.files import atomic_path
 from pairuni.policies.base import Chunk, Rollouts, SamplingSpec
 from pairuni.policies.dimoo import decode
+from pairuni.policies.dimoo.estimators import masked_prompt, scoring_groups, seen
 from pairuni.policies.dimoo.model import Dimoo, states_at
 from pairuni.policies.dimoo.prompts import DimooPrompts, Encoded
 from pairuni.policies.sampler import check_request, evaluating
-from pairuni.policies.sampling import row_uniforms
 from pairuni.policies.scoring import action_logp
 from pairuni.records import Prompt, Side
 
@@ -36,6 +36,10 @@ class _Trace:
 
     encoded: Encoded
     steps_nN: Tensor
+    """int64: the step that filled each slot."""
+    groups_nN: Tensor
+    """int64: the forward that scores it."""
+    seeds_n: np.ndarray
 
 
 class DimooPolicy:
@@ -74,7 +78,9 @@ class DimooPolicy:
             task, seeds_n = self._task(side, spec), seeds_BR.reshape(-1)
             with self._autocast():
                 filled = decode.fill(self.module.language, rows, task, spec, seeds_n)
-            mask_nN = self._scored(side, filled, len(task.plan), seeds_n)
+            c = self.module.language.config
+            scored = c.scored_image_steps if side is Side.GENERATION else 0
+            groups_nN, mask_nN = scoring_groups(c.estimator, filled.steps_nN, scored, seeds_n)
             shape = (*seeds_BR.shape, -1)
             texts = images = None
             if side is Side.UNDERSTANDING:
@@ -93,11 +99,11 @@ class DimooPolicy:
             cond_logp_BRT=(filled.cond_logp_nN * mask_nN).view(shape),
             texts=texts,
             images_BRHWC=images,
-            context=_Trace(encoded, filled.steps_nN),
+            context=_Trace(encoded, filled.steps_nN, groups_nN, seeds_n),
         )
 
     def chunks(self, rollouts: Rollouts, budget: int, tokens: int = 0) -> list[Chunk]:
-        """See `base.Policy`: consecutive rows with all of their steps, or with one where all have too many tokens."""
+        """See `base.Policy`: consecutive rows with all of their groups, or with one where all have too many tokens."""
         if budget < 1 or tokens < 0:
             raise ValueError(f"a chunk needs at least one row and no negative tokens, not {budget}, {tokens}")
         trace = _trace(rollouts)
@@ -105,39 +111,40 @@ class DimooPolicy:
         answer = len(self._task(rollouts.side, rollouts.spec).layout.ids_A)
         cost = max(len(row) for row in trace.encoded.ids) + answer
         cost *= 2 if rollouts.scored_guided else 1
-        steps = [int(s) for s in trace.steps_nN[mask].unique()]
-        whole = not tokens or cost * len(steps) <= tokens
-        size = min(budget, max(1, tokens // (cost * (len(steps) if whole else 1)))) if tokens else budget
+        groups = [int(g) for g in trace.groups_nN[mask].unique()]
+        whole = not tokens or cost * len(groups) <= tokens
+        size = min(budget, max(1, tokens // (cost * (len(groups) if whole else 1)))) if tokens else budget
         chunks = []
         for start in range(0, len(mask), size):
             rows = list(range(start, min(len(mask), start + size)))
-            for step in [None] if whole else steps:
-                part = mask[rows] if step is None else mask[rows] & (trace.steps_nN[rows] == step)
+            for group in [None] if whole else groups:
+                part = mask[rows] if group is None else mask[rows] & (trace.groups_nN[rows] == group)
                 if part.any():
-                    chunks.append(Chunk(tuple(rows), part.to(self.device), recorded[rows].to(self.device), step))
+                    chunks.append(Chunk(tuple(rows), part.to(self.device), recorded[rows].to(self.device), group))
         return chunks
 
     def logprobs(self, rollouts: Rollouts, chunk: Chunk) -> Tensor:
-        """See `base.Policy`: one forward over all steps of the chunk's rows."""
+        """See `base.Policy`: one forward over all groups of the chunk's rows."""
         trace, task, spec = _trace(rollouts), self._task(rollouts.side, rollouts.spec), rollouts.spec
         rows = list(chunk.rows)
-        mask_kN, steps_kN = chunk.mask_kN.cpu(), trace.steps_nN[rows]
+        mask_kN, groups_kN = chunk.mask_kN.cpu(), trace.groups_nN[rows]
         actions_kN = rollouts.actions_BRT.flatten(0, 1)[rows]
-        # One forward for each row and step with a decision; one all the same where there is none, as processes in step
-        # with others need.
-        found = {(i, int(s)) for i, s in zip(mask_kN.nonzero()[:, 0].tolist(), steps_kN[mask_kN], strict=True)}
+        # One forward for each row and group with a decision; one all the same where there is none, as processes in
+        # step with others need.
+        found = {(i, int(g)) for i, g in zip(mask_kN.nonzero()[:, 0].tolist(), groups_kN[mask_kN], strict=True)}
         pairs = sorted(found) or [(0, 0)]
-        i_M, s_M = torch.tensor([i for i, _ in pairs]), torch.tensor([s for _, s in pairs])
-        filled_MN = steps_kN[i_M] < s_M[:, None]
-        scored_MN = mask_kN[i_M] & (steps_kN[i_M] == s_M[:, None])
+        i_M, g_M = torch.tensor([i for i, _ in pairs]), torch.tensor([g for _, g in pairs])
+        seen_MN = seen(self.module.language.config.estimator, groups_kN[i_M], g_M)
+        scored_MN = mask_kN[i_M] & (groups_kN[i_M] == g_M[:, None])
         answers_MA = task.layout.ids_A.repeat(len(pairs), 1)
-        known = torch.where(filled_MN, actions_kN[i_M] + task.ids.start, answers_MA[:, task.layout.slots_N])
+        known = torch.where(seen_MN, actions_kN[i_M] + task.ids.start, answers_MA[:, task.layout.slots_N])
         answers_MA[:, task.layout.slots_N] = known
-        owners = [rows[i] // rollouts.shape[1] for i, _ in pairs]
+        owners = [rows[i] for i, _ in pairs]
         which, slots = scored_MN.nonzero().T
         contexts = [trace.encoded.ids] + ([trace.encoded.unconditional] if rollouts.scored_guided else [])
         with self._autocast():
-            states = [self._states([ids[b] for b in owners], answers_MA, task, (which, slots)) for ids in contexts]
+            read = [self._read(ids, owners, rollouts) for ids in contexts]
+            states = [self._states(prompts, answers_MA, task, (which, slots)) for prompts in read]
             logp = action_logp(
                 self.module.language.head.weight[task.ids],
                 None,
@@ -168,6 +175,7 @@ class DimooPolicy:
             "image codes": f"{self.module.codes_per_side**2} of {self.module.codebook:,}",
             "images": f"{self.image_size} x {self.image_size} pixels",
             "steps": f"{c.text_steps} for texts, {c.image_steps} for images, in {c.order} order",
+            "log-probs": f"{c.estimator}, {c.scored_image_steps or 'all'} image steps",
             "forward passes": f"{self.precision} on {self.device}",
         }
 
@@ -207,14 +215,14 @@ class DimooPolicy:
         ids = slice(c.image_offset, c.image_offset + self.module.codebook)
         return decode.Task(layout, decode.image_steps(len(layout.slots_N), c.image_steps), ids, None, c.order)
 
-    def _scored(self, side: Side, filled: decode.Filled, steps: int, seeds_n: np.ndarray) -> Tensor:
-        """bool [n, N]: decisions of the steps that are scored."""
-        scored = self.module.language.config.scored_image_steps
-        if side is Side.UNDERSTANDING or not scored:
-            return torch.ones_like(filled.actions_nN, dtype=torch.bool)
-        # A number that no draw has used: those are a row's first ones.
-        uniforms_n = row_uniforms(seeds_n, filled.actions_nN.shape[1] * 2 * steps + 1)[:, -1]
-        return decode.scored_steps(steps, scored, uniforms_n).gather(1, filled.steps_nN)
+    def _read(self, ids: Sequence[Tensor], owners: Sequence[int], rollouts: Rollouts) -> list[Tensor]:
+        """The prompts of rows as the estimator's forwards see them."""
+        c, prompts = self.module.language.config, [ids[n // rollouts.shape[1]] for n in owners]
+        if c.estimator != "mean_field" or not c.masked_prompt:
+            return prompts
+        seeds = [int(_trace(rollouts).seeds_n[n]) for n in owners]
+        rows = zip(prompts, seeds, strict=True)
+        return [masked_prompt(row, c.masked_prompt, c.mask_token_id, seed) for row, seed in rows]
 
     def _states(
         self, prompts: Sequence[Tensor], answers_MA: Tensor, task: decode.Task, scored: tuple[Tensor, Tensor]

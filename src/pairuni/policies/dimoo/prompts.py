@@ -73,14 +73,14 @@ class DimooPrompts:
                 raise ValueError("an image must be uint8 [height, width, 3]")
             if side is Side.UNDERSTANDING and not prompt.images:
                 raise ValueError("an understanding prompt needs one or more images")
-        rows = [[self._image(image) for image in prompt.images] for prompt in prompts]
+        rows = [[self.image_ids(self._codes(image)) for image in prompt.images] for prompt in prompts]
         if side is Side.UNDERSTANDING:
-            ids = (self._chat(UNDERSTAND, p.text, images) for p, images in zip(prompts, rows, strict=True))
+            ids = (self.chat(UNDERSTAND, p.text, images) for p, images in zip(prompts, rows, strict=True))
             return Encoded(tuple(ids), ())
         systems = [EDIT if images else GENERATE for images in rows]
         texts = zip(systems, prompts, rows, strict=True)
-        ids = tuple(self._chat(system, prompt.text, images) for system, prompt, images in texts)
-        nothing = (self._chat(system, None, images) for system, images in zip(systems, rows, strict=True))
+        ids = tuple(self.chat(system, prompt.text, images) for system, prompt, images in texts)
+        nothing = (self.chat(system, None, images) for system, images in zip(systems, rows, strict=True))
         return Encoded(ids, tuple(nothing))
 
     def answer(self, length: int) -> Layout:
@@ -108,17 +108,22 @@ class DimooPrompts:
         ends = {c.answer_end_id, c.eos_id, c.padding_id}
         return torch.tensor(sorted(set(c.tokens().values()) - ends))
 
-    def _chat(self, system: str, text: str | None, images: Sequence[Tensor]) -> Tensor:
+    def chat(self, system: str, text: str | None, images: Sequence[Tensor]) -> Tensor:
+        """int64 [P]: a prompt with the ids of its images; without text it is the unconditional one."""
         user = UNCONDITION if text is None else without(text, self._specials)
         whole = f"<system>{system}</system><user>{user}</user>"
         ids = torch.tensor(self.tokenizer(whole, add_special_tokens=False)["input_ids"], dtype=torch.int64)
         return torch.cat([ids[:-1], *images, ids[-1:]])
 
-    def _image(self, pixels_HWC: np.ndarray) -> Tensor:
-        c, codes = self.config, self.module.encode_pixels(fit(pixels_HWC, self.module.image_size, self.module.step))
-        newline = torch.full((len(codes), 1), c.newline_id)
-        rows = torch.cat([codes + c.image_offset, newline], 1).flatten()
+    def image_ids(self, codes_hw: Tensor) -> Tensor:
+        """int64: an image as it stands in a prompt."""
+        c = self.config
+        newline = torch.full((len(codes_hw), 1), c.newline_id)
+        rows = torch.cat([codes_hw + c.image_offset, newline], 1).flatten()
         return torch.cat([torch.tensor([c.image_id]), rows, torch.tensor([c.image_end_id])])
+
+    def _codes(self, pixels_HWC: np.ndarray) -> Tensor:
+        return self.module.encode_pixels(fit(pixels_HWC, self.module.image_size, self.module.step))
 
 
 def fit(pixels_HWC: np.ndarray, target: int, step: int) -> np.ndarray:

@@ -3,7 +3,9 @@
 Master weights are fp32 whatever the file holds; `precision` is that of the forward passes. No training settings here.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -27,7 +29,12 @@ _JSON = (
 
 
 def load_janus(
-    path_or_hub_id: str | Path, *, device: str = "auto", precision: str = "auto", cuda_graphs: bool = True
+    path_or_hub_id: str | Path,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    cuda_graphs: bool = True,
+    settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> JanusPolicy:
     """Loads a Janus checkpoint in transformers' form.
 
@@ -35,10 +42,13 @@ def load_janus(
         device: "auto" (CUDA where there is one), "cpu", "cuda", ...
         precision: "auto" (bf16 on CUDA, fp32 elsewhere), "fp32" or "bf16".
         cuda_graphs: whether sampling on CUDA replays recorded steps.
+        settings: of other families; there are none here.
 
     Raises:
         InputError: a file is missing, broken, incomplete or of another model; an unknown device or precision.
     """
+    for name in settings:
+        raise InputError("is no setting of a Janus model, which has none", field=f"model.settings.{name}")
     source = resolve_model(path_or_hub_id)
     place = pick_device(device)
     width = pick_precision(precision, place)

@@ -1,0 +1,55 @@
+"""The supervised loss of both sides: some slots are masked, and those are named from the rest.
+
+As the released training does it: a row's share of masked slots is cos(pi / 2 * u) with u uniform in [0, 1), a short
+text is masked altogether, the loss is the plain mean over all that is masked and over the whole vocabulary.
+Shapes: n rows, P tokens of a prompt, N slots, M masked slots of all rows.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pairuni.policies.base import SamplingSpec
+from pairuni.policies.dimoo.model import DimooModel, states_at
+from pairuni.policies.dimoo.prompts import Layout
+from pairuni.policies.scoring import action_logp
+
+SHORT = 5
+"""Tokens of a text that is masked altogether."""
+
+
+def draw_masks(lengths_n: Sequence[int], slots: int, rng: np.random.Generator, short: int = SHORT) -> Tensor:
+    """bool [n, N]: masked slots, at least one of each row and all of a row with no more than `short` tokens.
+
+    Args:
+        lengths_n: tokens of each row, what ends and pads it not counted.
+    """
+    masks = torch.zeros(len(lengths_n), slots, dtype=torch.bool)
+    for n, length in enumerate(lengths_n):
+        share = math.cos(math.pi / 2 * rng.random())
+        count = slots if length <= short else max(1, math.floor(slots * share))
+        masks[n, torch.from_numpy(rng.permutation(slots)[:count])] = True
+    return masks
+
+
+def supervised_loss(
+    language: DimooModel, prompts: Sequence[Tensor], layout: Layout, targets_nN: Tensor, masks_nN: Tensor
+) -> Tensor:
+    """Mean cross-entropy of the masked slots, a number with a gradient.
+
+    Args:
+        prompts: n times int64 [P], of any lengths.
+        layout: of the answer part.
+        targets_nN: int64 ids of the vocabulary.
+        masks_nN: bool, from `draw_masks`.
+    """
+    device = language.head.weight.device
+    answers_nA = layout.ids_A.repeat(len(prompts), 1)
+    answers_nA[:, layout.slots_N] = torch.where(masks_nN, layout.ids_A[layout.slots_N], targets_nN)
+    places_nN = layout.slots_N.to(device).expand(len(prompts), -1)
+    states_nNH = states_at(language, prompts, answers_nA.to(device), places_nN)
+    states, targets = states_nNH[masks_nN.to(device)], targets_nN[masks_nN].to(device)
+    return -action_logp(language.head.weight, None, states, None, targets, SamplingSpec(), None).mean()
