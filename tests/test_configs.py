@@ -6,17 +6,20 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from diffusers.models.autoencoders.vq_model import VQModel
 from transformers import JanusConfig, JanusForConditionalGeneration
 
 from pairuni.cli.check import STAGES
 from pairuni.cli.main import main
 from pairuni.cli.options import parse_config
-from pairuni.config import PairConfig, TrainConfig
+from pairuni.config import PairConfig, PlanConfig, TrainConfig
 from pairuni.data.mixing import UNWEIGHTED
 from pairuni.policies import load_policy
+from pairuni.policies.dimoo.model import DimooConfig
 from pairuni.records import Side
 from pairuni.rewards import side_reward
 from pairuni.train.optim import Optimizer
+from pairuni.train.plan import make_plan
 
 ROOT = Path(__file__).parents[1] / "configs"
 FILES = sorted(ROOT.rglob("*.yaml"))
@@ -67,6 +70,33 @@ def test_shapes_configs_name_a_model_that_loads(file: Path) -> None:
     config = parse_config(TrainConfig, ["--config", str(file)], "train")
     policy = load_policy(config.model.path, device="cpu")
     assert policy.image_size == 48 and len(list(policy.trainable())) > 0
+
+
+def test_the_paper_s_masked_diffusion_model(tmp_path: Path) -> None:
+    """Appendix E's values; the model of the published numbers fits where the config says."""
+    arguments = ["--config", str(ROOT / "paper" / "lumina_dimoo.yaml"), "--model.path", str(tmp_path)]
+    config = parse_config(TrainConfig, arguments, "train")
+    assert config.rollout.rollouts == 2 and config.kl_beta == 0 and config.data.batch == 16
+    assert {config.model.settings[name] for name in ("image_steps", "text_steps")} == {35, 2}
+    DimooConfig().save_pretrained(tmp_path)
+    levels = 5
+    with torch.device("meta"):
+        VQModel(
+            down_block_types=("DownEncoderBlock2D",) * levels,
+            up_block_types=("UpDecoderBlock2D",) * levels,
+            block_out_channels=(128, 256, 256, 512, 768),
+            layers_per_block=2,
+            latent_channels=64,
+            num_vq_embeddings=8192,
+            mid_block_add_attention=False,
+            lookup_from_codebook=True,
+        ).save_config(tmp_path / "vqvae")
+    planned = parse_config(PlanConfig, [*arguments, "--plan.memory", "79", "--plan.processes", "8"], "train")
+    plan = make_plan(planned)
+    assert plan.trained == pytest.approx(8.08e9, rel=1e-3) and plan.parameters - plan.trained == 146_244_675
+    assert plan.work.rollouts == 2 and f"{plan.needed / 2**30:.1f} of 79 GiB" in Path(arguments[1]).read_text(
+        encoding="utf-8"
+    )
 
 
 @pytest.mark.parametrize("file", PAPER, ids=lambda f: f.stem)

@@ -715,7 +715,7 @@ class PretrainConfig:
     output: str
     """Folder for the model; .state in it lets a stopped run continue."""
     family: Literal["janus", "dimoo"] = "janus"
-    """The defaults below are Janus'; those of Lumina-DiMOO are in configs/shapes/dimoo_pretrain.yaml."""
+    """The defaults below are Janus'; those of Lumina-DiMOO are in configs/pretrain/shapes_dimoo.yaml."""
     seed: int = 0
     auto_steps: int = 500
     """Steps of the plain autoencoder."""

@@ -9,7 +9,7 @@ import torch
 
 from pairuni.cli.main import main
 from pairuni.cli.options import parse_config
-from pairuni.config import PlanConfig
+from pairuni.config import ModelConfig, PlanConfig
 from pairuni.policies import load_planner
 from pairuni.policies.base import SamplingSpec
 from pairuni.policies.janus.policy import JanusPolicy
@@ -149,7 +149,7 @@ def test_estimates_are_near_what_is_measured(name: str, medium_folder: Path) -> 
     """
     work = CASES[name]
     stages = load_planner(str(medium_folder)).estimate(work)
-    measured, reason = measure(str(medium_folder), "cpu", work)
+    measured, reason = measure(ModelConfig(str(medium_folder)), "cpu", work)
     assert not reason and measured.keys() == stages.keys()
     told = {stage: (peak(parts) / MIB, measured[stage] / MIB) for stage, parts in stages.items()}
     for stage, (estimated, real) in told.items():

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 # model_type of a checkpoint's config.json -> "module:function"; a family is one folder and one row here.
 FAMILIES = {"janus": "pairuni.policies.janus.load:load_janus", "llada": "pairuni.policies.dimoo.load:load_dimoo"}
 # The same -> what says how much memory training takes.
-PLANNERS = {"janus": "pairuni.policies.janus.memory:JanusPlanner"}
+PLANNERS = {
+    "janus": "pairuni.policies.janus.memory:JanusPlanner",
+    "llada": "pairuni.policies.dimoo.memory:DimooPlanner",
+}
 
 
 def load_policy(
@@ -39,13 +42,13 @@ def load_policy(
     return load(path_or_hub_id, device=device, precision=precision, cuda_graphs=cuda_graphs, settings=settings)
 
 
-def load_planner(path_or_hub_id: str) -> "Planner":
-    """What says how much memory training a checkpoint takes, from its config alone.
+def load_planner(path_or_hub_id: str, settings: Mapping[str, Any] = MappingProxyType({})) -> "Planner":
+    """What says how much memory training a checkpoint takes, from its config alone; settings as in `load_policy`.
 
     Raises:
         InputError: no such checkpoint, a family that is not supported, or a broken config.
     """
-    return _of_family(PLANNERS, path_or_hub_id)(path_or_hub_id)
+    return _of_family(PLANNERS, path_or_hub_id)(path_or_hub_id, settings)
 
 
 def _of_family(table: dict[str, str], path_or_hub_id: str) -> Any:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from pairuni.config import OptimConfig
+from pairuni.config import ModelConfig, OptimConfig
 from pairuni.policies import load_planner, load_policy
 from pairuni.policies.base import Policy, Rollouts, SamplingSpec
 from pairuni.policies.memory import OPTIMISER, RESIDENT, ROLLOUT, UPDATE, Workload
@@ -31,9 +31,9 @@ from pairuni.train.optim import Optimizer
 _ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
-def measure(path: str, device: str, work: Workload) -> tuple[dict[str, int], str]:
+def measure(model: ModelConfig, device: str, work: Workload) -> tuple[dict[str, int], str]:
     """Stage -> bytes of those that ran, and what stopped the others ("" where nothing did)."""
-    request = json.dumps({"path": path, "device": device, "work": asdict(work)})
+    request = json.dumps({"path": model.path, "settings": model.settings, "device": device, "work": asdict(work)})
     child = subprocess.run(
         [sys.executable, "-m", "pairuni.train.measure"],
         input=request,
@@ -77,11 +77,11 @@ def _status(name: str) -> int:
     return 1024 * int(text.split(f"{name}:")[1].split()[0])
 
 
-def _stages(path: str, device: str, work: Workload) -> Iterator[tuple[str, int]]:
-    planner = load_planner(path)
+def _stages(path: str, settings: dict[str, Any], device: str, work: Workload) -> Iterator[tuple[str, int]]:
+    planner = load_planner(path, settings)
     _warm_up()
     gauge = Gauge(torch.device(device))
-    policy = load_policy(path, device=device, precision="bf16" if work.bf16 else "fp32")
+    policy = load_policy(path, device=device, precision="bf16" if work.bf16 else "fp32", settings=settings)
     reference = policy.reference() if work.reference else None
     if work.checkpointing:
         policy.checkpoint_activations()
@@ -160,7 +160,8 @@ def _main(request: dict[str, Any], say: Callable[[dict[str, Any]], None]) -> Non
     work = Workload(**options | {"spec": spec, "sides": sides})
     total = 2 + 2 * len(sides)
     try:
-        for stage, size in tqdm(_stages(request["path"], request["device"], work), "measuring", total, leave=False):
+        stages = _stages(request["path"], request["settings"], request["device"], work)
+        for stage, size in tqdm(stages, "measuring", total, leave=False):
             say({stage: size})
     except (torch.OutOfMemoryError, MemoryError):
         say({"error": "the device ran out of memory"})

@@ -64,7 +64,7 @@ def make_plan(config: PlanConfig) -> Plan:
     Raises:
         InputError: no such model or device, a broken config.json, or memory that cannot be told.
     """
-    planner = load_planner(config.model.path)
+    planner = load_planner(config.model.path, config.model.settings)
     cuda, device = _device(config)
     share = -(-config.data.batch // config.plan.processes)
     together = max(config.plan.processes // config.data.batch, 1)
@@ -92,7 +92,7 @@ def make_plan(config: PlanConfig) -> Plan:
         plan = replace(plan, unmeasured="by the estimate it does not fit")
     if plan.unmeasured:
         return plan
-    measured, unmeasured = measure(config.model.path, device, work)
+    measured, unmeasured = measure(config.model, device, work)
     return replace(plan, measured=measured, unmeasured=unmeasured)
 
 

@@ -188,8 +188,7 @@ class DimooPolicy:
 
     def adaptable(self) -> list[str]:
         """See `base.Policy`: all linear layers of the blocks."""
-        names = [name for name, part in self.module.named_modules() if type(part) is nn.Linear]
-        return [name for name in names if ".blocks." in name and name.startswith(LANGUAGE)]
+        return adaptable_layers(self.module)
 
     def reference(self) -> Self:
         """See `base.Policy`. In eval mode, on the same device; the image tokenizer is the same, not copied."""
@@ -234,6 +233,12 @@ class DimooPolicy:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
+
+
+def adaptable_layers(module: Dimoo) -> list[str]:
+    """Names of the linear layers of the blocks."""
+    names = [name for name, part in module.named_modules() if type(part) is nn.Linear]
+    return [name for name in names if ".blocks." in name and name.startswith(LANGUAGE)]
 
 
 def _trace(rollouts: Rollouts) -> _Trace:

@@ -28,6 +28,12 @@ _JSON = (
 )
 
 
+def refuse_settings(settings: Mapping[str, Any]) -> None:
+    """Raises InputError: there are some."""
+    for name in settings:
+        raise InputError("is no setting of a Janus model, which has none", field=f"model.settings.{name}")
+
+
 def load_janus(
     path_or_hub_id: str | Path,
     *,
@@ -47,8 +53,7 @@ def load_janus(
     Raises:
         InputError: a file is missing, broken, incomplete or of another model; an unknown device or precision.
     """
-    for name in settings:
-        raise InputError("is no setting of a Janus model, which has none", field=f"model.settings.{name}")
+    refuse_settings(settings)
     source = resolve_model(path_or_hub_id)
     place = pick_device(device)
     width = pick_precision(precision, place)

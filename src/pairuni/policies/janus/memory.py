@@ -7,23 +7,23 @@ as they may become (answers of max_new_tokens) and no row as skipped for its zer
 Widths: H hidden, A all heads, I intermediate, V vocabulary, L tokens of a row; sizes are bytes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-
-import numpy as np
+from types import MappingProxyType
+from typing import Any
 
 from pairuni.errors import InputError
 from pairuni.policies.janus.cache import SHORT
 from pairuni.policies.janus.dims import Dims, dims, load_config
+from pairuni.policies.janus.load import refuse_settings
 from pairuni.policies.janus.model import PIXEL_BATCH
 from pairuni.policies.janus.packing import pack_shape
 from pairuni.policies.janus.policy import MANY, JanusPolicy
-from pairuni.policies.memory import OPTIMISER, RESIDENT, ROLLOUT, UPDATE, Stages, Workload, most
+from pairuni.policies.memory import Parts, Stages, Workload, made_up, most, stages_of, width_of
 from pairuni.policies.scoring import LOGITS
 from pairuni.records import Prompt, Side
 
-Parts = dict[str, int]
 # Feature maps of the largest size that the pixel decoder has at a time: a block's input, its result, two in hand.
 DECODER_MAPS = 4
 
@@ -40,52 +40,14 @@ class _Head:
 
 def estimate(d: Dims, work: Workload) -> Stages:
     """See `memory.Planner`: per stage, what is alive at its peak. Gradients are dropped after the update."""
-    resident = _resident(d, work)
-    base = {RESIDENT: sum(resident.values())}
-    gradients = {"gradients": 4 * _trained(d, work) * work.gradients // work.shards}
     rollout = {Side.GENERATION: _image_rollout, Side.UNDERSTANDING: _text_rollout}
     update = {Side.GENERATION: _image_update, Side.UNDERSTANDING: _text_update}
-    sides = [side for side in reversed(Side) if side in work.sides]
-    stages = {RESIDENT: resident}
-    whole, some = _gathered(d, work)
-    stages |= {ROLLOUT[side]: base | whole | _top(rollout[side](d, work)) for side in sides}
-    stages |= {UPDATE[side]: base | some | gradients | _top(update[side](d, work)) for side in sides}
-    # On a CPU AdamW makes two copies of one parameter after the other; on CUDA it is fused and makes none.
-    copies = {} if work.cuda else {"copies of a parameter": 8 * d.largest // work.shards}
-    return stages | {OPTIMISER: base | gradients | copies}
-
-
-def _resident(d: Dims, work: Workload) -> Parts:
-    """Weights and both moments of AdamW; the reference model, which has the same frozen towers.
-
-    Weights are fp32, but under bf16 the frozen ones of linear layers beside adapters.
-    """
-    narrowed = 2 * d.matrices if work.adapters and work.bf16 else 0
-    towers = 4 * (d.parameters - d.trained)
-    spread = (4 * (d.trained + work.adapters) - narrowed) // work.shards
-    parts = {"weights": towers + spread, "moments": 8 * _trained(d, work) // work.shards}
-    own_copy = work.reference and not (work.adapters and work.adapters == work.trained)
-    return parts | {"reference model": 4 * d.trained // work.shards} if own_copy else parts
-
-
-def _gathered(d: Dims, work: Workload) -> tuple[Parts, Parts]:
-    """What is whole beyond a process' share: all weights while sampling; while scoring the ends and two layers."""
-    if work.shards == 1:
-        return {}, {}
-    width = 2 if work.adapters and work.bf16 else 4
-    ends = d.trained - d.layers * d.layer
-    rest = 1 - 1 / work.shards
-    models = 1 + work.reference
-    return {"gathered": int(width * d.trained * rest)}, {"gathered": int(width * models * (ends + 2 * d.layer) * rest)}
-
-
-def _trained(d: Dims, work: Workload) -> int:
-    return work.trained or d.trained
+    return stages_of(d, work, *({side: partial(of[side], d, work) for side in Side} for of in (rollout, update)))
 
 
 def kv_bytes(d: Dims, bf16: bool) -> int:
     """Keys and values of one token."""
-    return 2 * d.layers * d.keys * _width(bf16)
+    return 2 * d.layers * d.keys * width_of(bf16)
 
 
 def kept_bytes(d: Dims, bf16: bool) -> int:
@@ -97,12 +59,12 @@ def kept_bytes(d: Dims, bf16: bool) -> int:
     """
     read = 5 * 2 if bf16 else 2 * 4
     values = 4 * d.attention + 4 * d.intermediate
-    return (4 * 4 + read) * d.hidden + _width(bf16) * values + 8 + 4 * d.heads
+    return (4 * 4 + read) * d.hidden + width_of(bf16) * values + 8 + 4 * d.heads
 
 
 def working_bytes(d: Dims, bf16: bool) -> int:
     """What one layer has in hand of one token beyond what is kept, forward or backward: the MLP's three, two states."""
-    return _width(bf16) * (3 * d.intermediate + d.hidden) + 8 * d.hidden
+    return width_of(bf16) * (3 * d.intermediate + d.hidden) + 8 * d.hidden
 
 
 def _copies(d: Dims, work: Workload, head: _Head) -> Parts:
@@ -133,7 +95,7 @@ def _text_rollout(d: Dims, work: Workload) -> Iterator[Parts]:
 
 def _seen(d: Dims, work: Workload) -> int:
     """An image in the frozen vision encoder, without grad: pixels, one layer's tensors, the states before and after."""
-    width = _width(work.bf16)
+    width = width_of(work.bf16)
     states = 12 * d.vision_hidden + width * (2 * d.vision_intermediate + 2 * d.vision_hidden)
     return 2 * 12 * d.pixels**2 + d.image_tokens * (states + (width + 4) * d.hidden)
 
@@ -147,7 +109,7 @@ def _decoding(d: Dims, work: Workload, shape: tuple[int, int, int, int], head: _
     """
     prefixes, length, rows, decisions = shape
     copies = _copies(d, work, head)
-    width, token = _width(work.bf16), kv_bytes(d, work.bf16)
+    width, token = width_of(work.bf16), kv_bytes(d, work.bf16)
     copied = 0 if work.cuda or length > SHORT else length
     prefix, own = prefixes * length * token, rows * (copied + decisions - 1) * token
     working = working_bytes(d, work.bf16) + 8 * d.hidden
@@ -178,8 +140,8 @@ def _image_update(d: Dims, work: Workload) -> Iterator[Parts]:
     length = work.text_tokens + d.image_codes - 1
     head = _Head(d.codes, d.code_head, rows * d.image_codes, guided)
     # The codes' way in: the two layers of the generation aligner.
-    inner = twice * rows * d.image_codes * d.hidden * (2 * _width(work.bf16) + 4)
-    inner += twice * rows * d.image_codes * d.hidden * 3 * _width(work.bf16)  # and the head's first layer
+    inner = twice * rows * d.image_codes * d.hidden * (2 * width_of(work.bf16) + 4)
+    inner += twice * rows * d.image_codes * d.hidden * 3 * width_of(work.bf16)  # and the head's first layer
     return _update(d, work, (twice * rows, length, length), head, inner)
 
 
@@ -190,7 +152,7 @@ def _text_update(d: Dims, work: Workload) -> Iterator[Parts]:
         packs = [pack_shape(prompt, answer, number, d.hidden) for number in groups]
         longest = max(length for _, length in packs)
         shape = sum(number for number, _ in packs), longest, longest - prompt
-        images = len(groups) * d.image_tokens * (4 * d.vision_hidden + d.hidden * (3 * _width(work.bf16) + 4))
+        images = len(groups) * d.image_tokens * (4 * d.vision_hidden + d.hidden * (3 * width_of(work.bf16) + 4))
         images += 0 if work.cuda else work.prompts * 4 * d.image_tokens * d.vision_hidden
         yield from _update(d, work, shape, _Head(d.vocabulary, d.text_head, sum(groups) * answer), images)
 
@@ -232,10 +194,10 @@ def _update(d: Dims, work: Workload, shape: tuple[int, int, int], head: _Head, i
     """
     (rows, length, masked), bf16 = shape, work.bf16
     tokens, gradient = rows * length, 6 if bf16 else 4  # autocast's gradients are bf16 before they are added up
-    joined = (masked < length) * _width(bf16) * d.attention  # of attention with a mask and without
+    joined = (masked < length) * width_of(bf16) * d.attention  # of attention with a mask and without
     depth, layer = (1 if work.checkpointing else d.layers), tokens * (kept_bytes(d, bf16) + joined)
     inputs = tokens * 4 * d.hidden * d.layers if work.checkpointing else 0
-    shared = _copies(d, work, head) | {"mask": rows * masked * length * (3 + depth * _width(bf16))}
+    shared = _copies(d, work, head) | {"mask": rows * masked * length * (3 + depth * width_of(bf16))}
     # The last norm keeps its input and result; the states that are read are copied.
     ends = tokens * 16 * d.hidden + inner
     logits = min(head.decisions, max(1, LOGITS // head.outputs)) * head.outputs
@@ -262,19 +224,16 @@ def _per_logit(guided: bool, bf16: bool) -> int:
     return 16 if guided else 4
 
 
-def _width(bf16: bool) -> int:
-    return 2 if bf16 else 4
-
-
-def _top(phases: Iterator[Parts]) -> Parts:
-    return max(phases, key=lambda parts: sum(parts.values()))
-
-
 class JanusPlanner:
     """See `memory.Planner`."""
 
-    def __init__(self, path_or_hub_id: str) -> None:
-        """Reads the config alone. Raises InputError: there is none, or it describes no Janus model."""
+    def __init__(self, path_or_hub_id: str, settings: Mapping[str, Any] = MappingProxyType({})) -> None:
+        """Reads the config alone.
+
+        Raises:
+            InputError: there is none, it describes no Janus model, or there are settings.
+        """
+        refuse_settings(settings)
         try:
             self.dims = dims(load_config(path_or_hub_id))
         except InputError as err:
@@ -286,16 +245,9 @@ class JanusPlanner:
         return estimate(self.dims, work)
 
     def prompts(self, policy: JanusPolicy, side: Side, work: Workload) -> list[Prompt]:
-        """A number and words, as far as the tokens go. Images are noise."""
-        shape = work.prompts, policy.image_size, policy.image_size, 3
-        noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-        images = [(image,) if side is Side.UNDERSTANDING else () for image in noise]
         seen = self.dims.image_tokens if side is Side.UNDERSTANDING else 0
 
-        def prompt(n: int, words: int) -> Prompt:
-            return Prompt(side, " ".join([str(n), *["a"] * words]), images[n])
+        def tokens(prompt: Prompt) -> int:
+            return len(policy.prompts.encode(side, [prompt]).ids[0]) - seen
 
-        def fits(n: int, words: int) -> bool:
-            return len(policy.prompts.encode(side, [prompt(n, words)]).ids[0]) - seen <= work.text_tokens
-
-        return [prompt(n, most(partial(fits, n), work.text_tokens)) for n in range(work.prompts)]
+        return made_up(side, work, policy.image_size, tokens)
