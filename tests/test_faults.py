@@ -19,6 +19,7 @@ CONTRACT, STEP, LOOP = "tests/policies/test_contract.py", "tests/train/test_step
 RECORDED = f"{CONTRACT}::test_recorded_log_probs_equal_scored_ones"
 RESUME = f"{LOOP}::test_resume_is_bit_exact"
 GRADIENT = "tests/train/test_dist.py::test_two_processes_have_the_gradient_of_one"
+ESTIMATED = "tests/policies/test_estimators.py::test_log_probs_are_those_of_a_forward_that_sees_what_it_should"
 WEIGHT = f"{STEP}::test_a_retrieved_pair_weighs_less_on_both_sides"
 
 
@@ -97,9 +98,9 @@ FAULTS = {
         "tests/policies/test_dimoo.py::test_padding_is_not_seen",
     ),
     "a step of the trace sees its own draws": Fault(
-        "policies/dimoo/policy.py",
-        "filled_MN = steps_kN[i_M] < s_M[:, None]",
-        "filled_MN = steps_kN[i_M] <= s_M[:, None]",
+        "policies/dimoo/estimators.py",
+        "groups_MN < groups if",
+        "groups_MN <= groups if",
         RECORDED,
     ),
     "an order that the draws decide taken for random": Fault(
@@ -320,6 +321,30 @@ FAULTS = {
         "totals = Totals(int(global_sum(own.rollouts)), int(global_sum(own.decisions)))",
         "totals = own",
         GRADIENT,
+    ),
+    "a coupled forward sees earlier groups alone": Fault(
+        "policies/dimoo/estimators.py",
+        'return groups_MN < groups if estimator == "trace" else groups_MN != groups',
+        "return groups_MN < groups",
+        ESTIMATED,
+    ),
+    "what is not masked is trained": Fault(
+        "policies/dimoo/estimators.py",
+        "return masked_nN.long() - 1, masked_nN",
+        "return masked_nN.long() - 1, everything",
+        ESTIMATED,
+    ),
+    "masks of a prompt drawn anew": Fault(
+        "policies/dimoo/estimators.py",
+        "uniforms_P = _uniforms(np.array([seed], np.uint64), len(ids_P))[0]",
+        "uniforms_P = torch.rand(len(ids_P))",
+        "tests/policies/test_estimators.py::test_old_new_and_reference_see_the_same_masks",
+    ),
+    "the supervised loss sees its targets": Fault(
+        "policies/dimoo/supervised.py",
+        "torch.where(masks_nN, layout.ids_A[layout.slots_N], targets_nN)",
+        "targets_nN",
+        "tests/policies/test_supervised.py::test_it_is_the_mean_of_what_is_masked",
     ),
     "each process of a group has the same seeds": Fault(
         "train/rollout.py",

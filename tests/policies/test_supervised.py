@@ -1,0 +1,55 @@
+"""The supervised loss of Lumina-DiMOO, and the masks that it draws."""
+
+import numpy as np
+import pytest
+import torch
+
+from dimoo_world import by_hand
+from pairuni.policies.dimoo.policy import DimooPolicy
+from pairuni.policies.dimoo.supervised import draw_masks, supervised_loss
+
+
+def test_it_is_the_mean_of_what_is_masked(tiny_dimoo: DimooPolicy) -> None:
+    """Against NumPy: prompts of unequal lengths, all ids compete, what is not masked is seen and not scored."""
+    language, layout, rng = tiny_dimoo.module.language, tiny_dimoo.prompts.image(), np.random.default_rng(0)
+    prompts = [torch.arange(5), torch.arange(11), torch.arange(7)]
+    slots = layout.slots_N.numpy()
+    targets = rng.integers(300, 348, (3, len(slots)))
+    masks = rng.random((3, len(slots))) < 0.4
+    losses = []
+    for prompt, target, mask in zip(prompts, targets, masks, strict=True):
+        answer = layout.ids_A.numpy().copy()
+        answer[slots[~mask]] = target[~mask]
+        logits = by_hand(language, np.concatenate([prompt.numpy(), answer]))[len(prompt) + slots[mask]]
+        logits -= logits.max(1, keepdims=True)
+        losses += list(np.log(np.exp(logits).sum(1)) - logits[np.arange(mask.sum()), target[mask]])
+    loss = supervised_loss(language, prompts, layout, torch.tensor(targets), torch.tensor(masks))
+    assert float(loss.detach()) == pytest.approx(np.mean(losses), abs=1e-4)
+    loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for _, p in tiny_dimoo.trainable())
+
+
+def test_shares_of_masked_slots() -> None:
+    """cos(pi / 2 * u): mean 2 / pi, median cos(pi / 4); short texts are masked altogether; never nothing."""
+    masks = draw_masks([6] * 4000, 100, np.random.default_rng(0))
+    share = masks.float().mean(1).numpy()
+    assert masks.any(1).all() and share.mean() == pytest.approx(2 / np.pi, abs=0.02)
+    assert np.median(share) == pytest.approx(np.cos(np.pi / 4), abs=0.02)
+    assert masks.float().mean(0).std() < 0.02, "no place is masked more often than another"
+    assert draw_masks([5, 1, 0], 16, np.random.default_rng(0)).all()
+    assert draw_masks([1] * 50, 1, np.random.default_rng(0), short=0).all()
+
+
+def test_some_steps_lower_it(tiny_dimoo: DimooPolicy) -> None:
+    language, layout = tiny_dimoo.module.language, tiny_dimoo.prompts.answer(6)
+    targets, rng = torch.randint(0, 280, (4, 6), generator=torch.Generator().manual_seed(0)), np.random.default_rng(0)
+    prompts = [torch.arange(n, n + 8) for n in range(4)]
+    optimizer = torch.optim.AdamW(language.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(60):
+        loss = supervised_loss(language, prompts, layout, targets, draw_masks([6] * 4, 6, rng))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert np.mean(losses[-10:]) < 0.3 * np.mean(losses[:5])
