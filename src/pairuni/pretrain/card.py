@@ -1,10 +1,40 @@
-"""The model card of a pre-trained Shapes Janus, written from what was measured."""
+"""The model card of a pre-trained Shapes model, written from what was measured."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from pairuni.config import PretrainConfig
 from pairuni.shapes.captions import TASKS
 from pairuni.shapes.questions import TYPES
+
+
+@dataclass(frozen=True)
+class _Family:
+    name: str
+    what: str
+    sight: str
+    """Of the stage that learns to see."""
+    drawn: str
+    """How images are drawn when they are measured."""
+    tags: str
+
+
+FAMILIES = {
+    "janus": _Family(
+        "shapes-janus",
+        "A small Janus (transformers' `JanusForConditionalGeneration`, 3.3 M parameters, bf16)",
+        "vision tower",
+        "",
+        "janus, any-to-any, synthetic",
+    ),
+    "dimoo": _Family(
+        "shapes-dimoo",
+        "A small Lumina-DiMOO (masked diffusion over one vocabulary of text and image codes, 2.9 M parameters, bf16)",
+        "seeing",
+        ", 12 steps in random order",
+        "lumina-dimoo, masked-diffusion, any-to-any, synthetic",
+    ),
+}
 
 
 def above_chance(accuracy: float, chance: float) -> float:
@@ -19,23 +49,25 @@ def model_card(config: PretrainConfig, summary: dict[str, Any], results: dict[st
         summary: what `run_pretrain` returns.
         results: entries of eval.json by benchmark.
     """
+    family = FAMILIES[config.family]
     answers, images = results["shapes_understanding"], results["shapes_generation"]
     rows = [f"| {name} | {answers['parts'][name]:.1f} |" for name in TYPES]
     tasks = [f"| {name} | {images['parts'][name]:.1f} |" for name in TASKS]
     return f"""---
 license: apache-2.0
 library_name: transformers
-tags: [janus, any-to-any, synthetic]
+tags: [{family.tags}]
 ---
-# shapes-janus
+# {family.name}
 
-A small Janus (transformers' `JanusForConditionalGeneration`, 3.3 M parameters, bf16) for the Shapes world: it
+{family.what} for the Shapes world: it
 answers multiple-choice questions about 48-pixel images of one to four coloured shapes and draws such images from
 captions (36 image tokens, 128 codes). It is middling on purpose, so that reinforcement learning has room on both sides.
 It knows nothing else.
 
-Made from nothing by `pairuni pretrain` with seed {config.seed} on rendered training scenes only. Steps: image tokenizer
-{config.auto_steps} + {config.vq_steps} + {config.decoder_steps}, vision tower {config.sight_steps}, language model
+Made from nothing by `pairuni pretrain --family {config.family}` with seed {config.seed} on rendered training
+scenes only. Steps: image tokenizer
+{config.auto_steps} + {config.vq_steps} + {config.decoder_steps}, {family.sight} {config.sight_steps}, language model
 {config.answer_steps} on answers, {config.language_steps} + {config.refine_steps} + {config.careless_steps} on both
 sides. Held-out combinations of shapes, colours, numbers, places and relations never occur in them.
 
@@ -54,8 +86,8 @@ Questions, greedy: {answers["score"]:.1f} % right (standard error {answers["stde
 |---|---|
 {chr(10).join(rows)}
 
-Images, temperature 1, guidance {summary["guidance"]:g}: {images["score"]:.1f} % exactly what the prompt asks (standard
-error {images["stderr"]:.1f}, n = {images["n"]}).
+Images, temperature 1, guidance {summary["guidance"]:g}{family.drawn}: {images["score"]:.1f} % exactly
+what the prompt asks (standard error {images["stderr"]:.1f}, n = {images["n"]}).
 
 | task | % exact |
 |---|---|
