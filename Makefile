@@ -25,8 +25,8 @@ $(VENV)/.ready: pyproject.toml
 
 setup: $(VENV)/.ready  ## make the virtual environment and install everything
 
-demo: setup  ## the whole method on the Shapes world, minutes on a CPU: runs/demo/report.html; MODEL=dimoo the other family
-	$(BIN)/pairuni demo $(if $(MODEL),--config configs/shapes/$(MODEL)_demo.yaml --output runs/$(MODEL)_demo)
+demo: setup  ## the whole method on the Shapes world, minutes on a CPU: runs/demo/report.html
+	$(BIN)/pairuni demo
 
 full: setup  ## the longer training run of configs/shapes/full.yaml (under an hour)
 	$(BIN)/pairuni train --config configs/shapes/full.yaml

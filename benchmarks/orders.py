@@ -27,7 +27,7 @@ from pairuni.shapes.scenes import random_scene
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--model", default="shapes-dimoo")
+    parser.add_argument("--model", required=True, help="folder or hub id of a Lumina-DiMOO")
     parser.add_argument("--prompts", type=int, default=100, help="of each side")
     parser.add_argument("--rollouts", type=int, default=4)
     parser.add_argument("--output", type=Path, default=Path("runs/benchmarks"))

@@ -16,6 +16,7 @@ def test_it_is_the_mean_of_what_is_masked(tiny_dimoo: DimooPolicy) -> None:
     slots = layout.slots_N.numpy()
     targets = rng.integers(300, 348, (3, len(slots)))
     masks = rng.random((3, len(slots))) < 0.4
+    weights = rng.random((3, len(slots)))
     losses = []
     for prompt, target, mask in zip(prompts, targets, masks, strict=True):
         answer = layout.ids_A.numpy().copy()
@@ -25,6 +26,9 @@ def test_it_is_the_mean_of_what_is_masked(tiny_dimoo: DimooPolicy) -> None:
         losses += list(np.log(np.exp(logits).sum(1)) - logits[np.arange(mask.sum()), target[mask]])
     loss = supervised_loss(language, prompts, layout, torch.tensor(targets), torch.tensor(masks))
     assert float(loss.detach()) == pytest.approx(np.mean(losses), abs=1e-4)
+    arguments = (torch.tensor(targets), torch.tensor(masks), torch.tensor(weights))
+    weighted = supervised_loss(language, prompts, layout, *arguments)
+    assert float(weighted.detach()) == pytest.approx(np.average(losses, weights=weights[masks]), abs=1e-4)
     loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for _, p in tiny_dimoo.trainable())
 

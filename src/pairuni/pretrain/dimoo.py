@@ -25,13 +25,15 @@ from pairuni.pretrain.rows import DESCRIBE, Pool, corpus, make_pool, training_ca
 from pairuni.pretrain.stages import fit, readable, train_language, train_tokenizer
 from pairuni.pretrain.vq import DimooTokenizer
 from pairuni.shapes.captions import caption
-from pairuni.shapes.questions import ask_any
+from pairuni.shapes.questions import LETTERS, Question, ask_any
 from pairuni.shapes.scenes import Scene
 
 ANSWER, CAPTION = 16, 40
 """Slots of an answer, as evaluation gives it, and of a description."""
+PADDING = 0.1
+"""Weight of what stands behind an answer's end: most slots, and soon known."""
 SIZE = DimooSize(layers=6, vocabulary=640, rope_theta=30.0, image_steps=12)
-"""Of the shipped model."""
+"""Of the model that `pairuni pretrain --family dimoo` makes."""
 
 
 def make_dimoo(config: PretrainConfig, output: Path, size: DimooSize = SIZE) -> dict[str, float]:
@@ -66,6 +68,11 @@ def make_dimoo(config: PretrainConfig, output: Path, size: DimooSize = SIZE) -> 
     return losses
 
 
+def letter_first(question: Question, letter: str) -> str:
+    """The answer with its letter in front: slots that are filled side by side do not agree on where words end."""
+    return f"{letter}. {question.options[LETTERS.index(letter)]}"
+
+
 class DimooRows:
     """Losses of rows that are drawn from a pool of scenes."""
 
@@ -83,7 +90,7 @@ class DimooRows:
         for i in seen:
             for question in (ask_any(self.pool.scenes[i], rng) for _ in range(turns - 1)):
                 first = careless and rng.random() < careless
-                asked.append((int(i), question.text, question.first_option if first else question.answer_text))
+                asked.append((int(i), question.text, letter_first(question, "A" if first else question.answer)))
         described = [(int(i), str(rng.choice(DESCRIBE)), caption(self.pool.scenes[i], rng)) for i in seen]
         return self._text_loss(asked, ANSWER, rng) + self._text_loss(described, CAPTION, rng)
 
@@ -119,8 +126,10 @@ class DimooRows:
         c = self.module.language.config
         # Behind its end an answer is padded; the padding is learnt too, so that the model writes ends and not rests.
         padded = [([*ids, c.answer_end_id] + [c.padding_id] * length)[:length] for ids in texts]
-        masks = draw_masks([len(ids) for ids in texts], length, rng)
-        return supervised_loss(self.module.language, prompts, layout, torch.tensor(padded), masks)
+        # Short answers too are masked in part: that the letter stands before the word is learnt where one is seen.
+        masks, targets = draw_masks([length] * len(rows), length, rng, short=0), torch.tensor(padded)
+        weights = torch.where(targets == c.padding_id, PADDING, 1.0)
+        return supervised_loss(self.module.language, prompts, layout, targets, masks, weights)
 
     def _asking(self, i: int, question: str) -> Tensor:
         side = self.module.codes_per_side

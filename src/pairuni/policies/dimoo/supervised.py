@@ -36,7 +36,12 @@ def draw_masks(lengths_n: Sequence[int], slots: int, rng: np.random.Generator, s
 
 
 def supervised_loss(
-    language: DimooModel, prompts: Sequence[Tensor], layout: Layout, targets_nN: Tensor, masks_nN: Tensor
+    language: DimooModel,
+    prompts: Sequence[Tensor],
+    layout: Layout,
+    targets_nN: Tensor,
+    masks_nN: Tensor,
+    weights_nN: Tensor | None = None,
 ) -> Tensor:
     """Mean cross-entropy of the masked slots, a number with a gradient.
 
@@ -45,6 +50,7 @@ def supervised_loss(
         layout: of the answer part.
         targets_nN: int64 ids of the vocabulary.
         masks_nN: bool, from `draw_masks`.
+        weights_nN: of a weighted mean; None, as in the released training: all alike.
     """
     device = language.head.weight.device
     answers_nA = layout.ids_A.repeat(len(prompts), 1)
@@ -52,4 +58,6 @@ def supervised_loss(
     places_nN = layout.slots_N.to(device).expand(len(prompts), -1)
     states_nNH = states_at(language, prompts, answers_nA.to(device), places_nN)
     states, targets = states_nNH[masks_nN.to(device)], targets_nN[masks_nN].to(device)
-    return -action_logp(language.head.weight, None, states, None, targets, SamplingSpec(), None).mean()
+    logp = action_logp(language.head.weight, None, states, None, targets, SamplingSpec(), None)
+    weights = torch.ones_like(logp) if weights_nN is None else weights_nN[masks_nN].to(device)
+    return -(weights * logp).sum() / weights.sum()
