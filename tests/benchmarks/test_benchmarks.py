@@ -68,7 +68,7 @@ def test_speed_runs_all_cases_and_writes_its_files(tmp_path: Path) -> None:
     assert report["cases"]["image"]["ratio"].keys() == {"generate", "trainers"}
     assert report["cases"]["update"]["relative_gradient_difference"] < 1e-5
     step = report["cases"]["step"]
-    assert step["shares"].keys() == {"rollout", "reward", "update"} and step["memory"] > 0
+    assert step["parts_s"].keys() == {"rollout", "reward", "update"} and step["memory"] > 0
     assert 0 < report["cases"]["image"]["roofline"]["share_of_bandwidth"] < 1
     assert (tmp_path / "speed_shapes_cpu.png").stat().st_size > 5000
 
