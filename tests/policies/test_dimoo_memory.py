@@ -127,6 +127,6 @@ def test_estimates_are_near_what_is_measured(name: str, medium_folder: Path) -> 
     assert not reason and measured.keys() == stages.keys()
     told = {stage: (peak(parts) / MIB, measured[stage] / MIB) for stage, parts in stages.items()}
     for stage, (estimated, real) in told.items():
-        assert 0.8 * (real - 40) < estimated < 1.25 * real, (stage, estimated, real)
+        assert 0.8 < estimated / real < 1.25, (stage, estimated, real)
         added, grown = estimated - told[RESIDENT][0], real - told[RESIDENT][1]
         assert 0.7 * added - 5 < grown < 1.4 * added + 40, (stage, added, grown)

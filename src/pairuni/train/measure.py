@@ -117,10 +117,18 @@ def _no_gradients(optimizer: Optimizer) -> None:
 
 
 def _warm_up() -> None:
-    """What the first use of an optimiser imports is no memory of the model's."""
-    parameter = torch.nn.Parameter(torch.zeros(1))
-    parameter.grad = torch.zeros(1)
-    Optimizer([("warm-up", parameter)], OptimConfig()).update(1, 0.0)
+    """What libraries load and build for their first use is no memory of the model's: of an optimiser, of products,
+    convolutions and attention in both precisions, forwards and backwards."""
+    layers = torch.nn.Linear(64, 64), torch.nn.Conv2d(3, 16, 3, padding=1)
+    parameters = [(f"warm-up {n}", p) for n, layer in enumerate(layers) for p in layer.parameters()]
+    for bf16 in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            heads = layers[0](torch.randn(4, 2, 128, 64))
+            seen = torch.nn.functional.scaled_dot_product_attention(heads, heads, heads, is_causal=True)
+            drawn = torch.nn.functional.group_norm(layers[1](torch.randn(2, 3, 64, 64)), 4)
+            loss = seen.float().log_softmax(-1).mean() + drawn.float().mean()
+        loss.backward()
+    Optimizer(parameters, OptimConfig()).update(1, 0.0)
 
 
 def _rollouts(policy: Policy, prompts: Sequence[Prompt], work: Workload) -> Rollouts:
