@@ -105,8 +105,10 @@ def test_a_run_and_its_continuation_are_one_in_trackio(
         logs = SQLiteStorage.get_logs("pairuni", name)
         logged = {entry["step"]: entry["grad_norm"] for entry in logs if "grad_norm" in entry}
         assert logged == pytest.approx({row["step"]: row["grad_norm"] for row in each.read_metrics()})
-        shown = {entry["step"] for entry in logs if "samples/image_00" in entry}
-        assert shown == set(range(0, steps + 1, 2))
+        for key in ("samples/image_00", "samples/answers"):
+            assert {entry["step"] for entry in logs if key in entry} == set(range(0, steps + 1, 2)), key
+        said = next(entry["samples/answers"] for entry in logs if "samples/answers" in entry)
+        assert "question" in str(said) and "rewards" in str(said)
 
 
 class _Failing:

@@ -140,6 +140,9 @@ def _samples(
 
         shown = [trackio.Image(image, caption=caption) for image, caption in zip(images, captions, strict=True)]
         tracker.log({f"samples/image_{n:02d}": image for n, image in enumerate(shown)}, step=step)
+        if answers:
+            table = trackio.Table(columns=list(_ANSWERS), data=[list(row) for row in answers])
+            tracker.log({"samples/answers": table}, step=step)
 
 
 def _table(rows: Sequence[Sequence[str]], columns: Sequence[str]) -> str:
