@@ -9,6 +9,10 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export OMP_NUM_THREADS ?= 2
 
+# MODEL=dimoo: the small Lumina-DiMOO in the place of the small Janus.
+DEMO := $(if $(MODEL),--config configs/shapes/$(MODEL)_demo.yaml)
+RUNS := runs/$(if $(MODEL),$(MODEL)_)
+
 .DEFAULT_GOAL := help
 # Beside the environment, not in it: lmms-eval needs an older filelock.
 LMMS := $(VENV)/lmms-eval
@@ -25,15 +29,15 @@ $(VENV)/.ready: pyproject.toml
 
 setup: $(VENV)/.ready  ## make the virtual environment and install everything
 
-demo: setup  ## the whole method on the Shapes world, minutes on a CPU: runs/demo/report.html
-	$(BIN)/pairuni demo
+demo: setup  ## the whole method on the Shapes world, minutes on a CPU: runs/demo/report.html (MODEL=dimoo: runs/dimoo_demo)
+	$(BIN)/pairuni demo $(DEMO) --output $(RUNS)demo
 
 full: setup  ## the longer training run of configs/shapes/full.yaml (under an hour)
 	$(BIN)/pairuni train --config configs/shapes/full.yaml
 
-seeds: setup  ## the demo over three seeds, then their table as in docs/results.md
-	for seed in 0 1 2; do $(BIN)/pairuni demo --seed $$seed --output runs/seed_$$seed; done
-	$(BIN)/python benchmarks/seed_table.py --parts runs/seed_0 runs/seed_1 runs/seed_2
+seeds: setup  ## the demo over three seeds, then their table as in docs/results.md (MODEL as for demo)
+	for seed in 0 1 2; do $(BIN)/pairuni demo $(DEMO) --seed $$seed --output $(RUNS)seed_$$seed; done
+	$(BIN)/python benchmarks/seed_table.py --parts $(RUNS)seed_0 $(RUNS)seed_1 $(RUNS)seed_2
 
 test: setup lint  ## lint, types, and all tests but the long ones (minutes)
 	$(BIN)/pytest -m "not slow"
@@ -73,8 +77,8 @@ format: setup  ## ruff's fixes and formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-checkpoint: setup  ## make the shipped Shapes Janus again from nothing (under an hour)
-	$(BIN)/pairuni pretrain --output runs/shapes-janus
+checkpoint: setup  ## make the shipped Shapes Janus again from nothing, or with MODEL=dimoo the other (under an hour)
+	$(BIN)/pairuni pretrain $(if $(MODEL),--config configs/pretrain/shapes_$(MODEL).yaml,--output runs/shapes-janus)
 
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache src/*.egg-info

@@ -35,7 +35,7 @@ JANUS_PRO = {
 def test_there_are_configs() -> None:
     names = {str(f.relative_to(ROOT)) for f in FILES}
     modes = {"aligned_only", "retrieved_only", "from_understanding", "from_generation", "random_pairs", "unpaired"}
-    assert {f"shapes/{m}.yaml" for m in modes | {"vanilla", "demo", "full"}} <= names
+    assert {f"shapes/{m}.yaml" for m in modes | {"vanilla", "demo", "full", "dimoo_demo"}} <= names
     assert {f.stem for f in PAPER} == {
         f"janus_pro_{size}{gpu}" for size in ("1b", "7b") for gpu in ("", "_80gb", "_24gb")
     }
@@ -60,7 +60,7 @@ def test_loads_and_checks(
     if isinstance(config, TrainConfig):
         for side in Side:
             assert side_reward(config.rewards, side).name == vars(config.rewards)[side]
-        if file.parent.name == "shapes" and file.stem not in ("demo", "full"):
+        if file.parent.name == "shapes" and file.stem not in ("demo", "full", "dimoo_demo"):
             assert config.pairing.mode == file.stem
             assert {"random_pairs", "unpaired", "vanilla"} == UNWEIGHTED
 

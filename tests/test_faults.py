@@ -109,6 +109,24 @@ FAULTS = {
         "confident = True",
         "tests/policies/test_dimoo.py::test_what_confidence_draws_is_likelier_than_it_says",
     ),
+    "a cached step reads keys in the places of others": Fault(
+        "policies/dimoo/model.py",
+        "new = (self.both[0].scatter(2, places, new[0]), self.both[1].scatter(2, places, new[1]))",
+        "new = (self.both[0].scatter(2, places.flip(2), new[0]), self.both[1].scatter(2, places, new[1]))",
+        "tests/policies/test_dimoo_cache.py::test_what_is_computed_anew_sees_what_stayed",
+    ),
+    "a cached step counts places from the first token": Fault(
+        "policies/dimoo/model.py",
+        "cos, sin = cos[places_nP][:, None], sin[places_nP][:, None]",
+        "cos, sin = cos[: places_nP.shape[1]], sin[: places_nP.shape[1]]",
+        "tests/policies/test_dimoo_cache.py::test_what_is_computed_anew_sees_what_stayed",
+    ),
+    "what was filled is not computed anew": Fault(
+        "policies/dimoo/cache.py",
+        "return torch.cat([self.filled_nF, open_nS.gather(1, least)], 1)",
+        "return open_nS.gather(1, least)",
+        "tests/policies/test_dimoo_cache.py::test_other_steps_compute_few_tokens",
+    ),
     "features kept of another vision encoder": Fault(
         "policies/janus/policy.py",
         "if encoded.seen is None or encoded.seen.tower is not self.module.model.vision_model:",

@@ -636,6 +636,8 @@ class EvaluateConfig(EvalConfig):
     """auto (CUDA where there is one), cpu, cuda, cuda:1, ..."""
     precision: Precision = "auto"
     """Of the forward passes: auto is bf16 on GPU and fp32 on CPU."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """How the model's family draws, where not as the checkpoint says, by name (docs/lumina-dimoo.md)."""
 
 
 @dataclass(frozen=True)
@@ -695,6 +697,8 @@ class SampleConfig:
     """auto (CUDA where there is one), cpu, cuda, cuda:1, ..."""
     precision: Precision = "auto"
     """Of the forward passes: auto is bf16 on GPU and fp32 on CPU."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """How the model's family draws, where not as the checkpoint says, by name (docs/lumina-dimoo.md)."""
 
     def __post_init__(self) -> None:
         for name in ("number", "max_new_tokens"):
@@ -718,7 +722,7 @@ class PretrainConfig:
     """The defaults below are Janus'; those of Lumina-DiMOO are in configs/pretrain/shapes_dimoo.yaml."""
     seed: int = 0
     auto_steps: int = 500
-    """Steps of the plain autoencoder."""
+    """Steps of the plain autoencoder; 0 for dimoo, whose codes are given."""
     vq_steps: int = 1400
     """Steps of the quantised autoencoder."""
     decoder_steps: int = 600
@@ -743,6 +747,8 @@ class PretrainConfig:
     """Peak learning rate of the language model."""
     answer_rows: int = 24
     """Images with questions per step."""
+    shared_rows: int = 0
+    """The same in steps of both sides (0: as many)."""
     turns: int = 5
     """Turns per image: one caption, the rest questions."""
     careless: float = 0.45
@@ -764,8 +770,9 @@ class PretrainConfig:
         for name in ("vq_batch", "sight_batch", "answer_rows", "image_rows", "pool", "vq_lr", "lr"):
             _check(vars(self)[name] > 0, name, f"must be positive, not {vars(self)[name]}")
         steps = (name for name in vars(self) if name.endswith("_steps"))
-        for name in (*steps, "questions", "prompts", "seed"):
+        for name in (*steps, "questions", "prompts", "seed", "shared_rows"):
             _check(vars(self)[name] >= 0, name, f"must not be negative, not {vars(self)[name]}")
+        _check(self.family == "janus" or not self.auto_steps, "auto_steps", "must be 0: dimoo's codes are given")
         for name in ("decoder_steps", "careless_steps"):
             _check(vars(self)[name] > 0, name, f"must be positive, not {vars(self)[name]}: its loss is reported")
         for name in ("careless", "drop"):

@@ -26,7 +26,8 @@ def test_a_shipped_config_makes_its_data(file: Path, tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     config = parse_config(TrainConfig, ["--config", str(file)], "train")
     assert config.data.shapes == (3000 if file.stem == "full" else 600)
-    assert config.data.pairs == f"runs/{'full' if file.stem == 'full' else 'demo'}/data/pairs.jsonl"
+    own = file.stem in ("full", "dimoo_demo")
+    assert config.data.pairs == f"runs/{file.stem if own else 'demo'}/data/pairs.jsonl"
     make_data(parse_config(TrainConfig, ["--config", str(file), "--data.shapes", "12"], "train"))
     data = Path(config.data.pairs).parent
     assert read_json(data / "shapes.json") == {"shapes": 12, "seed": 0}

@@ -6,7 +6,7 @@ import torch
 
 from dimoo_world import by_hand
 from pairuni.policies.dimoo.policy import DimooPolicy
-from pairuni.policies.dimoo.supervised import draw_masks, supervised_loss
+from pairuni.policies.dimoo.supervised import draw_blocks, draw_masks, supervised_loss
 
 
 def test_it_is_the_mean_of_what_is_masked(tiny_dimoo: DimooPolicy) -> None:
@@ -42,6 +42,23 @@ def test_shares_of_masked_slots() -> None:
     assert masks.float().mean(0).std() < 0.02, "no place is masked more often than another"
     assert draw_masks([5, 1, 0], 16, np.random.default_rng(0)).all()
     assert draw_masks([1] * 50, 1, np.random.default_rng(0), short=0).all()
+
+
+def test_rows_are_masked_as_a_sampler_by_blocks_meets_them() -> None:
+    """One block under way, those in front of it filled, those behind it not; what is learnt is of that block alone."""
+    slots, block, lengths = 7, 2, [3] * 3000 + [7] * 3000
+    masks, learnt = draw_blocks(lengths, slots, block, np.random.default_rng(0))
+    under_way = np.array([int(row.nonzero()[0, 0]) // block for row in learnt])
+    for mask, own, b in zip(masks.numpy(), learnt.numpy(), under_way, strict=True):
+        stop = min((b + 1) * block, slots)
+        assert not own[: b * block].any() and not own[stop:].any()
+        assert (mask[: b * block] == 0).all() and mask[stop:].all() and (mask[:stop] == own[:stop]).all()
+    short, long = np.bincount(under_way[:3000], minlength=4), np.bincount(under_way[3000:], minlength=4)
+    assert short / 3000 == pytest.approx([0.45, 0.45, 0.05, 0.05], abs=0.03), "nine of ten where the tokens are"
+    assert long / 3000 == pytest.approx([0.25] * 4, abs=0.03)
+    first = learnt[under_way == 0].float()
+    assert first[:, :2].mean(0).numpy() == pytest.approx([0.75, 0.75], abs=0.03)
+    assert (first.sum(1) == 2).float().mean() == pytest.approx(0.5, abs=0.03)
 
 
 def test_some_steps_lower_it(tiny_dimoo: DimooPolicy) -> None:

@@ -138,11 +138,12 @@ def evaluate(arguments: list[str]) -> int:
     check_folder(config.output)
     output = Path(config.output)
     config = runner.with_ledger(config, output)
-    policy = load_policy(config.model, device=config.device, precision=config.precision)
+    policy = load_policy(config.model, device=config.device, precision=config.precision, settings=config.settings)
     skipped = runner.skipped(config, policy)
     if skipped:
         print(runner.skip_lines(skipped), flush=True)
-    results = runner.evaluate(policy, config, output, runner.model_identity(config.model))
+    identity = "\n".join([runner.model_identity(config.model), *([str(config.settings)] if config.settings else [])])
+    results = runner.evaluate(policy, config, output, identity)
     path = runner.write_eval(output, config.model, config, results, skipped)
     print(f"{runner.table(results)}\n{path}")
     return 0

@@ -27,7 +27,7 @@ def run_sample(config: SampleConfig) -> None:
         top_k=config.top_k,
         top_p=config.top_p,
     )
-    policy = load_policy(config.model, device=config.device, precision=config.precision)
+    policy = load_policy(config.model, device=config.device, precision=config.precision, settings=config.settings)
     prompt = Prompt(side, config.prompt or config.question or "", images)
     seeds = seeds_for(config.seed, 0, ["sample"], side, config.number)
     rollouts = policy.sample(side, [prompt], config.number, spec, seeds)

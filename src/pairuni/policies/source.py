@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig
 from pairuni.errors import InputError
 from pairuni.files import read_json
 
-SHIPPED = {"shapes-janus": "pretrain/checkpoints/shapes-janus"}
+SHIPPED = {name: f"pretrain/checkpoints/{name}" for name in ("shapes-janus", "shapes-dimoo")}
 # What transformers, safetensors and tokenizers raise for files that are absent, cut off or of another model.
 BROKEN = (OSError, ValueError, KeyError, RuntimeError, AttributeError, SafetensorError, StrictDataclassError)
 

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from pairuni.policies.dimoo.model import Dimoo, DimooConfig, DimooModel
+from pairuni.policies.dimoo.prompts import EDIT, GENERATE, UNDERSTAND
 from pairuni.pretrain.build import EMBEDDING_STD
 
 # In the order of their ids, the image codes behind the last.
@@ -26,6 +27,9 @@ SPECIALS = {
     "answer_id": "<answer>",
     "answer_end_id": "</answer>",
 }
+ROLES = ("<system>", "</system>", "<user>", "</user>")
+SYSTEMS = (UNDERSTAND, GENERATE, EDIT)
+"""One token each in a small vocabulary: written out they are a third of a short prompt, the same in every one."""
 
 
 @dataclass(frozen=True)
@@ -47,18 +51,24 @@ class DimooSize:
     """Text ids, special ones included."""
     image_steps: int = 12
     text_steps: int = 2
+    text_block: int = 0
     rope_theta: float = 500.0
 
 
 def build_tokenizer(corpus: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer trained on `corpus`, with the special tokens last."""
+    """A byte-level BPE tokenizer trained on `corpus`, with the special tokens last and the system prompts behind."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=vocabulary - len(SPECIALS), initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary - len(SPECIALS) - len(ROLES) - len(SYSTEMS),
+        initial_alphabet=alphabet,
+        show_progress=False,
+    )
     tokenizer.train_from_iterator(corpus, trainer)
-    tokenizer.add_special_tokens(list(SPECIALS.values()))
+    tokenizer.add_special_tokens([*SPECIALS.values(), *ROLES])
+    tokenizer.add_tokens(list(SYSTEMS))
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token=SPECIALS["eos_id"], pad_token=SPECIALS["padding_id"], padding_side="right"
     )
@@ -91,6 +101,7 @@ def build_dimoo(size: DimooSize, corpus: Iterable[str], seed: int) -> tuple[Dimo
         image_size=size.image,
         image_steps=size.image_steps,
         text_steps=size.text_steps,
+        text_block=size.text_block,
         **ids,
     )
     levels = len(size.vq_channels)

@@ -65,7 +65,7 @@ answers multiple-choice questions about 48-pixel images of one to four coloured 
 captions (36 image tokens, 128 codes). It is middling on purpose, so that reinforcement learning has room on both sides.
 It knows nothing else.
 
-Made from nothing by `pairuni pretrain --family {config.family}` with seed {config.seed} on rendered training
+Made from nothing by `pairuni pretrain` (family {config.family}) with seed {config.seed} on rendered training
 scenes only. Steps: image tokenizer
 {config.auto_steps} + {config.vq_steps} + {config.decoder_steps}, {family.sight} {config.sight_steps}, language model
 {config.answer_steps} on answers, {config.language_steps} + {config.refine_steps} + {config.careless_steps} on both

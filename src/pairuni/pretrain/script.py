@@ -87,8 +87,8 @@ def _train_language(
     _train_sight(model, pool, config, output)
     writer = RowWriter(processor)
 
-    def answers(careless: float, rng: np.random.Generator) -> torch.Tensor:
-        return _answers(model, writer, pool, careless, config, rng)
+    def answers(images: int, careless: float, rng: np.random.Generator) -> torch.Tensor:
+        return _answers(model, writer, pool, (images, careless), config, rng)
 
     def images(rng: np.random.Generator) -> torch.Tensor:
         return _images(model, writer, (pool, codes), config, rng)
@@ -114,11 +114,12 @@ def _answers(
     model: JanusForConditionalGeneration,
     writer: RowWriter,
     pool: Pool,
-    careless: float,
+    size: tuple[int, float],
     config: PretrainConfig,
     rng: np.random.Generator,
 ) -> torch.Tensor:
-    seen = rng.integers(len(pool.scenes), size=config.answer_rows)
+    images, careless = size
+    seen = rng.integers(len(pool.scenes), size=images)
     rows = writer.understanding([pool.scenes[i] for i in seen], config.turns, rng, careless)
     pixels = JanusTokenizer(model.model.vqmodel).to_pixels(pool.images[seen])
     with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=config.bf16):

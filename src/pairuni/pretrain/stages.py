@@ -60,23 +60,25 @@ def fit(
 
 def train_language(
     module: nn.Module,
-    losses: tuple[Callable[[float, np.random.Generator], torch.Tensor], Callable[[np.random.Generator], torch.Tensor]],
+    losses: tuple[
+        Callable[[int, float, np.random.Generator], torch.Tensor], Callable[[np.random.Generator], torch.Tensor]
+    ],
     config: PretrainConfig,
     output: Path,
 ) -> float:
     """All stages of the language model. Returns the mean loss of the last 50 steps.
 
     Args:
-        losses: of answers, given the share that is careless; of images.
+        losses: of answers, given how many images are asked about and the share that is careless; of images.
     """
     answers, images = losses
 
     def look(step: int) -> torch.Tensor:
-        return answers(0.0, np.random.default_rng([config.seed, 7, step]))
+        return answers(config.answer_rows, 0.0, np.random.default_rng([config.seed, 7, step]))
 
     def draw(step: int, careless: float = 0.0) -> torch.Tensor:
         rng = np.random.default_rng([config.seed, 5, step])
-        return answers(careless, rng) + images(rng)
+        return answers(config.shared_rows or config.answer_rows, careless, rng) + images(rng)
 
     fit(module, look, ("answers", config.answer_steps, config.lr, False), output)
     fit(module, draw, ("language", config.language_steps, config.lr, True), output)

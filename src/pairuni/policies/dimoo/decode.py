@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pairuni.policies.base import SamplingSpec
+from pairuni.policies.dimoo.cache import CachedLogits, CachedStates
 from pairuni.policies.dimoo.model import DimooModel, states_at
 from pairuni.policies.dimoo.prompts import Layout
 from pairuni.policies.sampling import check, draw, row_uniforms
@@ -92,6 +93,8 @@ class Task:
     """Of the vocabulary: actions count from its beginning."""
     banned: Tensor | None
     order: str
+    cached_share: float = 0.0
+    """Above 0: later steps compute some slots alone (cache.py)."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,7 @@ def _fill(
     actions, steps = torch.full((n, slots), -1, device=device), torch.full((n, slots), -1, device=device)
     sampled, cond = torch.zeros(n, slots, device=device), torch.zeros(n, slots, device=device)
     done, as_asked = 0, []
+    cached = _cache(language, rows, task, places_N) if task.cached_share else None
     for s, step in enumerate(task.plan):
         if confident:
             block = torch.zeros(slots, dtype=torch.bool, device=device)
@@ -154,7 +158,10 @@ def _fill(
             numbers = uniforms[:, 2 * s * slots : (2 * s + 1) * slots]
         else:
             open_nS, numbers = order_nN[:, done : done + step.count], uniforms
-        logits = _logits(language, rows, answers_nA, places_N[open_nS], task.ids)
+        if cached is None:
+            logits = _logits(language, rows, answers_nA, places_N[open_nS], task.ids)
+        else:
+            logits = cached(s, answers_nA, open_nS)
         drawn = draw(*logits, numbers.gather(1, open_nS).flatten(), spec, banned)
         as_asked.append(drawn.as_asked)
         kept = torch.arange(open_nS.shape[1], device=device).expand(n, -1)
@@ -167,8 +174,18 @@ def _fill(
         steps.scatter_(1, filled, s)
         answers_nA.scatter_(1, places_N[filled], actions.gather(1, filled) + task.ids.start)
         done += step.count
+        if cached is not None:
+            cached.filled_nF = filled
     check(as_asked, spec)
     return Filled(actions.cpu(), sampled.cpu(), cond.cpu(), steps.cpu())
+
+
+def _cache(
+    language: DimooModel, rows: tuple[Sequence[Tensor], Sequence[Tensor] | None], task: Task, places_N: Tensor
+) -> CachedLogits:
+    contexts = [CachedStates(language, some, places_N) for some in rows if some is not None]
+    share = task.cached_share if task.order == "confidence" else None
+    return CachedLogits(contexts, len(task.plan), task.ids, share)
 
 
 def _likeliest(logp_nS: Tensor, uniforms_nS: Tensor, temperature: float, count: int) -> Tensor:

@@ -36,7 +36,16 @@ FIXED = {
     "multi_query_attention": False,
 }
 
-SETTINGS = ("image_steps", "scored_image_steps", "text_steps", "text_block", "order", "estimator", "masked_prompt")
+SETTINGS = (
+    "image_steps",
+    "scored_image_steps",
+    "text_steps",
+    "text_block",
+    "order",
+    "estimator",
+    "masked_prompt",
+    "cached_share",
+)
 """How rollouts are drawn and scored: what `model.settings` may say otherwise than the checkpoint."""
 
 

@@ -6,6 +6,7 @@ token (the released code hands no mask to attention, so that it leaks). Pixels g
 Shapes: n rows, L padded tokens, H hidden width, S slots, V ids of the asked slice, h x w codes of an image.
 """
 
+import copy
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, get_args
 
@@ -32,6 +33,7 @@ class DimooConfig(PreTrainedConfig):
     order: `random` (of each prompt; log-probs are exact) or `confidence` (the released sampler's; they are not).
     estimator: which forwards score a rollout (estimators.py).
     masked_prompt: share of a prompt's tokens that `mean_field` masks.
+    cached_share: above 0 images are drawn with a cache, for evaluation alone (cache.py).
     """
 
     model_type = "llada"
@@ -60,6 +62,7 @@ class DimooConfig(PreTrainedConfig):
     order: str = "random"
     estimator: str = "trace"
     masked_prompt: float = 0.15
+    cached_share: float = 0.0
     image_size: int = 512
 
     def problems(self) -> dict[str, str]:
@@ -76,6 +79,9 @@ class DimooConfig(PreTrainedConfig):
         share = self.masked_prompt
         if not isinstance(share, int | float) or not 0 <= share < 1:
             found["masked_prompt"] = f"must be at least 0 and below 1, not {share!r}"
+        share = self.cached_share
+        if not isinstance(share, int | float) or not 0 <= share <= 1:
+            found["cached_share"] = f"must be between 0 and 1, not {share!r}"
         return found
 
     def tokens(self) -> dict[str, int]:
@@ -108,17 +114,40 @@ class _Block(GradientCheckpointingLayer):
         self.up_proj = nn.Linear(width, inner, bias=False)
         self.ff_out = nn.Linear(inner, width, bias=False)
 
-    def forward(self, hidden_nLH: Tensor, cos_LD: Tensor, sin_LD: Tensor, seen: Tensor | None) -> Tensor:
+    def forward(
+        self, hidden_nLH: Tensor, cos_LD: Tensor, sin_LD: Tensor, seen: Tensor | None, kept: "Kept | None" = None
+    ) -> Tensor:
         normed = self.attn_norm(hidden_nLH)
         query, key, value = (
             project(normed).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
         query, key = (_rotate(x, cos_LD, sin_LD) for x in (query, key))
+        if kept is not None:
+            key, value = kept.put(key, value)
         mixed = _attend(query, key, value, seen)
         hidden_nLH = hidden_nLH + self.attn_out(mixed.transpose(1, 2).flatten(2))
         normed = self.ff_norm(hidden_nLH)
         return hidden_nLH + self.ff_out(functional.silu(self.ff_proj(normed)) * self.up_proj(normed))
+
+
+class Kept:
+    """Keys and values of one block for all tokens, of which later forwards compute some anew."""
+
+    def __init__(self) -> None:
+        self.both: tuple[Tensor, Tensor] | None = None
+        self.places_nP: Tensor | None = None
+        """Tokens that the next forward is of; None: all."""
+
+    def put(self, key_nhPD: Tensor, value_nhPD: Tensor) -> tuple[Tensor, Tensor]:
+        """[n, h, L, D] twice: what is kept, with the new ones in their places."""
+        new = (key_nhPD, value_nhPD)
+        if self.places_nP is not None:
+            assert self.both is not None, "the first forward is of all tokens"
+            places = self.places_nP[:, None, :, None].expand_as(key_nhPD)
+            new = (self.both[0].scatter(2, places, new[0]), self.both[1].scatter(2, places, new[1]))
+        self.both = new
+        return new
 
 
 def _attend(query_nhLD: Tensor, key_nhLD: Tensor, value_nhLD: Tensor, seen: Tensor | None) -> Tensor:
@@ -189,19 +218,31 @@ class DimooModel(PreTrainedModel):
         elif isinstance(module, nn.RMSNorm):
             nn.init.ones_(module.weight)
 
-    def forward(self, ids_nL: Tensor, attended_nL: Tensor | None = None) -> Tensor:
-        """[n, L, H]: the normalised states, of which `head` makes logits.
+    def forward(
+        self,
+        ids_nL: Tensor,
+        attended_nL: Tensor | None = None,
+        kept: Sequence[Kept] | None = None,
+        places_nP: Tensor | None = None,
+    ) -> Tensor:
+        """[n, L, H]: the normalised states, of which `head` makes logits; [n, P, H] where `places_nP` are given.
 
         Args:
             ids_nL: int64, padded on the right.
             attended_nL: bool, False at padding; None where there is none.
+            kept: of each block; filled by a forward of all tokens, and read by those of some.
+            places_nP: int64: tokens that are computed. The others stay as they are in `kept`.
         """
         transformer = self._transformer
-        hidden = transformer.wte(ids_nL)
+        hidden = transformer.wte(ids_nL if places_nP is None else ids_nL.gather(1, places_nP))
         cos, sin = self._rotary(ids_nL.shape[1], hidden.device)
+        if places_nP is not None:
+            cos, sin = cos[places_nP][:, None], sin[places_nP][:, None]
         seen = None if attended_nL is None else attended_nL[:, None, None, :]
-        for block in transformer.blocks:
-            hidden = block(hidden, cos, sin, seen)
+        for block, own in zip(transformer.blocks, kept or [None] * len(transformer.blocks), strict=True):
+            if own is not None:
+                own.places_nP = places_nP
+            hidden = block(hidden, cos, sin, seen, own)
         return transformer.ln_f(hidden)
 
     def _rotary(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -258,6 +299,16 @@ class Dimoo(nn.Module):
         return torch.cat(images).numpy()
 
 
+def first_layers(language: DimooModel, layers: int) -> DimooModel:
+    """A model of the first `layers` blocks: embeddings and blocks are those of `language`, norm and head its own."""
+    config: Any = copy.deepcopy(language.config)
+    config.n_layers = layers
+    shallow = DimooModel(config)
+    parts, whole = shallow._transformer, language._transformer
+    parts.wte, parts.blocks = whole.wte, whole.blocks[:layers]
+    return shallow
+
+
 def states_at(language: DimooModel, rows: Sequence[Tensor], answers_nA: Tensor, places_nS: Tensor) -> Tensor:
     """[n, S, H]: the states at `places_nS` of the answer parts, each behind its prompt of its own length.
 
@@ -265,18 +316,28 @@ def states_at(language: DimooModel, rows: Sequence[Tensor], answers_nA: Tensor, 
         rows: n prompts, int64.
         answers_nA: what stands behind them, on the model's device.
     """
+    ids_nL, starts_n1, attended_nL = laid_out(rows, answers_nA)
+    return at(language(ids_nL, attended_nL), starts_n1 + places_nS)
+
+
+def laid_out(rows: Sequence[Tensor], answers_nA: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """int64 [n, L] prompts and answer parts, padded; int64 [n, 1] where the parts begin; bool [n, L] or None."""
     lengths = [len(row) + answers_nA.shape[1] for row in rows]
     ids_nL = torch.zeros(len(rows), max(lengths), dtype=torch.int64)
     for i, row in enumerate(rows):
         ids_nL[i, : len(row)] = row
     ids_nL = ids_nL.to(answers_nA.device)
-    starts_n = torch.tensor([len(row) for row in rows], device=answers_nA.device)
-    answer_nA = starts_n[:, None] + torch.arange(answers_nA.shape[1], device=answers_nA.device)
+    starts_n1 = torch.tensor([[len(row)] for row in rows], device=answers_nA.device)
+    answer_nA = starts_n1 + torch.arange(answers_nA.shape[1], device=answers_nA.device)
     ids_nL = ids_nL.scatter(1, answer_nA, answers_nA)
     # True padding mask: what stands behind a shorter row is seen by nobody.
-    attended = None
+    attended_nL = None
     if min(lengths) < max(lengths):
-        ends_n = starts_n + answers_nA.shape[1]
-        attended = torch.arange(ids_nL.shape[1], device=ids_nL.device) < ends_n[:, None]
-    states_nLH = language(ids_nL, attended)
-    return states_nLH.gather(1, (starts_n[:, None] + places_nS)[..., None].expand(-1, -1, states_nLH.shape[-1]))
+        ends_n1 = starts_n1 + answers_nA.shape[1]
+        attended_nL = torch.arange(ids_nL.shape[1], device=ids_nL.device) < ends_n1
+    return ids_nL, starts_n1, attended_nL
+
+
+def at(states_nLH: Tensor, places_nS: Tensor) -> Tensor:
+    """[n, S, H]: of each row, the states at its own places."""
+    return states_nLH.gather(1, places_nS[..., None].expand(-1, -1, states_nLH.shape[-1]))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from pairuni.errors import InputError
 from pairuni.files import atomic_path
 from pairuni.policies.base import Chunk, Rollouts, SamplingSpec
 from pairuni.policies.dimoo import decode
@@ -106,6 +107,7 @@ class DimooPolicy:
         """See `base.Policy`: consecutive rows with all of their groups, or with one where all have too many tokens."""
         if budget < 1 or tokens < 0:
             raise ValueError(f"a chunk needs at least one row and no negative tokens, not {budget}, {tokens}")
+        self._refuse_cache()
         trace = _trace(rollouts)
         mask, recorded = rollouts.mask_BRT.flatten(0, 1), rollouts.logp_BRT.flatten(0, 1)
         answer = len(self._task(rollouts.side, rollouts.spec).layout.ids_A)
@@ -163,18 +165,21 @@ class DimooPolicy:
         self.module.language.train()
 
     def trainable(self) -> Iterable[tuple[str, nn.Parameter]]:
+        """See `base.Policy`. Raises InputError: what is drawn with a cache cannot be trained on."""
+        self._refuse_cache()
         return [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
 
     def facts(self) -> dict[str, str]:
         """See `base.Policy`."""
         c = self.module.language.config
+        cached = ", images with a cache" if c.cached_share else ""
         return {
             "family": self.family,
             "token ids": ", ".join(f"{name} {number}" for name, number in c.tokens().items()),
             "vocabulary": f"{c.embedding_size:,}, image codes from {c.image_offset:,}",
             "image codes": f"{self.module.codes_per_side**2} of {self.module.codebook:,}",
             "images": f"{self.image_size} x {self.image_size} pixels",
-            "steps": f"{c.text_steps} for texts, {c.image_steps} for images, in {c.order} order",
+            "steps": f"{c.text_steps} for texts, {c.image_steps} for images, in {c.order} order{cached}",
             "log-probs": f"{c.estimator}, {c.scored_image_steps or 'all'} image steps",
             "forward passes": f"{self.precision} on {self.device}",
         }
@@ -204,6 +209,11 @@ class DimooPolicy:
             self.tokenizer.save_pretrained(folder)
             self.module.vqvae.save_pretrained(folder / VQVAE)
 
+    def _refuse_cache(self) -> None:
+        if self.module.language.config.cached_share:
+            problem = "is for evaluation alone: what is drawn with a cache has other probabilities than the model says"
+            raise InputError(problem, field="model.settings.cached_share")
+
     def _task(self, side: Side, spec: SamplingSpec) -> decode.Task:
         c = self.module.language.config
         if side is Side.UNDERSTANDING:
@@ -212,7 +222,8 @@ class DimooPolicy:
             return decode.Task(layout, plan, slice(0, c.image_offset), self.prompts.banned(), c.order)
         layout = self.prompts.image()
         ids = slice(c.image_offset, c.image_offset + self.module.codebook)
-        return decode.Task(layout, decode.image_steps(len(layout.slots_N), c.image_steps), ids, None, c.order)
+        plan = decode.image_steps(len(layout.slots_N), c.image_steps)
+        return decode.Task(layout, plan, ids, None, c.order, c.cached_share)
 
     def _read(self, ids: Sequence[Tensor], owners: Sequence[int], rollouts: Rollouts) -> list[Tensor]:
         """The prompts of rows as the estimator's forwards see them."""
