@@ -123,7 +123,7 @@ FAULTS = {
     ),
     "what was filled is not computed anew": Fault(
         "policies/dimoo/cache.py",
-        "return torch.cat([self.filled_nF, open_nS.gather(1, least)], 1)",
+        "return torch.cat([filled_nF, open_nS.gather(1, least)], 1)",
         "return open_nS.gather(1, least)",
         "tests/policies/test_dimoo_cache.py::test_other_steps_compute_few_tokens",
     ),

@@ -246,7 +246,7 @@ class LoraOptions:
 @dataclass(frozen=True)
 class ModelConfig:
     path: str = "shapes-janus"
-    """Local folder or hub id of the model to train; `shapes-janus` is the small one that ships with the package."""
+    """Local folder or hub id of the model to train; `shapes-janus` and `shapes-dimoo` ship with the package."""
     device: str = "auto"
     """auto (CUDA where there is one), cpu, cuda, cuda:1, ..."""
     precision: Precision = "auto"
@@ -629,7 +629,7 @@ class EvaluateConfig(EvalConfig):
 
     group: ClassVar[str] = ""
     model: str = "shapes-janus"
-    """Local folder or hub id; `shapes-janus` is the small model that ships with the package."""
+    """Local folder or hub id; `shapes-janus` and `shapes-dimoo` ship with the package."""
     output: str = "."
     """Folder for eval.json and answers_<benchmark>.jsonl."""
     device: str = "auto"
@@ -671,7 +671,7 @@ class SampleConfig:
     """`pairuni sample`: try a model. Either a prompt (draws images) or an image and a question (answers)."""
 
     model: str = "shapes-janus"
-    """Local folder or hub id; `shapes-janus` is the small model that ships with the package."""
+    """Local folder or hub id; `shapes-janus` and `shapes-dimoo` ship with the package."""
     prompt: str | None = None
     """Draw images of this."""
     image: str | None = None

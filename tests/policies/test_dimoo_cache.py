@@ -106,11 +106,11 @@ def test_the_least_likely_are_computed_anew(tiny_dimoo: DimooPolicy) -> None:
     context = cache.CachedStates(language, [torch.arange(5)], slots)
     logits = cache.CachedLogits([context], 5, ids, 0.25)
     context.states_nNH = torch.randn(1, 16, 32, generator=torch.Generator().manual_seed(0))
-    logits.filled_nF = torch.tensor([[7, 1]])
+    filled_nF = torch.tensor([[7, 1]])
     open_nS = torch.tensor([[n for n in range(16) if n not in (7, 1, 3)]])
     most = (context.states_nNH[0] @ language.head.weight[ids].T).amax(-1).detach().numpy()
     least = sorted(open_nS[0].tolist(), key=lambda slot: most[slot])[:4]
-    assert set(logits._stale(open_nS)[0].tolist()) == {7, 1, *least}
+    assert set(logits._stale(open_nS, filled_nF)[0].tolist()) == {7, 1, *least}
 
 
 def test_nothing_drawn_with_it_is_trained_on(tiny_dimoo: DimooPolicy) -> None:

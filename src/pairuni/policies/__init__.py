@@ -29,7 +29,7 @@ def load_policy(
     """Loads a checkpoint as a policy.
 
     Args:
-        path_or_hub_id: a local folder in `save_pretrained` form, a hub id, or `shapes-janus` for the shipped model.
+        path_or_hub_id: a folder in `save_pretrained` form, a hub id, or what ships: `shapes-janus`, `shapes-dimoo`.
         device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1", ...
         precision: of the forward passes: "auto" (bf16 on GPU, fp32 on CPU), "fp32" or "bf16". Weights stay fp32.
         cuda_graphs: whether sampling on CUDA replays recorded steps.

@@ -1,4 +1,4 @@
-"""What the families' pre-training scripts share: resumable stages, the image tokenizer's among them.
+"""What the families' pre-training scripts share: resumable stages, those of the language model among them.
 
 A stage is a function of its step, so that a stopped script goes on from its last saved state as if never stopped.
 """
@@ -100,7 +100,7 @@ def training_seconds(output: Path) -> float:
 
 
 def train_tokenizer(tokenizer: vq.ImageTokenizer, config: PretrainConfig, output: Path) -> float:
-    """The mean loss of its last 50 steps."""
+    """Of Janus, which finds its own codes. Returns the mean loss of the last 50 steps."""
     module = tokenizer.module
     module.train()
     torch.manual_seed(config.seed)

@@ -1,7 +1,8 @@
-"""Pre-trains the image tokenizers of the small models on Shapes images.
+"""The image tokenizers of the small models, and the phases that pre-train Janus' on Shapes images.
 
-Four phases: a plain autoencoder; a codebook from k-means of its latents (a random one stays unused for hundreds of
-steps); the quantised model with straight-through gradients; then the decoder alone on codes that no longer move.
+Four phases (dimoo.py has its own, on codes that are given, and takes the last from here): a plain autoencoder; a
+codebook from k-means of its latents (a random one stays unused for hundreds of steps); the quantised model with
+straight-through gradients; then the decoder alone on codes that no longer move.
 """
 
 from abc import ABC, abstractmethod

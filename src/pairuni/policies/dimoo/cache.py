@@ -54,25 +54,25 @@ class CachedLogits:
             share: of the slots, computed anew where the order is one of confidence; None where it is not.
         """
         self.contexts, self.steps, self.ids, self.share = contexts, steps, ids, share
-        self.filled_nF: Tensor | None = None
 
-    def __call__(self, step: int, answers_nA: Tensor, open_nS: Tensor) -> tuple[Tensor, Tensor | None]:
+    def __call__(
+        self, step: int, answers_nA: Tensor, open_nS: Tensor, filled_nF: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
         """[n * S, V] of the prompts, and of the unconditional ones."""
-        slots_nP = None if computes_all(step, self.steps) else self._stale(open_nS)
+        slots_nP = None if computes_all(step, self.steps) else self._stale(open_nS, filled_nF)
         for context in self.contexts:
             context.compute(answers_nA, slots_nP)
         both = [self._logits(context, open_nS).flatten(0, 1) for context in self.contexts]
         return both[0], both[1] if len(both) > 1 else None
 
-    def _stale(self, open_nS: Tensor) -> Tensor:
-        assert self.filled_nF is not None, "the first step computes all tokens"
+    def _stale(self, open_nS: Tensor, filled_nF: Tensor) -> Tensor:
         if self.share is None:
-            return torch.cat([self.filled_nF, open_nS], 1)
+            return torch.cat([filled_nF, open_nS], 1)
         likeliest_nS = self._logits(self.contexts[0], open_nS).amax(-1)
         slots = self.contexts[0].states_nNH.shape[1]
         count = min(open_nS.shape[1], math.ceil(self.share * slots))
         least = likeliest_nS.topk(count, dim=1, largest=False).indices
-        return torch.cat([self.filled_nF, open_nS.gather(1, least)], 1)
+        return torch.cat([filled_nF, open_nS.gather(1, least)], 1)
 
     def _logits(self, context: CachedStates, open_nS: Tensor) -> Tensor:
         return nn.functional.linear(at(context.states_nNH, open_nS), context.language.head.weight[self.ids])

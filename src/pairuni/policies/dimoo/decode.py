@@ -148,7 +148,7 @@ def _fill(
     order_nN = torch.stack([orders[id(row)] for row in rows[0]]).to(device)
     actions, steps = torch.full((n, slots), -1, device=device), torch.full((n, slots), -1, device=device)
     sampled, cond = torch.zeros(n, slots, device=device), torch.zeros(n, slots, device=device)
-    done, as_asked = 0, []
+    done, as_asked, filled = 0, [], order_nN[:, :0]
     cached = _cache(language, rows, task, places_N) if task.cached_share else None
     for s, step in enumerate(task.plan):
         if confident:
@@ -161,7 +161,7 @@ def _fill(
         if cached is None:
             logits = _logits(language, rows, answers_nA, places_N[open_nS], task.ids)
         else:
-            logits = cached(s, answers_nA, open_nS)
+            logits = cached(s, answers_nA, open_nS, filled)
         drawn = draw(*logits, numbers.gather(1, open_nS).flatten(), spec, banned)
         as_asked.append(drawn.as_asked)
         kept = torch.arange(open_nS.shape[1], device=device).expand(n, -1)
@@ -174,8 +174,6 @@ def _fill(
         steps.scatter_(1, filled, s)
         answers_nA.scatter_(1, places_N[filled], actions.gather(1, filled) + task.ids.start)
         done += step.count
-        if cached is not None:
-            cached.filled_nF = filled
     check(as_asked, spec)
     return Filled(actions.cpu(), sampled.cpu(), cond.cpu(), steps.cpu())
 
