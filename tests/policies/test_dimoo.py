@@ -307,6 +307,21 @@ def test_sizes_that_images_are_cut_to(shape: tuple[int, int]) -> None:
     assert fitted.max() > 0  # the middle is kept
 
 
+@pytest.mark.parametrize("side", [2, 3])
+def test_an_image_of_the_models_size_is_left_as_it_is(side: int) -> None:
+    """Also where that is an odd number of codes; other sizes are multiples of two codes where the model's own is."""
+    size = DimooSize(
+        image=4 * side, codebook=64, hidden=16, layers=1, heads=2, intermediate=16, vq_channels=(8, 8, 8), vq_latent=8,
+        vocabulary=280,
+    )  # fmt: skip
+    policy = sharp_dimoo(size, ["a"], 1.2, 3)
+    pixels = np.random.default_rng(0).integers(0, 256, (4 * side, 4 * side, 3), dtype=np.uint8)
+    encoded = policy.prompts.encode(Side.UNDERSTANDING, [Prompt(Side.UNDERSTANDING, "a", (pixels,))]).ids[0]
+    offset = policy.module.language.config.image_offset
+    assert torch.equal(encoded[encoded >= offset] - offset, policy.module.encode_pixels(pixels).flatten())
+    assert policy.module.step == {2: 8, 3: 4}[side]
+
+
 # ---- checkpoints ------------------------------------------------------------------------------------------------
 
 

@@ -89,7 +89,7 @@ def test_what_ships_reads_what_it_draws() -> None:
 
 
 def test_codes_have_names() -> None:
-    """Background is 0; every kind has a code of its own for each quarter of its cell."""
+    """Background is 0; every kind has a code of its own for each quarter of its cell, or for the whole."""
     scene = scene_of([Thing(row=0, column=1, shape="cross", colour="red"), Thing(2, 2, "circle", "blue")])
     codes = dimoo.code_names(scene, 6)
     red, blue = (4 * KINDS.index(kind) for kind in (("red", "cross"), ("blue", "circle")))
@@ -97,6 +97,9 @@ def test_codes_have_names() -> None:
     expected[0, 2:4], expected[1, 2:4] = (red + 1, red + 2), (red + 3, red + 4)
     expected[4, 4:6], expected[5, 4:6] = (blue + 1, blue + 2), (blue + 3, blue + 4)
     assert np.array_equal(codes.numpy(), expected)
+    cells = np.zeros((3, 3), int)
+    cells[0, 1], cells[2, 2] = red // 4 + 1, blue // 4 + 1
+    assert np.array_equal(dimoo.code_names(scene, 3).numpy(), cells)
     assert 4 * len(KINDS) < DimooSize().codebook
 
 

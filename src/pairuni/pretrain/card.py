@@ -17,6 +17,8 @@ class _Family:
     drawn: str
     """How images are drawn when they are measured."""
     tags: str
+    tokens: int
+    """Of an image."""
 
 
 FAMILIES = {
@@ -26,13 +28,15 @@ FAMILIES = {
         "vision tower",
         "",
         "janus, any-to-any, synthetic",
+        36,
     ),
     "dimoo": _Family(
         "shapes-dimoo",
-        "A small Lumina-DiMOO (masked diffusion over one vocabulary of text and image codes, 2.9 M parameters, bf16)",
+        "A small Lumina-DiMOO (masked diffusion over one vocabulary of text and image codes, 3.1 M parameters, bf16)",
         "seeing",
-        ", 12 steps in random order",
+        ", 6 steps in random order",
         "lumina-dimoo, masked-diffusion, any-to-any, synthetic",
+        9,
     ),
 }
 
@@ -62,7 +66,7 @@ tags: [{family.tags}]
 
 {family.what} for the Shapes world: it
 answers multiple-choice questions about 48-pixel images of one to four coloured shapes and draws such images from
-captions (36 image tokens, 128 codes). It is middling on purpose, so that reinforcement learning has room on both sides.
+captions ({family.tokens} image tokens, 128 codes). It is middling on purpose, so that reinforcement learning has room on both sides.
 It knows nothing else.
 
 Made from nothing by `pairuni pretrain` (family {config.family}) with seed {config.seed} on rendered training

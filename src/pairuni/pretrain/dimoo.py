@@ -1,7 +1,7 @@
 """Pre-trains the small Lumina-DiMOO of the Shapes world: image tokenizer, seeing, answers, images.
 
-The language model is its own vision tower: an image is 36 ids of its vocabulary. Rows are single turns, since all
-tokens of a row see one another.
+The language model is its own vision tower: an image is 9 ids of its vocabulary, one for each cell. Rows are single
+turns, since all tokens of a row see one another.
 """
 
 import shutil
@@ -36,8 +36,9 @@ PADDING = 0.1
 """Weight of what stands behind an answer's end: most slots, and soon known."""
 SIGHT_LAYERS = 2
 """Layers that learn to see first: an answer finds what they know from the third layer on."""
-SIZE = DimooSize(layers=6, rope_theta=30.0, image_steps=12, text_block=2)
-"""Of the model that `pairuni pretrain --family dimoo` makes."""
+SIZE = DimooSize(layers=6, rope_theta=30.0, image_steps=6, text_block=2, vq_channels=(32, 32, 32, 64, 64))
+"""Of the model that `pairuni pretrain --family dimoo` makes. A code is a cell wide: where four codes have to agree on a
+thing, training is drawn to emptier images first, in which less is broken, and soon draws nothing (docs/results.md)."""
 
 
 def make_dimoo(config: PretrainConfig, output: Path, size: DimooSize = SIZE) -> dict[str, float]:
@@ -70,7 +71,8 @@ def make_dimoo(config: PretrainConfig, output: Path, size: DimooSize = SIZE) -> 
 
 
 def code_names(scene: Scene, side: int) -> Tensor:
-    """int64 [side, side] codes: 0 is background, then each kind of thing has one code for each part of its cell."""
+    """int64 [side, side] codes: 0 is background, then each kind of thing has one code for each part of its cell, or one
+    in all where a code is as wide as a cell."""
     parts = side // GRID
     part = torch.arange(side) % parts
     kinds = cell_labels(scene, side)

@@ -274,8 +274,11 @@ class Dimoo(nn.Module):
 
     @property
     def step(self) -> int:
-        """Sides of input images are multiples of it, pixels."""
-        return 2 * self.downsample
+        """Sides of input images are multiples of it, pixels: of two codes, or of one where the model's own images are.
+
+        An image of the model's own size is so left as it is.
+        """
+        return self.downsample * (1 if self.codes_per_side % 2 else 2)
 
     def gradient_checkpointing_enable(self) -> None:
         self.language.gradient_checkpointing_enable()
