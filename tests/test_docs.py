@@ -25,6 +25,7 @@ from pairuni.config import (
     EvalConfig,
     EvaluateConfig,
     GalleryConfig,
+    GradientsConfig,
     HfDatasetConfig,
     LogConfig,
     ModelConfig,
@@ -67,9 +68,10 @@ CONFIGS: dict[str, type] = {
     "pretrain": PretrainConfig,
 }
 
-PARTS: dict[str, tuple[type, tuple[str, ...]]] = {
-    "analyse pairs": (GalleryConfig, ("rejected",)),
-    "export hf-dataset": (HfDatasetConfig, ("language",)),
+PARTS: dict[str, tuple[type, str, tuple[str, ...]]] = {
+    "analyse pairs": (GalleryConfig, "pairs", ("rejected",)),
+    "analyse gradients": (GradientsConfig, "run", ("mixes",)),
+    "export hf-dataset": (HfDatasetConfig, "pairs", ("language",)),
 }
 
 
@@ -108,8 +110,8 @@ def parse_only(arguments: list[str], folder: Path, monkeypatch: pytest.MonkeyPat
         parse_config(config, [argument for argument in rest if argument != "--plan"], command)
         return
     if (part := " ".join(arguments[:2])) in PARTS:
-        config, lists = PARTS[part]
-        parse_config(config, with_words(rest[1:], "pairs", lists), part)
+        config, first, lists = PARTS[part]
+        parse_config(config, with_words(rest[1:], first, lists), part)
         return
     monkeypatch.setattr("pairuni.cli.demo.run_training", lambda config: None)
     monkeypatch.setattr("pairuni.report.html.write_report", lambda inputs, out, title: out)

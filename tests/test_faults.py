@@ -322,6 +322,12 @@ FAULTS = {
         "weights_B = similarity_B",
         "tests/algo/test_weights.py::test_schemes",
     ),
+    "two gradients of one side share a group": Fault(
+        "analysis/gradients.py",
+        "own = pair_credit(rewards_BR[:, columns], sampled.weights_B, self.train.advantage.std_eps)",
+        "own = pair_credit(rewards_BR, sampled.weights_B, self.train.advantage.std_eps)[:, columns]",
+        "tests/analysis/test_gradient_agreement.py::test_it_is_the_trainers_loss_of_half_the_rollouts_each",
+    ),
     "gradients averaged over processes": Fault(
         "dist.py",
         "td.all_reduce(flat)",

@@ -846,6 +846,42 @@ class GalleryConfig:
 
 
 @dataclass(frozen=True)
+class GradientsConfig:
+    """`pairuni analyse gradients`: whether the two sides' gradients agree, over mixes of the same pairs (paper 5)."""
+
+    run: str
+    """A run directory or a training config (YAML): its model, pairs, rollouts and rewards are used."""
+    output: str = ""
+    """Folder for the results (default: gradients in the run directory). What is measured there already is kept."""
+    model: str = ""
+    """Another model to look at, folder or hub id (default: the one that the run begins with)."""
+    mixes: list[PairingMode] = field(
+        default_factory=lambda: [
+            "pairs", "aligned_only", "retrieved_only", "random_pairs", "unpaired", "from_understanding",
+            "from_generation",
+        ]
+    )  # fmt: skip
+    """Mixing modes to compare; vanilla has no pairs."""
+    pairs: int = 64
+    """Of each mix, drawn by the seed."""
+    rollouts: int = 0
+    """Of each gradient (0: as in training). Each side is sampled twice as often: for a pair of gradients."""
+    sketch: int = 262144
+    """Numbers that a layer's gradient is kept as, at random (0: all). A cosine is off by about 1 / sqrt(sketch)."""
+    seed: int = 0
+    """Of that draw, and of the rollouts."""
+
+    def __post_init__(self) -> None:
+        _check(bool(self.mixes), "mixes", "needs one mix at least")
+        _check("vanilla" not in self.mixes, "mixes", "vanilla has no pairs to compare the gradients of")
+        _check(len(set(self.mixes)) == len(self.mixes), "mixes", "names a mix twice")
+        _check(self.pairs > 0, "pairs", f"must be positive, not {self.pairs}")
+        _check(self.rollouts == 0 or self.rollouts > 1, "rollouts", f"must be 0 or at least 2, not {self.rollouts}")
+        _check(self.sketch >= 0, "sketch", f"must not be negative, not {self.sketch}")
+        _check_seed(self.seed)
+
+
+@dataclass(frozen=True)
 class HfDatasetConfig:
     """`pairuni export hf-dataset`: pairs.jsonl -> a folder that `datasets.load_dataset` and the Hub read."""
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from train_world import make_config, write_pairs
 
 from pairuni.config import TrainConfig
+from train_world import make_config, write_pairs
 
 
 @pytest.fixture

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from train_world import make_config
 
 from pairuni.config import LogConfig, LoraOptions, ModelConfig, TrainConfig
 from pairuni.policies.dimoo.policy import DimooPolicy
 from pairuni.runs import RunDir, comparable
 from pairuni.train.loop import train
+from train_world import make_config
 
 
 @pytest.mark.parametrize("estimator", ["trace", "coupled"])

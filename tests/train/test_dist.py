@@ -13,7 +13,6 @@ import torch
 import torch.multiprocessing as mp
 from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor
-from train_world import make_config, read_halves, roll_out
 
 from pairuni import dist
 from pairuni.config import (
@@ -35,6 +34,7 @@ from pairuni.train.loop import train
 from pairuni.train.optim import Optimizer
 from pairuni.train.step import train_step
 from pairuni.train.wrap import ShardedPolicy, gathered
+from train_world import make_config, read_halves, roll_out
 
 OPTIM = OptimConfig(lr=1e-6, max_grad_norm=0)
 WAYS = ("ddp", "fsdp")

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from train_world import make_config, read_halves, roll_out
 
 from pairuni.config import LogConfig, OptimConfig, TrainConfig
 from pairuni.errors import InputError
@@ -16,6 +15,7 @@ from pairuni.records import Side
 from pairuni.train.optim import Optimizer
 from pairuni.train.rollout import SideBatch
 from pairuni.train.step import train_step
+from train_world import make_config, read_halves, roll_out
 
 Batch = dict[Side, SideBatch]
 

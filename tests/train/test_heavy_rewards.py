@@ -4,7 +4,6 @@ import threading
 from pathlib import Path
 
 import pytest
-from train_world import make_config, write_pairs
 
 from pairuni.config import RewardConfig, RewardOptions
 from pairuni.errors import InputError
@@ -12,6 +11,7 @@ from pairuni.rewards.base import FunctionReward
 from pairuni.rewards.serve import RewardServer
 from pairuni.runs import RunDir
 from pairuni.train.loop import train
+from train_world import make_config, write_pairs
 
 
 @pytest.fixture

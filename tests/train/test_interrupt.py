@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from train_world import make_config, write_pairs
 
 from pairuni.runs import RunDir
+from train_world import make_config, write_pairs
 
 STEPS = 500
 """Far more than a process finishes between its first line of metrics and the signal."""
@@ -23,7 +23,7 @@ def test_an_interrupted_training_exits_with_130(tmp_path: Path, tiny_janus_folde
     file.write_config(asdict(config))
     run = RunDir(tmp_path / "run")
     command = [sys.executable, "-m", "pairuni", "train", "--config", str(file.config)]
-    folder = Path(__file__).parent  # that of train_world.py, whose reward the config names
+    folder = Path(__file__).parents[1]  # that of train_world.py, whose reward the config names
     with subprocess.Popen(command, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         while process.poll() is None and not (run.metrics.is_file() and run.metrics.read_bytes().count(b"\n")):
             time.sleep(0.01)

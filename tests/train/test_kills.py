@@ -18,11 +18,11 @@ import numpy as np
 import psutil
 import pytest
 from test_loop import fingerprint
-from train_world import write_pairs
 
 from data_files import write_image, write_lines
 from llm_server import Endpoint
 from pairuni.runs import RunDir
+from train_world import write_pairs
 
 SEED = int(os.environ.get("PAIRUNI_KILL_SEED", "0"))
 KILLS = 4

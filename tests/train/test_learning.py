@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from train_world import letter_share, make_config
 
 from pairuni.config import LogConfig, OptimConfig, RewardConfig, RolloutConfig
 from pairuni.policies.janus.policy import JanusPolicy
@@ -18,6 +17,7 @@ from pairuni.rewards.base import RewardInput
 from pairuni.rewards.images import brightness
 from pairuni.runs import RunDir
 from pairuni.train.loop import train
+from train_world import letter_share, make_config
 
 _rng = np.random.default_rng(0)
 

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.torch import load_file
-from train_world import letter_share
 
 from pairuni.config import LogConfig, MixingConfig, OptimConfig, RewardConfig, TrainConfig
 from pairuni.data.dataset import PairSampler
@@ -30,6 +29,7 @@ from pairuni.train.optim import Optimizer
 from pairuni.train.resume import eval_history
 from pairuni.train.step import DivergedError
 from pairuni.train.stop import Interrupted
+from train_world import letter_share
 
 METRICS = ("reward_mean", "reward_std", "advantage_abs", "zero_std_fraction", "loss", "ratio_mean", "ratio_max")
 METRICS += ("clip_fraction", "logp_gap_mean", "logp_gap_max", "behaviour_gap", "missing", "tokens", "tokens_per_second")

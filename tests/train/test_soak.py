@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from train_world import make_config
 
 from pairuni.config import LogConfig, OptimConfig, RolloutConfig
 from pairuni.rewards.base import RewardInput
 from pairuni.runs import RunDir
 from pairuni.train.loop import train
+from train_world import make_config
 
 STEPS, WARM = 2000, 400
 _SEEN: list[tuple[int, int]] = []

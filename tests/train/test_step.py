@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from train_world import read_halves, roll_out
 
 from pairuni.config import AdvantageConfig, OptimConfig, RolloutConfig, SideWeights, TrainConfig
 from pairuni.data.dataset import Half
@@ -21,6 +20,7 @@ from pairuni.records import Side
 from pairuni.train.optim import Optimizer
 from pairuni.train.rollout import SideBatch, sampling_spec
 from pairuni.train.step import DivergedError, train_step
+from train_world import read_halves, roll_out
 
 Batch = dict[Side, SideBatch]
 U, G = Side.UNDERSTANDING, Side.GENERATION

@@ -8,7 +8,6 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch import nn
-from train_world import make_config, read_halves, roll_out
 from transformers import JanusForConditionalGeneration
 
 from pairuni.config import LogConfig, LoraOptions, ModelConfig, TrainConfig
@@ -22,6 +21,7 @@ from pairuni.train.loop import train
 from pairuni.train.optim import Optimizer
 from pairuni.train.step import train_step
 from pairuni.train.trained import choose_trained, count_trained, trained_summary
+from train_world import make_config, read_halves, roll_out
 
 
 def names(policy: JanusPolicy) -> set[str]:

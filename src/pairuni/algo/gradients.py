@@ -3,8 +3,11 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
+
+_BLOCK = 1 << 20
 
 
 def gradient_cosine(grads_a: Sequence[Tensor | None], grads_b: Sequence[Tensor | None]) -> float:
@@ -25,6 +28,34 @@ def gradient_cosine(grads_a: Sequence[Tensor | None], grads_b: Sequence[Tensor |
     norms = (math.sqrt(sum(_dot(g, g) for g in grads)) for grads in (grads_a, grads_b))
     size = math.prod(norms)
     return max(-1.0, min(1.0, dot / size)) if size > 0 else 0.0
+
+
+def count_sketch(vector: Tensor, size: int, seed: int) -> Tensor:
+    """A linear map to `size` numbers that keeps dot products in expectation, for gradients too large to keep.
+
+    Every entry is added to one place, with a sign; both are random, and the same for the same seed and number of
+    entries. The dot product of two sketches has a standard deviation of at most |a| |b| sqrt(2 / size) about that of
+    the vectors, so a cosine is off by about 1 / sqrt(size). (Charikar, Chen, Farach-Colton 2002; feature hashing.)
+
+    Args:
+        vector: any shape; read in blocks, so that the random numbers take little memory.
+
+    Returns:
+        float64 [size] on the CPU.
+
+    Raises:
+        ValueError: size < 1.
+    """
+    if size < 1:
+        raise ValueError(f"a sketch needs a positive size, not {size}")
+    rng = np.random.default_rng(seed)
+    sketch = np.zeros(size)
+    for block in vector.detach().flatten().split(_BLOCK):
+        # One draw for both: the lowest bit is the sign.
+        drawn = rng.integers(2 * size, size=len(block))
+        signed = block.double().cpu().numpy() * (2 * (drawn % 2) - 1)
+        sketch += np.bincount(drawn // 2, signed, minlength=size)
+    return torch.from_numpy(sketch)
 
 
 def _dot(a: Tensor | None, b: Tensor | None) -> float:

@@ -1,13 +1,21 @@
 """`pairuni analyse WHAT`: pages and tables about data and runs, for people."""
 
+from pathlib import Path
 from typing import Any
 
+from pairuni.cli.names import check_names
 from pairuni.cli.options import parse_config, with_words
 from pairuni.cli.parts import run_part
-from pairuni.config import GalleryConfig
+from pairuni.config import GalleryConfig, GradientsConfig, TrainConfig
+from pairuni.errors import InputError
+from pairuni.runs import RunDir
 
 PARTS = {
-    "pairs": ("pairuni.cli.analyse:pairs", "PAIRS.jsonl -> one HTML page to look through, with what was left over")
+    "pairs": ("pairuni.cli.analyse:pairs", "PAIRS.jsonl -> one HTML page to look through, with what was left over"),
+    "gradients": (
+        "pairuni.cli.analyse:gradients",
+        "RUN -> how far the gradients of its two sides agree, over data mixes",
+    ),
 }
 
 
@@ -24,6 +32,22 @@ def pairs(arguments: list[str]) -> int:
     for note in summary["notes"]:
         print(f"note: {note}")
     print(summary["page"])
+    return 0
+
+
+def gradients(arguments: list[str]) -> int:
+    config = parse_config(GradientsConfig, with_words(arguments, "run", ("mixes",)), "analyse gradients")
+    run = Path(config.run)
+    file = RunDir(run).config if run.is_dir() else run
+    train = parse_config(TrainConfig, ["--config", str(file)], "train", check_names)
+    if not config.output and not run.is_dir():
+        raise InputError("is needed where run is a config file", field="output")
+    output = Path(config.output) if config.output else run / "gradients"
+    from pairuni.analysis.gradient_summary import table
+    from pairuni.analysis.gradients import measure_gradients
+
+    print(table(measure_gradients(config, train, output)))
+    print(output / "gradients.png")
     return 0
 
 

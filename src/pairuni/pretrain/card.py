@@ -17,7 +17,7 @@ class _Family:
     drawn: str
     """How images are drawn when they are measured."""
     tags: str
-    tokens: int
+    tokens: str
     """Of an image."""
 
 
@@ -28,7 +28,7 @@ FAMILIES = {
         "vision tower",
         "",
         "janus, any-to-any, synthetic",
-        36,
+        "36 image tokens",
     ),
     "dimoo": _Family(
         "shapes-dimoo",
@@ -36,7 +36,7 @@ FAMILIES = {
         "seeing",
         ", 6 steps in random order",
         "lumina-dimoo, masked-diffusion, any-to-any, synthetic",
-        9,
+        "9 image tokens",
     ),
 }
 
@@ -66,7 +66,7 @@ tags: [{family.tags}]
 
 {family.what} for the Shapes world: it
 answers multiple-choice questions about 48-pixel images of one to four coloured shapes and draws such images from
-captions ({family.tokens} image tokens, 128 codes). It is middling on purpose, so that reinforcement learning has room on both sides.
+captions ({family.tokens}, 128 codes). It is middling on purpose, so that reinforcement learning has room on both sides.
 It knows nothing else.
 
 Made from nothing by `pairuni pretrain` (family {config.family}) with seed {config.seed} on rendered training

@@ -105,6 +105,21 @@ def train_step(
     return rollout_metrics(batch, credits) | score_metrics(scores) | common | seconds
 
 
+def add_side_gradient(policy: Policy, sampled: SideBatch, credit_BR: Tensor, config: TrainConfig) -> float:
+    """Adds the gradient of one side's loss to the parameters', as a step's first update has it. Returns the loss.
+
+    Args:
+        credit_BR: pair weights times advantages; rows with 0 are not scored.
+
+    Raises:
+        ValueError: config.kl_beta is positive, which would need a reference model.
+    """
+    if config.kl_beta:
+        raise ValueError(f"a gradient without a reference model has no KL term, kl_beta is {config.kl_beta}")
+    scores = SideScores([], [], [])
+    return sum(_backward(policy, piece, scores, config, None) for piece in _pieces(policy, sampled, credit_BR, config))
+
+
 def _pieces(policy: Policy, sampled: SideBatch, credit_BR: Tensor, config: TrainConfig) -> list[_Piece]:
     """The chunks of a side that are scored: denominators are global, so that chunks and processes only add up."""
     own = sum((side_totals(call.mask_BRT) for call in sampled.calls), Totals(0, 0))

@@ -36,6 +36,10 @@ def letter_share(items: Sequence[RewardInput]) -> list[float]:
     return [sum("a" <= c <= "m" for c in text) / max(len(text), 1) for text in texts]
 
 
+def equal(items: Sequence[RewardInput]) -> list[float]:
+    return [1.0] * len(items)
+
+
 def write_pairs(folder: Path, count: int = 6) -> Path:
     """`count` pairs, every other one retrieved at SIMILARITY, with their images."""
     folder.mkdir(parents=True, exist_ok=True)
