@@ -324,9 +324,15 @@ FAULTS = {
     ),
     "two gradients of one side share a group": Fault(
         "analysis/gradients.py",
-        "own = pair_credit(rewards_BR[:, columns], sampled.weights_B, self.train.advantage.std_eps)",
-        "own = pair_credit(rewards_BR, sampled.weights_B, self.train.advantage.std_eps)[:, columns]",
+        "own = pair_credit(rewards_BR, sampled.weights_B, self.train.advantage.std_eps)",
+        "own = pair_credit(sampled.rewards_BR, sampled.weights_B, self.train.advantage.std_eps)[:, columns]",
         "tests/analysis/test_gradient_agreement.py::test_it_is_the_trainers_loss_of_half_the_rollouts_each",
+    ),
+    "rewards of two gradients are normalised together": Fault(
+        "analysis/gradients.py",
+        "rewards_BR = total(self.rewards[sampled.side], raw_BR)",
+        "rewards_BR = sampled.rewards_BR[:, columns]",
+        "tests/analysis/test_gradient_agreement.py::test_rewards_are_normalised_within_each_half",
     ),
     "gradients averaged over processes": Fault(
         "dist.py",

@@ -36,6 +36,10 @@ def letter_share(items: Sequence[RewardInput]) -> list[float]:
     return [sum("a" <= c <= "m" for c in text) / max(len(text), 1) for text in texts]
 
 
+def length(items: Sequence[RewardInput]) -> list[float]:
+    return [10.0 * len(item.text or "") for item in items]
+
+
 def equal(items: Sequence[RewardInput]) -> list[float]:
     return [1.0] * len(items)
 

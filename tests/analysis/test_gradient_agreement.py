@@ -15,11 +15,11 @@ from pairuni.analysis import gradients
 from pairuni.analysis.gradient_summary import corrected, summarise, table
 from pairuni.analysis.gradients import Gauge, cosines, drawn_pairs, measure_gradients
 from pairuni.cli.main import main
-from pairuni.config import GradientsConfig, TrainConfig
+from pairuni.config import GradientsConfig, RewardConfig, TrainConfig
 from pairuni.errors import InputError
 from pairuni.policies import load_policy
 from pairuni.records import Side, read_pairs
-from train_world import make_config, write_pairs
+from train_world import make_config, read_halves, roll_out, write_pairs
 
 MIXES: Any = ["pairs", "random_pairs"]
 
@@ -101,10 +101,83 @@ def test_a_second_call_measures_only_what_is_missing(train: TrainConfig, tmp_pat
     again = measure_gradients(dataclasses.replace(small, pairs=3), train, tmp_path / "parts")
     assert again == whole and {entry["measured"] + entry["left_out"] for entry in again["mixes"].values()} == {3}
     assert sum("kept" in json.loads(line) for line in rows.read_text().splitlines()) == 2
-    other = dataclasses.replace(small, sketch=512)
-    with pytest.raises(InputError, match="another sketch") as caught:
-        measure_gradients(other, train, tmp_path / "parts")
-    assert caught.value.file == tmp_path / "parts" / "settings.json"
+
+
+def refused(train: TrainConfig, output: Path, config: GradientsConfig, *words: str) -> InputError:
+    with pytest.raises(InputError) as caught:
+        measure_gradients(config, train, output)
+    assert all(word in str(caught.value) for word in words), caught.value
+    return caught.value
+
+
+def test_other_settings_and_broken_rows_are_refused(train: TrainConfig, tmp_path: Path) -> None:
+    small, out = GradientsConfig(run="", mixes=MIXES[:1], pairs=1, rollouts=4, sketch=256), tmp_path / "out"
+    # A call that measured nothing leaves nothing that the next one could be refused for.
+    lost = dataclasses.replace(small, model=str(tmp_path / "no-such-model"))
+    refused(train, out, lost, "no-such-model")
+    measure_gradients(small, train, out)
+    rows = (out / "gradients.jsonl").read_text()
+    assert refused(train, out, dataclasses.replace(small, sketch=512)).field == "sketch"
+    rewarded = dataclasses.replace(train.rewards, understanding="train_world:equal")
+    assert refused(dataclasses.replace(train, rewards=rewarded), out, small).field == "rewards.understanding"
+    assert refused(train, out, dataclasses.replace(small, rollouts=6)).field == "rollout.rollouts"
+    pairs = Path(train.data.pairs)
+    whole = pairs.read_text()
+    pairs.write_text("".join(line + "\n" for line in whole.splitlines()[::-1]))
+    assert refused(train, out, small).field == "inputs"
+    pairs.write_text(whole)
+    assert (out / "gradients.jsonl").read_text() == rows
+    for broken, field in (
+        (rows + "\n{", None),
+        (rows + '{"mix": "pairs", "pair": "p9"}\n', "cosine"),
+        ('{"mix": 1}', "mix"),
+    ):
+        (out / "gradients.jsonl").write_text(broken)
+        error = refused(train, out, small)
+        assert error.file == out / "gradients.jsonl" and error.line and error.field == field
+    (out / "gradients.jsonl").write_text(rows)
+    (out / "settings.json").unlink()
+    assert refused(train, out, small, "no such file").file == out / "settings.json"
+    refused(train, out / "gradients.jsonl" / "deeper", small)
+
+
+def test_mixes_that_cannot_be_are_named_before_anything_is_measured(train: TrainConfig, tmp_path: Path) -> None:
+    small = GradientsConfig(run="", mixes=["pairs", "from_generation"], pairs=1, rollouts=4)  # pairs do not say sides
+    assert refused(train, tmp_path / "out", small, "leave from_generation out").field == "mixes"
+    (Path(train.data.pairs).parent / "3_u.png").unlink()
+    refused(train, tmp_path / "out", dataclasses.replace(small, mixes=MIXES), "3_u.png")
+    assert not (tmp_path / "out").exists()
+
+
+def test_rewards_are_normalised_within_each_half(train: TrainConfig) -> None:
+    """Two rewards of unlike sizes, by hand: a half's sum knows nothing of the other half."""
+    weights = {"train_world:letter_share": 1.0, "train_world:length": 0.5}
+    rewards = RewardConfig(",".join(weights), "brightness", weights={"train_world:length": 0.5}, normalise="group")
+    one = gauge(dataclasses.replace(train, rewards=rewards), 0)
+    batch = roll_out(one.policy, read_halves(Path(train.data.pairs)), one.train)[Side.UNDERSTANDING]
+    checked = 0
+    for credit_BR, columns in zip(one._credits(batch), (slice(0, 4), slice(4, 8)), strict=True):
+        whole_BR = np.zeros((6, 4))
+        for name, weight in weights.items():
+            raw_BR = batch.raw_BR[name][:, columns]
+            spread_B1 = raw_BR.std(1, keepdims=True)
+            whole_BR += weight * (raw_BR - raw_BR.mean(1, keepdims=True)) / np.where(spread_B1 > 0, spread_B1, 1)
+        for mine, expected in zip(credit_BR[:, columns].numpy(), whole_BR, strict=True):
+            if np.ptp(expected) > 1e-9:
+                checked += 1
+                assert np.corrcoef(mine, expected)[0, 1] == pytest.approx(1, abs=1e-9)
+        outside = np.ones(8, bool)
+        outside[columns] = False
+        assert not credit_BR[:, outside].any()
+    assert checked > 6
+
+
+def test_a_gradient_that_is_not_finite_is_left_out(train: TrainConfig) -> None:
+    one = gauge(train, 256)
+    pair = read_pairs(train.data.pairs)[1]
+    assert "cosine" in one.measure(pair, 0)
+    one.parameters[one.shared[0]].register_hook(lambda gradient: gradient * math.inf)
+    assert one.measure(pair, 0) == {"left_out": ["understanding", "generation"]}
 
 
 def test_fewer_pairs_are_the_first_of_more(train: TrainConfig) -> None:
@@ -168,4 +241,5 @@ def test_the_command(train: TrainConfig, tmp_path: Path, capsys: pytest.CaptureF
     assert "| aligned_only | 2 |" in said and (out / "gradients.png").stat().st_size > 10_000
     assert (out / "gradients.md").read_text().strip() in said
     assert main(asked) == 2 and "output" in capsys.readouterr().err
+    assert main([*asked, "--output", str(out), "--model", "nowhere/at/all"]) == 2
     assert main([*asked, "--mixes", "vanilla", "--output", str(out)]) == 2

@@ -8,7 +8,8 @@ all of it and by layer. At most one gradient is alive; what is compared is a ran
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -19,23 +20,30 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from pairuni import dist
 from pairuni.algo.gradients import count_sketch
 from pairuni.algo.pair_grpo import pair_credit
-from pairuni.analysis.gradient_summary import summarise, write_summary
-from pairuni.config import GradientsConfig, PairingMode, TrainConfig
+from pairuni.analysis.gradient_summary import KINDS, summarise, write_summary
+from pairuni.config import GradientsConfig, PairingMode, SideWeights, TrainConfig
 from pairuni.data.dataset import Half, ImageCache
 from pairuni.data.mixing import image_features, mix
 from pairuni.errors import InputError
-from pairuni.files import locked, read_json, read_text, write_json, write_jsonl
+from pairuni.files import check_folder, locked, read_json, read_jsonl, write_json, write_jsonl
 from pairuni.policies.base import Policy
 from pairuni.records import Pair, Side, read_pairs, resolve_image
 from pairuni.rewards import side_reward
+from pairuni.rewards.combined import total
+from pairuni.train.inputs import input_record
+from pairuni.train.resume import FREE, flat_config
 from pairuni.train.rollout import SideBatch, collect
 from pairuni.train.step import add_side_gradient
 from pairuni.train.trained import load_trainable
 
 OTHER = "other"
 """The group of parameters outside the repeated layers: embeddings, heads, norms."""
+
+_UNUSED = ("optim.", "data.batch", "updates_per_rollout", "clip_eps", "micro_", "pairing.mode")
+"""Fields of training, and prefixes of fields, that change no gradient here."""
 
 Groups = Mapping[str, Tensor]
 """A gradient by layer: float64 vectors whose dot products are compared."""
@@ -51,63 +59,87 @@ def measure_gradients(config: GradientsConfig, train: TrainConfig, output: Path)
         InputError: something in the configs, the pairs or the images is wrong, or `output` has other measurements.
     """
     rollouts = config.rollouts or train.rollout.rollouts
-    sampling = replace(train.rollout, rollouts=2 * rollouts)
-    train = replace(train, seed=config.seed, rollout=sampling, kl_beta=0.0, sides="both")
+    train = replace(
+        train,
+        seed=config.seed,
+        sides="both",
+        model=replace(train.model, path=config.model or train.model.path),
+        rollout=replace(train.rollout, rollouts=2 * rollouts),
+        kl_beta=0.0,
+        # A factor of a loss turns no gradient, but 0 would leave none.
+        weighting="none",
+        side_weights=SideWeights(),
+    )
+    check_folder(output)
+    root = Path(train.data.pairs).parent if train.data.image_root is None else Path(train.data.image_root)
+    drawn = {mode: drawn_pairs(train, root, mode, config) for mode in config.mixes}
     with locked(output):
-        path = output / "gradients.jsonl"
-        kept = _continued(output / "settings.json", path, _settings(config, train))
-        root = Path(train.data.pairs).parent if train.data.image_root is None else Path(train.data.image_root)
-        source, device = config.model or train.model.path, train.model.device
-        gauge = Gauge(load_trainable(train.model, source, device), train, root, config.sketch)
-        for mode in config.mixes:
-            for row in _measured(gauge, mode, config, kept):
-                kept.append(row)
-                write_jsonl(path, kept)  # a pair of a large model takes minutes: none is measured twice
-        summary = summarise(kept, config.seed) | {"rollouts": rollouts, "sketch": config.sketch, "model": source}
+        path, settings = output / "gradients.jsonl", _settings(config, train)
+        kept = _continued(output / "settings.json", path, settings)
+        dist.seed_all(config.seed)  # adapters begin at random
+        gauge = Gauge(load_trainable(train.model, train.model.path, train.model.device), train, root, config.sketch)
+        if not kept:
+            write_json(output / "settings.json", settings)
+        for mode, pairs in drawn.items():
+            done = {row["pair"] for row in kept if row["mix"] == mode}
+            for n, pair in enumerate(tqdm(pairs, desc=f"gradients {mode}", unit="pair")):
+                if pair.id not in done:
+                    about = {"mix": mode, "pair": pair.id, "similarity": pair.similarity}
+                    kept.append(about | gauge.measure(pair, n))
+                    write_jsonl(path, kept)  # a pair of a large model takes minutes: none is measured twice
+        summary = summarise(kept, config.seed)
+        summary |= {"rollouts": rollouts, "sketch": config.sketch, "model": train.model.path}
         write_summary(summary, output)
     return summary
 
 
 def _settings(config: GradientsConfig, train: TrainConfig) -> dict[str, Any]:
-    """What rows of one file have in common. More pairs and other mixes may be added to it."""
-    own = {"model": config.model or train.model.path, "sketch": config.sketch, "seed": config.seed}
-    parts = {"pairs": train.data.pairs, "rollout": vars(train.rollout), "loss_norm": train.loss_norm}
-    return json.loads(json.dumps(own | parts))
+    """What all rows of one file have in common: more pairs and other mixes may be added to it."""
+    bound = {name: value for name, value in flat_config(train).items() if not name.startswith((*FREE, *_UNUSED))}
+    return json.loads(json.dumps({"sketch": config.sketch, **bound, "inputs": input_record(train)}))
 
 
-def _continued(settings: Path, path: Path, wanted: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows that are there. Raises InputError where they were measured with other settings."""
-    if not settings.exists():
-        write_json(settings, wanted)
-        return []
-    found = read_json(settings)
-    other = sorted(name for name in wanted if found.get(name) != wanted[name])
-    if other:
-        raise InputError(f"was measured with another {other[0]}; take another folder", file=settings, field=other[0])
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in read_text(path).splitlines()]
-
-
-def _measured(
-    gauge: "Gauge", mode: PairingMode, config: GradientsConfig, kept: Sequence[Mapping[str, Any]]
-) -> Iterator[dict[str, Any]]:
-    """The rows of a mix that are not there yet, one after the other."""
-    done = {row["pair"] for row in kept if row["mix"] == mode}
-    gauge.train = replace(gauge.train, pairing=replace(gauge.train.pairing, mode=mode))  # decides on pair weights
-    pairs = drawn_pairs(gauge.train, gauge.root, mode, config)
-    for n, pair in enumerate(tqdm(pairs, desc=f"gradients {mode}", unit="pair")):
-        if pair.id not in done:
-            yield {"mix": mode, "pair": pair.id, "similarity": pair.similarity} | gauge.measure(pair, n)
+def _continued(settings: Path, path: Path, wanted: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows that are there. Raises InputError where one is broken, or where they have other settings."""
+    rows: list[dict[str, Any]] = []
+    for line, row in read_jsonl(path) if path.exists() else ():
+        field = next((name for name in ("mix", "pair") if not isinstance(row.get(name), str)), None)
+        if field is None and "left_out" not in row:
+            field = next(
+                (kind for kind in KINDS if not isinstance(row.get(kind), dict) or "all" not in row[kind]), None
+            )
+        if field is not None:
+            raise InputError("is missing or is not what this command writes", file=path, line=line, field=field)
+        rows.append(row)
+    if rows:
+        found = read_json(settings)
+        other = sorted(name for name in {*wanted, *found} if found.get(name) != wanted.get(name))
+        if other:
+            problem = "the measurements that are there have another one; take another folder"
+            raise InputError(problem, file=settings, field=other[0])
+    return rows
 
 
 def drawn_pairs(train: TrainConfig, root: Path, mode: PairingMode, config: GradientsConfig) -> list[Pair]:
-    """At most config.pairs pairs of a mix, in an order that the seed decides: fewer are the first of more."""
+    """At most config.pairs pairs of a mix, in an order that the seed decides: fewer are the first of more.
+
+    Raises:
+        InputError: there are none, or the mode needs what the file does not say, or an image is not there.
+    """
 
     def features(quadruples: Any) -> np.ndarray:
         return image_features(quadruples, root, train.pairing)
 
-    mixed = mix(read_pairs(train.data.pairs, train.data.image_root), mode, config.seed, features)
+    pairs = read_pairs(train.data.pairs, train.data.image_root)
+    for pair in pairs:
+        if not os.path.isfile(root / pair.understand.image_path):
+            raise InputError(f"no such image: {root / pair.understand.image_path}", file=train.data.pairs)
+    try:
+        mixed = mix(pairs, mode, config.seed, features)
+    except InputError as err:
+        raise InputError(
+            f"{err}; leave {mode} out" if err.field == "pairing.mode" else str(err), field="mixes"
+        ) from None
     order = np.random.default_rng(config.seed).permutation(len(mixed))
     return [mixed[i] for i in order[: config.pairs].tolist()]
 
@@ -127,7 +159,8 @@ class Gauge:
     def measure(self, pair: Pair, n: int) -> dict[str, Any]:
         """`cosine` across the sides, `understanding` and `generation` within one, each {"all" and groups: value}.
 
-        Where one of the four gradients is zero, since all its rewards are equal or missing, `left_out` names its side.
+        Where one of the four gradients is zero, since all its rewards are equal or missing, or is not finite,
+        `left_out` names its side.
         """
         halves = {side: [Half(pair.id, pair.half(side), pair.similarity, pair.kind == "aligned")] for side in Side}
         batch = collect(self.policy, halves, self.rewards, self.train, n + 1, self._load)
@@ -138,18 +171,25 @@ class Gauge:
         if without:
             return {"left_out": without}
         taken = {side: [self._gradient(batch[side], c) for c in credits[side]] for side in Side}
+        broken = [
+            str(side) for side in Side if not all(bool(v.isfinite().all()) for g in taken[side] for v in g.values())
+        ]
+        if broken:
+            return {"left_out": broken}
         crossed = [cosines(u, g) for u, g in product(taken[Side.UNDERSTANDING], taken[Side.GENERATION])]
         across = {name: math.fsum(one[name] for one in crossed) / len(crossed) for name in crossed[0]}
         return {"cosine": across} | {str(side): cosines(*taken[side]) for side in Side}
 
     def _credits(self, sampled: SideBatch) -> list[Tensor]:
         """Of the first half of the rollouts alone, and of the second: each a group of its own."""
-        rewards_BR = torch.as_tensor(sampled.rewards_BR)
-        half = rewards_BR.shape[1] // 2
+        shape = sampled.rewards_BR.shape
         parts = []
-        for columns in (slice(0, half), slice(half, None)):
-            own = pair_credit(rewards_BR[:, columns], sampled.weights_B, self.train.advantage.std_eps)
-            credit_BR = torch.zeros(rewards_BR.shape, dtype=own.dtype)
+        for columns in (slice(0, shape[1] // 2), slice(shape[1] // 2, None)):
+            # Anew from what each reward said: parts of a sum may be normalised within the group.
+            raw_BR = {name: values_BR[:, columns] for name, values_BR in sampled.raw_BR.items()}
+            rewards_BR = total(self.rewards[sampled.side], raw_BR)
+            own = pair_credit(rewards_BR, sampled.weights_B, self.train.advantage.std_eps)
+            credit_BR = torch.zeros(shape, dtype=own.dtype)
             credit_BR[:, columns] = own
             parts.append(credit_BR)
         return parts
@@ -184,6 +224,10 @@ class Gauge:
 
     def _load(self, image_path: str) -> np.ndarray:
         return self._images.load(resolve_image(image_path, self.root))
+
+
+def _finite(gradient: Groups) -> bool:
+    return all(bool(vector.isfinite().all()) for vector in gradient.values())
 
 
 def cosines(a: Groups, b: Groups) -> dict[str, float]:

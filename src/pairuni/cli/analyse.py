@@ -1,9 +1,10 @@
 """`pairuni analyse WHAT`: pages and tables about data and runs, for people."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pairuni.cli.names import check_names
+from pairuni.cli.names import check_model, check_names
 from pairuni.cli.options import parse_config, with_words
 from pairuni.cli.parts import run_part
 from pairuni.config import GalleryConfig, GradientsConfig, TrainConfig
@@ -39,7 +40,8 @@ def gradients(arguments: list[str]) -> int:
     config = parse_config(GradientsConfig, with_words(arguments, "run", ("mixes",)), "analyse gradients")
     run = Path(config.run)
     file = RunDir(run).config if run.is_dir() else run
-    train = parse_config(TrainConfig, ["--config", str(file)], "train", check_names)
+    train = parse_config(TrainConfig, ["--config", str(file), "--sides", "both"], "train", check_names)
+    check_model(replace(train, model=replace(train.model, path=config.model or train.model.path)))
     if not config.output and not run.is_dir():
         raise InputError("is needed where run is a config file", field="output")
     output = Path(config.output) if config.output else run / "gradients"
