@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from pairuni.algo.gradients import gradient_cosine
+from pairuni.algo import gradients
+from pairuni.algo.gradients import count_sketch, gradient_cosine
 
 
 def test_it_is_the_cosine_of_the_long_vectors() -> None:
@@ -40,3 +41,23 @@ def test_zero_vectors_and_unequal_lengths() -> None:
 def test_tiny_and_huge_gradients_are_summed_in_float64() -> None:
     tiny, huge = torch.full((4,), 1e-30), torch.full((4,), 1e30)
     assert gradient_cosine([tiny], [huge]) == 1.0
+
+
+def test_a_sketch_keeps_sums_and_dot_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    a, b = (torch.from_numpy(rng.normal(size=(40, 25))) for _ in range(2))
+    b = b + 0.5 * a
+    monkeypatch.setattr(gradients, "_BLOCK", 300)  # several blocks, the last one smaller
+    both = count_sketch(2 * a - b, 64, 7)
+    torch.testing.assert_close(both, 2 * count_sketch(a, 64, 7) - count_sketch(b, 64, 7))
+    assert not torch.equal(count_sketch(a, 64, 7), count_sketch(a, 64, 8))
+    # Over seeds the dot product is that of the vectors, spread as the docstring bounds it.
+    dots = np.array([float(count_sketch(a, 64, seed) @ count_sketch(b, 64, seed)) for seed in range(400)])
+    exact, bound = float((a * b).sum()), float(a.norm() * b.norm()) * (2 / 64) ** 0.5
+    assert abs(dots.mean() - exact) < 4 * bound / 400**0.5 and 0.3 * bound < dots.std() < 1.1 * bound
+    # One entry goes to one place, unchanged but for its sign.
+    lone = torch.zeros(1000)
+    lone[777] = 3.0
+    assert sorted(count_sketch(lone, 64, 0).abs().tolist())[-2:] == [0.0, 3.0]
+    with pytest.raises(ValueError, match="positive size"):
+        count_sketch(a, 0, 0)

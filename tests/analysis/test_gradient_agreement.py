@@ -31,7 +31,7 @@ def train(tmp_path: Path, tiny_janus_folder: Path) -> TrainConfig:
 
 
 def gauge(train: TrainConfig, sketch: int) -> Gauge:
-    return Gauge(load_policy(train.model.path, device="cpu"), train, Path(train.data.pairs).parent, sketch)
+    return Gauge(load_policy(train.model.path, device="cpu"), train, sketch)
 
 
 def test_it_is_the_trainers_loss_of_half_the_rollouts_each(train: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,10 +181,9 @@ def test_a_gradient_that_is_not_finite_is_left_out(train: TrainConfig) -> None:
 
 
 def test_fewer_pairs_are_the_first_of_more(train: TrainConfig) -> None:
-    root = Path(train.data.pairs).parent
-    few, many = (drawn_pairs(train, root, "pairs", GradientsConfig(run="", pairs=n, seed=3)) for n in (2, 9))
+    few, many = (drawn_pairs(train, "pairs", GradientsConfig(run="", pairs=n, seed=3)) for n in (2, 9))
     assert len(many) == 6 and few == many[:2]
-    assert many != drawn_pairs(train, root, "pairs", GradientsConfig(run="", pairs=9, seed=4))
+    assert many != drawn_pairs(train, "pairs", GradientsConfig(run="", pairs=9, seed=4))
 
 
 def row(mix: str, across: float, one: float, other: float) -> dict[str, Any]:

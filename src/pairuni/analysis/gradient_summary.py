@@ -30,8 +30,8 @@ Interval = tuple[float, float, float]
 def summarise(rows: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
     """Per mix: how many pairs were measured and left out, and of each kind of cosine the median over pairs.
 
-    `corrected` is the mean cosine across the sides over the geometric mean of the two within a side: what it would be
-    without the noise of few rollouts. Intervals (95 %) are percentile bootstraps over pairs.
+    `corrected` is the mean cosine across the sides over the geometric mean of the two within a side: about what it
+    would be without the noise of few rollouts. Intervals (95 %) are percentile bootstraps over pairs.
     """
     mixes: dict[str, Any] = {}
     for mix in dict.fromkeys(row["mix"] for row in rows):

@@ -8,8 +8,7 @@ all of it and by layer. At most one gradient is alive; what is compared is a ran
 
 import json
 import math
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -26,14 +25,14 @@ from pairuni.algo.pair_grpo import pair_credit
 from pairuni.analysis.gradient_summary import KINDS, summarise, write_summary
 from pairuni.config import GradientsConfig, PairingMode, SideWeights, TrainConfig
 from pairuni.data.dataset import Half, ImageCache
-from pairuni.data.mixing import image_features, mix
 from pairuni.errors import InputError
 from pairuni.files import check_folder, locked, read_json, read_jsonl, write_json, write_jsonl
 from pairuni.policies.base import Policy
-from pairuni.records import Pair, Side, read_pairs, resolve_image
+from pairuni.records import Pair, Side, resolve_image
 from pairuni.rewards import side_reward
 from pairuni.rewards.combined import total
 from pairuni.train.inputs import input_record
+from pairuni.train.loop import image_root, mixed_pairs
 from pairuni.train.resume import FREE, flat_config
 from pairuni.train.rollout import SideBatch, collect
 from pairuni.train.step import add_side_gradient
@@ -71,13 +70,12 @@ def measure_gradients(config: GradientsConfig, train: TrainConfig, output: Path)
         side_weights=SideWeights(),
     )
     check_folder(output)
-    root = Path(train.data.pairs).parent if train.data.image_root is None else Path(train.data.image_root)
-    drawn = {mode: drawn_pairs(train, root, mode, config) for mode in config.mixes}
+    drawn = {mode: drawn_pairs(train, mode, config) for mode in config.mixes}
     with locked(output):
         path, settings = output / "gradients.jsonl", _settings(config, train)
         kept = _continued(output / "settings.json", path, settings)
         dist.seed_all(config.seed)  # adapters begin at random
-        gauge = Gauge(load_trainable(train.model, train.model.path, train.model.device), train, root, config.sketch)
+        gauge = Gauge(load_trainable(train.model, train.model.path, train.model.device), train, config.sketch)
         if not kept:
             write_json(output / "settings.json", settings)
         for mode, pairs in drawn.items():
@@ -120,26 +118,18 @@ def _continued(settings: Path, path: Path, wanted: Mapping[str, Any]) -> list[di
     return rows
 
 
-def drawn_pairs(train: TrainConfig, root: Path, mode: PairingMode, config: GradientsConfig) -> list[Pair]:
+def drawn_pairs(train: TrainConfig, mode: PairingMode, config: GradientsConfig) -> list[Pair]:
     """At most config.pairs pairs of a mix, in an order that the seed decides: fewer are the first of more.
 
     Raises:
         InputError: there are none, or the mode needs what the file does not say, or an image is not there.
     """
-
-    def features(quadruples: Any) -> np.ndarray:
-        return image_features(quadruples, root, train.pairing)
-
-    pairs = read_pairs(train.data.pairs, train.data.image_root)
-    for pair in pairs:
-        if not os.path.isfile(root / pair.understand.image_path):
-            raise InputError(f"no such image: {root / pair.understand.image_path}", file=train.data.pairs)
     try:
-        mixed = mix(pairs, mode, config.seed, features)
+        mixed = mixed_pairs(replace(train, pairing=replace(train.pairing, mode=mode)))
     except InputError as err:
-        raise InputError(
-            f"{err}; leave {mode} out" if err.field == "pairing.mode" else str(err), field="mixes"
-        ) from None
+        if err.field != "pairing.mode":
+            raise
+        raise InputError(f"{err}; leave {mode} out", field="mixes") from None
     order = np.random.default_rng(config.seed).permutation(len(mixed))
     return [mixed[i] for i in order[: config.pairs].tolist()]
 
@@ -147,8 +137,8 @@ def drawn_pairs(train: TrainConfig, root: Path, mode: PairingMode, config: Gradi
 class Gauge:
     """Measures pairs with one model."""
 
-    def __init__(self, policy: Policy, train: TrainConfig, root: Path, sketch: int) -> None:
-        self.policy, self.train, self.root, self.sketch = policy, train, root, sketch
+    def __init__(self, policy: Policy, train: TrainConfig, sketch: int) -> None:
+        self.policy, self.train, self.root, self.sketch = policy, train, image_root(train), sketch
         self.parameters = [p for _, p in policy.trainable() if p.requires_grad]
         places = {id(p): f"layer {n:02d}" for n, layer in enumerate(policy.layers()) for p in layer.parameters()}
         self.groups = [places.get(id(p), OTHER) for p in self.parameters]
@@ -171,9 +161,7 @@ class Gauge:
         if without:
             return {"left_out": without}
         taken = {side: [self._gradient(batch[side], c) for c in credits[side]] for side in Side}
-        broken = [
-            str(side) for side in Side if not all(bool(v.isfinite().all()) for g in taken[side] for v in g.values())
-        ]
+        broken = [str(side) for side in Side if not all(_finite(gradient) for gradient in taken[side])]
         if broken:
             return {"left_out": broken}
         crossed = [cosines(u, g) for u, g in product(taken[Side.UNDERSTANDING], taken[Side.GENERATION])]
@@ -198,13 +186,15 @@ class Gauge:
         add_side_gradient(self.policy, sampled, credit_BR, self.train)
         vectors: dict[str, list[Tensor]] = {}
         for i in self.shared:
-            gradient = self.parameters[i].grad
+            gradient, parts = self.parameters[i].grad, vectors.setdefault(self.groups[i], [])
             entries = torch.zeros_like(self.parameters[i]) if gradient is None else gradient
-            kept = count_sketch(entries, self.sketch, i) if self.sketch else entries.detach().flatten().double().cpu()
-            vectors.setdefault(self.groups[i], []).append(kept)
+            if not self.sketch:
+                parts.append(entries.detach().flatten().double().cpu())
+                continue
+            # A layer's sketches add up to that of the layer.
+            parts[:] = [sum(parts, count_sketch(entries, self.sketch, i))]
         self._clear()
-        join: Callable[[list[Tensor]], Tensor] = (lambda parts: torch.stack(parts).sum(0)) if self.sketch else torch.cat
-        return {group: join(parts) for group, parts in sorted(vectors.items())}
+        return {group: torch.cat(parts) for group, parts in sorted(vectors.items())}
 
     def _find_shared(self, batch: Mapping[Side, SideBatch]) -> list[int]:
         """Which parameters the log-probs of both sides depend on."""

@@ -38,7 +38,7 @@ SIGHT_LAYERS = 2
 """Layers that learn to see first: an answer finds what they know from the third layer on."""
 SIZE = DimooSize(layers=6, rope_theta=30.0, image_steps=6, text_block=2, vq_channels=(32, 32, 32, 64, 64))
 """Of the model that `pairuni pretrain --family dimoo` makes. A code is a cell wide: where four codes have to agree on a
-thing, training is drawn to emptier images first, in which less is broken, and soon draws nothing (docs/results.md)."""
+thing, training pulls most on how much is drawn at all, and little else is learnt (docs/results.md)."""
 
 
 def make_dimoo(config: PretrainConfig, output: Path, size: DimooSize = SIZE) -> dict[str, float]:

@@ -90,7 +90,7 @@ def train(config: TrainConfig, *, evaluate: Evaluate | None = None) -> dict[str,
     directory = RunDir(Path(config.output))
     with dist.process_group(config.model.device, config.patience) as device:
         rewards = {side: side_reward(config.rewards, side) for side in trained_sides(config)}
-        pairs = dist.broadcast(_read_pairs(config) if dist.is_main() else [])
+        pairs = dist.broadcast(mixed_pairs(config) if dist.is_main() else [])
         start = dist.broadcast(find_start(directory, config) if dist.is_main() else Start(None, None))
         if start.step < config.steps:
             run = _set_up(config, directory, pairs, rewards, evaluate, (start, device))
@@ -117,10 +117,14 @@ def _train(run: _Run, start: Start) -> None:
             run.trackers.close()
 
 
-def _read_pairs(config: TrainConfig) -> list[Pair]:
-    """The pairs of the mixing mode, every image of them that training will open being there."""
+def mixed_pairs(config: TrainConfig) -> list[Pair]:
+    """The pairs of the mixing mode, every image of them that training will open being there.
+
+    Raises:
+        InputError: the pairs or the mode are wrong (`read_pairs`, `mix`), or an image is not there.
+    """
     data, mixing = config.data, config.pairing
-    root = _image_root(config)
+    root = image_root(config)
     pairs = read_pairs(data.pairs, data.image_root)
 
     def features(quadruples: Any) -> np.ndarray:
@@ -144,7 +148,8 @@ def _missing_image(config: TrainConfig, quadruple: Quadruple, root: Path) -> Non
     raise AssertionError(f"{quadruple.image_path} is in no line of {config.data.pairs}")
 
 
-def _image_root(config: TrainConfig) -> Path:
+def image_root(config: TrainConfig) -> Path:
+    """What image paths of the pairs are relative to."""
     return Path(config.data.pairs).parent if config.data.image_root is None else Path(config.data.image_root)
 
 
@@ -158,7 +163,7 @@ def _set_up(
 ) -> _Run:
     start, device = where
     _check_sharding(config)
-    root, cache = _image_root(config), ImageCache()
+    root, cache = image_root(config), ImageCache()
     sampler = PairSampler(pairs, config.data.batch, config.seed, config.pairing.mode)
     adapted = config.model.lora.rank > 0
     # What adapters are added to is the model that the run began with: a checkpoint has them merged.
