@@ -16,7 +16,7 @@ RUNS := runs/$(if $(MODEL),$(MODEL)_)
 .DEFAULT_GOAL := help
 # Beside the environment, not in it: lmms-eval needs an older filelock.
 LMMS := $(VENV)/lmms-eval
-.PHONY: help setup demo full seeds test test-slow kills coverage lmms test-lmms golden lint format checkpoint clean
+.PHONY: help setup demo full seeds test test-slow kills coverage lmms test-lmms golden lint format docs evidence checkpoint clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -76,6 +76,13 @@ lint: setup  ## ruff and pyright
 format: setup  ## ruff's fixes and formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: setup  ## the documentation as a website that opens from disk: build/site/index.html
+	$(BIN)/sphinx-build -E -W --keep-going -q -c docs/_site -d build/doctrees docs build/site
+	@echo build/site/index.html
+
+evidence: setup  ## the tables and figures of docs/evidence.md from the committed results
+	$(BIN)/python benchmarks/evidence.py
 
 checkpoint: setup  ## make the shipped Shapes Janus again from nothing, or with MODEL=dimoo the other (under an hour)
 	$(BIN)/pairuni pretrain $(if $(MODEL),--config configs/pretrain/shapes_$(MODEL).yaml,--output runs/shapes-janus)

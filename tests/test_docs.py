@@ -20,6 +20,7 @@ from pairuni.cli.demo import demo_config
 from pairuni.cli.main import COMMANDS, main
 from pairuni.cli.options import parse_config, with_words
 from pairuni.config import (
+    AblationsConfig,
     CompleteConfig,
     DataConfig,
     EvalConfig,
@@ -40,6 +41,8 @@ from pairuni.config import (
     SmokeConfig,
     TinyConfig,
     TrainConfig,
+    UnirlConfig,
+    VerlOmniConfig,
 )
 from pairuni.errors import InputError
 from pairuni.eval import runner
@@ -71,7 +74,10 @@ CONFIGS: dict[str, type] = {
 PARTS: dict[str, tuple[type, str, tuple[str, ...]]] = {
     "analyse pairs": (GalleryConfig, "pairs", ("rejected",)),
     "analyse gradients": (GradientsConfig, "run", ("mixes",)),
+    "analyse ablations": (AblationsConfig, "suite", ("suite",)),
     "export hf-dataset": (HfDatasetConfig, "pairs", ("language",)),
+    "export verl-omni": (VerlOmniConfig, "pairs", ()),
+    "export unirl": (UnirlConfig, "pairs", ()),
 }
 
 
@@ -171,7 +177,7 @@ def test_links_and_paths_exist(path: Path) -> None:
         assert not anchor or anchor in slugs(target), link
     # A placeholder such as test_<family>.py is no path.
     paths = re.findall(
-        r"(?<![\w/.-])(?:src|tests|configs|docs|examples)/[\w./*{},-]+(?![\w./*{},<-])", path.read_text()
+        r"(?<![\w/.-])(?:src|tests|configs|docs|examples|benchmarks)/[\w./*{},-]+(?![\w./*{},<-])", path.read_text()
     )
     for mentioned in (each for braced in paths for each in expand(braced)):
         assert any(ROOT.glob(mentioned.rstrip("./,"))), mentioned
@@ -240,7 +246,7 @@ def demo_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a small runs/demo/data, made as `pairuni demo` makes it."""
     folder = tmp_path_factory.mktemp("docs")
     data = folder / "runs" / "demo" / "data"
-    write_world(data, 12, 12, seed=0)
+    write_world(ShapesConfig(str(data), 12, 12))
     sources = [f"--{name}={data / name}.jsonl" for name in ("understanding", "generation")]
     assert main(["complete", *sources, "--output", str(data)]) == 0
     pair = ["--quadruples", str(data / "quadruples.jsonl"), "--output", str(data), "--clusters", "6"]

@@ -5,6 +5,7 @@ paper names no value the default is our choice and the text says so.
 """
 
 import math
+import os
 import re
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -21,9 +22,10 @@ PairingMode = Literal[
     "unpaired",
     "vanilla",
 ]
-Extractor = Literal["resnet50", "dinov3", "clip", "pe", "colour_hog"]
+Extractor = Literal["resnet50", "dinov3", "clip", "pe", "colour_hog", "shapes_content"]
 Precision = Literal["auto", "fp32", "bf16"]
 EvalSplit = Literal["test", "validation"]
+Suite = Literal["pairing", "weighting", "threshold", "selection", "extractor", "rewards", "matching", "room"]
 Tracker = Literal["tensorboard", "wandb", "trackio"]
 
 
@@ -167,7 +169,7 @@ class PairConfig:
     """Folder that image paths are relative to (default: the folder of `quadruples`)."""
     extractor: Extractor = "resnet50"
     """resnet50: 2048-d, the paper's choice; dinov3, clip; pe: Perception Encoder, needs timm; colour_hog: colour and
-    gradient histograms, needs no weights."""
+    gradient histograms, needs no weights; shapes_content: what the Shapes detector reads."""
     weights: str = ""
     """Hub id or local folder of the extractor's weights (default: the usual ones of data.features.EXTRACTORS)."""
     feature_batch: int = 64
@@ -790,11 +792,23 @@ class ShapesConfig:
     """Understanding samples."""
     generation: int = 600
     """Generation samples."""
+    common: float = 0.0
+    """Share of the generation images that show a scene of an understanding image once more, drawn and captioned anew:
+    how well the two sources can be matched."""
+    backgrounds: Literal["plain", "mixed", "apart"] = "plain"
+    """What images look like beside their content. plain: one background; mixed: each image has one of four tints, which
+    an extractor sees and no question asks about; apart: the two sources have different tints."""
+    question_types: list[str] = field(default_factory=list)
+    """Types that understanding samples ask about (default: all six): what is left to learn differs between them."""
+    tasks: list[str] = field(default_factory=list)
+    """What generation samples are: any of the six tasks, and scene, a caption of a whole scene (default: half scenes,
+    half tasks). With `common`, those that show a scene once more are of scene."""
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("understanding", "generation"):
             _check(vars(self)[name] > 0, name, f"must be positive, not {vars(self)[name]}")
+        _check(0 <= self.common <= 1, "common", f"must be in [0, 1], not {self.common}")
         _check_seed(self.seed)
 
 
@@ -882,6 +896,58 @@ class GradientsConfig:
 
 
 @dataclass(frozen=True)
+class AblationsConfig:
+    """`pairuni analyse ablations`: training runs that differ in one thing -> tables and figures (paper 5)."""
+
+    suite: list[Suite]
+    """What is compared, one or several: pairing (which halves train together), weighting, threshold (similarity floor),
+    selection (of aligned pairs), extractor, rewards; in the Shapes world matching (how well sources can be matched) and
+    room (what is left to learn on each side)."""
+    output: str = "runs/ablations"
+    """Folder of configs/, logs/, data/, pairs/, runs/, results.jsonl, tables and figures. Finished runs are never
+    repeated, whichever suites they belong to."""
+    base: str = ""
+    """Training config (YAML) that all arms share (default: that of the demo)."""
+    pair: str = ""
+    """Pairing config (YAML) of `base`, where it has data of its own: threshold, selection and extractor pair anew."""
+    seeds: int = 3
+    """Runs of each arm, with seeds from 0: of data, pairing and training in the Shapes world, of training alone with
+    data of your own. Arms of one seed begin with the same data."""
+    engine: Literal["local", "ray"] = "local"
+    """What runs the processes: this machine, or Ray, on this machine or a cluster (needs `pairuni[cluster]`)."""
+    ray_address: str = ""
+    """host:port of a running Ray cluster, or auto. All its machines must see `output` under the same path."""
+    workers: int = 1
+    """Runs at once (engine: local)."""
+    threads: int = 0
+    """CPU threads of each run (0: this machine's, divided among the workers; 1 with Ray)."""
+    launch: str = ""
+    """What begins a training run, such as `torchrun --nproc-per-node 8 -m pairuni` (default: this Python)."""
+    dry_run: bool = False
+    """Write the configs, say what is missing and what it costs, and stop."""
+    collect: bool = False
+    """Run nothing: tables and figures of what results.jsonl and finished runs hold."""
+
+    def __post_init__(self) -> None:
+        _check(bool(self.suite), "suite", "names none")
+        _check(len(set(self.suite)) == len(self.suite), "suite", "names one twice")
+        for name in ("seeds", "workers"):
+            _check(vars(self)[name] > 0, name, f"must be positive, not {vars(self)[name]}")
+        _check(self.threads >= 0, "threads", f"must not be negative, not {self.threads}")
+        _check(self.engine == "ray" or not self.ray_address, "ray_address", "needs engine: ray")
+        _check(
+            self.engine == "local" or not self.launch, "launch", "needs engine: local; with Ray a run is one process"
+        )
+        _check(not (self.dry_run and self.collect), "dry_run", "and collect: choose one")
+
+    @property
+    def threads_each(self) -> int:
+        """CPU threads of each run."""
+        own = 1 if self.engine == "ray" else max(1, (os.cpu_count() or 1) // self.workers)
+        return self.threads or own
+
+
+@dataclass(frozen=True)
 class HfDatasetConfig:
     """`pairuni export hf-dataset`: pairs.jsonl -> a folder that `datasets.load_dataset` and the Hub read."""
 
@@ -918,3 +984,42 @@ class HfDatasetConfig:
         for code in self.language:
             _check(bool(re.fullmatch(r"[a-z]{2,3}", code)), "language", f"must be codes such as en, not {code!r}")
         _check(self.shard_mb > 0, "shard_mb", f"must be positive, not {self.shard_mb}")
+
+
+@dataclass(frozen=True)
+class VerlOmniConfig:
+    """`pairuni export verl-omni`: pairs.jsonl -> the parquet files that verl-omni's trainers read."""
+
+    pairs: str
+    """pairs.jsonl."""
+    output: str
+    """Folder for understanding.parquet, generation.parquet. One with anything but an earlier export is refused."""
+    image_root: str | None = None
+    """Folder that image paths are relative to (default: the folder of `pairs`)."""
+    overwrite: bool = False
+    """Replace `output` whatever it holds: everything in it is deleted."""
+    weighting: Literal["none", "linear", "sqrt"] = "sqrt"
+    """Weight of a retrieved pair: 1, its similarity, or its square root (paper 3). Aligned pairs have 1."""
+    data_source: str = "pairuni"
+    """Column data_source, with /understanding or /generation after it: what a reward function tells rows apart by."""
+    negative_prompt: str | None = None
+    """Column negative_prompt of the generation rows, for models sampled with guidance (default: no such column)."""
+
+    def __post_init__(self) -> None:
+        _check(bool(self.data_source.strip()), "data_source", "must not be empty")
+
+
+@dataclass(frozen=True)
+class UnirlConfig:
+    """`pairuni export unirl`: pairs.jsonl -> the JSON Lines and images that UniRL's trainers read."""
+
+    pairs: str
+    """pairs.jsonl."""
+    output: str
+    """Folder for understanding.jsonl, generation.jsonl, images/. One with anything but an earlier export is refused."""
+    image_root: str | None = None
+    """Folder that image paths are relative to (default: the folder of `pairs`)."""
+    overwrite: bool = False
+    """Replace `output` whatever it holds: everything in it is deleted."""
+    weighting: Literal["none", "linear", "sqrt"] = "sqrt"
+    """Weight of a retrieved pair: 1, its similarity, or its square root (paper 3). Aligned pairs have 1."""

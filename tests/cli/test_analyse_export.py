@@ -56,6 +56,19 @@ def test_the_export_command(world: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "language:\n- en\n- de\n" in card and "| Mine | MIT |" in card
 
 
+@pytest.mark.parametrize("form", ["verl-omni", "unirl"])
+def test_the_exports_for_trainers(form: str, world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    retrieved = {**PAIR, "id": "r", "kind": "retrieved", "similarity": 0.64}
+    lines(world / "pairs.jsonl", PAIR, retrieved)
+    assert main(["export", form, "pairs.jsonl", "--output", "out"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "2 pairs (1 aligned), a row on each side, 0.0 MB" and printed[-1] == "out"
+    assert printed[1].startswith("weights (sqrt): 0.800 to 1.000, mean 0.900;") and len(printed) == 3
+    (world / "o.yaml").write_text("pairs: pairs.jsonl\noutput: out\nweighting: linear\n")
+    assert main(["export", form, "--config", "o.yaml"]) == 0
+    assert "weights (linear): 0.640 to 1.000" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("command", ["analyse", "export"])
 def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     part = {"analyse": "pairs", "export": "hf-dataset"}[command]
@@ -82,7 +95,22 @@ GALLERY, EXPORT = ["analyse", "pairs", "pairs.jsonl"], ["export", "hf-dataset", 
 CASES = {
     "analyse nothing": ({}, ["analyse"], ["usage: pairuni analyse pairs"]),
     "analyse something else": ({}, ["analyse", "pears"], ["'pears'", "usage"]),
-    "export something else": ({}, ["export", "coco"], ["'coco'", "hf-dataset"]),
+    "export something else": ({}, ["export", "coco"], ["'coco'", "hf-dataset|verl-omni|unirl"]),
+    "export of no such weights": (
+        {},
+        ["export", "unirl", "pairs.jsonl", "--output", "out", "--weighting", "cube"],
+        ["weighting", "cube"],
+    ),
+    "export of no data source": (
+        {},
+        ["export", "verl-omni", "pairs.jsonl", "--output", "out", "--data_source", ""],
+        ["data_source: must not be empty"],
+    ),
+    "export for a trainer over the data": (
+        {},
+        ["export", "unirl", "pairs.jsonl", "--output", ".", "--overwrite"],
+        ["pairs.jsonl lies in it"],
+    ),
     "gallery of nothing": ({}, ["analyse", "pairs"], ["pairs"]),
     "gallery of no file": ({}, ["analyse", "pairs", "none.jsonl"], ["none.jsonl", "no such file"]),
     "gallery of two files": ({}, [*GALLERY, "more.jsonl"], ["more.jsonl", "unknown option"]),

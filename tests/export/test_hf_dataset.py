@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from pairuni.config import HfDatasetConfig
 from pairuni.data.overview import overview
 from pairuni.errors import InputError
-from pairuni.export import hf_dataset
+from pairuni.export import folder, hf_dataset
 from pairuni.export.card import Card, front_matter
 from pairuni.export.hf_dataset import write_hf_dataset
 from pairuni.files import file_hash
@@ -122,7 +122,7 @@ def test_large_data_sets_are_several_files_in_order(tmp_path: Path) -> None:
 
 
 def test_no_more_than_a_row_group_waits_in_memory(pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hf_dataset, "_GROUP_ROWS", 3)
+    monkeypatch.setattr(folder, "_GROUP_ROWS", 3)
     write_hf_dataset(HfDatasetConfig(str(pairs), str(tmp_path / "out")))
     written = pyarrow.parquet.ParquetFile(next((tmp_path / "out" / "data").iterdir())).metadata
     assert [written.row_group(n).num_rows for n in range(written.num_row_groups)] == [3, 1]
@@ -262,14 +262,14 @@ def test_an_interrupted_export_leaves_the_earlier_one(
 ) -> None:
     out = tmp_path / "out"
     write_hf_dataset(HfDatasetConfig(str(pairs), str(out)))
-    before, read = contents(out), hf_dataset.load_image
+    before, read = contents(out), folder.load_image
 
     def stop(path: Path) -> np.ndarray:
         if path.name == "d.webp":
             raise KeyboardInterrupt
         return read(path)
 
-    monkeypatch.setattr(hf_dataset, "load_image", stop)
+    monkeypatch.setattr(folder, "load_image", stop)
     with pytest.raises(KeyboardInterrupt):
         write_hf_dataset(HfDatasetConfig(str(pairs), str(out), title="second"))
     assert contents(out) == before and sorted(path.name for path in tmp_path.iterdir()) == ["data", "out"]

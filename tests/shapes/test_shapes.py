@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from pairuni.config import ShapesConfig
 from pairuni.records import Side, read_samples
 from pairuni.shapes.captions import (
     RELATIONS,
@@ -271,7 +272,7 @@ def test_what_tuning_looks_at_is_not_what_is_reported() -> None:
 
 
 def test_write_world(tmp_path) -> None:
-    write_world(tmp_path, 12, 14, seed=3)
+    write_world(ShapesConfig(str(tmp_path), 12, 14, seed=3))
     questions = read_samples(tmp_path / "understanding.jsonl", Side.UNDERSTANDING)
     prompts = read_samples(tmp_path / "generation.jsonl", Side.GENERATION)
     assert len(questions) == 12 and len(prompts) == 14

@@ -14,6 +14,7 @@ from pairuni.config import (
     PairConfig,
     RewardConfig,
     RolloutConfig,
+    ShapesConfig,
     TrainConfig,
 )
 from pairuni.data.complete import run_complete
@@ -72,7 +73,7 @@ def test_too_few_steps_missing_values_and_constant_rewards():
 @pytest.fixture
 def shapes_pairs(tmp_path: Path) -> Path:
     folder = tmp_path / "data"
-    write_world(folder, 120, 120, 0)
+    write_world(ShapesConfig(str(folder), 120, 120))
     sources = (str(folder / f"{side}.jsonl") for side in ("understanding", "generation"))
     run_complete(CompleteConfig(*sources, str(folder)))
     run_pair(PairConfig(str(folder / "quadruples.jsonl"), str(folder), extractor="colour_hog", clusters=60))

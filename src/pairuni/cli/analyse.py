@@ -1,13 +1,15 @@
 """`pairuni analyse WHAT`: pages and tables about data and runs, for people."""
 
+import sys
 from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from pairuni.cli.names import check_model, check_names
 from pairuni.cli.options import parse_config, with_words
 from pairuni.cli.parts import run_part
-from pairuni.config import GalleryConfig, GradientsConfig, TrainConfig
+from pairuni.config import AblationsConfig, GalleryConfig, GradientsConfig, PairConfig, TrainConfig
 from pairuni.errors import InputError
 from pairuni.runs import RunDir
 
@@ -16,6 +18,10 @@ PARTS = {
     "gradients": (
         "pairuni.cli.analyse:gradients",
         "RUN -> how far the gradients of its two sides agree, over data mixes",
+    ),
+    "ablations": (
+        "pairuni.cli.analyse:ablations",
+        "--suite NAME -> runs that differ in one thing, with tables and figures",
     ),
 }
 
@@ -51,6 +57,26 @@ def gradients(arguments: list[str]) -> int:
     print(table(measure_gradients(config, train, output)))
     print(output / "gradients.png")
     return 0
+
+
+def ablations(arguments: list[str]) -> int:
+    config = parse_config(AblationsConfig, with_words(arguments, "suite", ("suite",)), "analyse ablations")
+    file = config.base or str(resources.files("pairuni.configs") / "shapes" / "demo.yaml")
+    train = parse_config(TrainConfig, ["--config", file], "train", check_names)
+    check_model(train)
+    pair = parse_config(PairConfig, ["--config", config.pair], "pair") if config.pair else None
+    from pairuni.analysis.ablations.plan import Base
+    from pairuni.analysis.ablations.study import run_ablations
+    from pairuni.analysis.ablations.write import write_suite
+
+    output = Path(config.output)
+    outcome = run_ablations(config, Base(train, pair, output), check_names)
+    for suite in () if config.dry_run else config.suite:
+        print(f"{write_suite(suite, outcome.results, output)}\n{output / suite}.md\n")
+    for failure in outcome.failures:
+        print(f"failed: {failure.stage} of {', '.join(failure.runs)}: {failure.said} ({failure.log})", file=sys.stderr)
+    print("\n".join([f"configs: {output / 'configs'}"] * config.dry_run + [outcome.closing]))
+    return 1 if outcome.failures else 0
 
 
 def _said(counts: dict[str, Any]) -> str:

@@ -19,14 +19,14 @@ from pairuni.config import (
     TrainConfig,
 )
 from pairuni.errors import InputError
-from pairuni.files import check_folder
+from pairuni.files import check_folder, locked
 
 
 def shapes(arguments: list[str]) -> int:
     config = parse_config(ShapesConfig, arguments, "shapes")
     from pairuni.shapes.world import write_world
 
-    write_world(Path(config.output), config.understanding, config.generation, config.seed)
+    write_world(config)
     print(f"{config.understanding} understanding and {config.generation} generation samples in {config.output}")
     return 0
 
@@ -143,8 +143,9 @@ def evaluate(arguments: list[str]) -> int:
     if skipped:
         print(runner.skip_lines(skipped), flush=True)
     identity = "\n".join([runner.model_identity(config.model), *([str(config.settings)] if config.settings else [])])
-    results = runner.evaluate(policy, config, output, identity)
-    path = runner.write_eval(output, config.model, config, results, skipped)
+    with locked(output):  # answers are appended to
+        results = runner.evaluate(policy, config, output, identity)
+        path = runner.write_eval(output, config.model, config, results, skipped)
     print(f"{runner.table(results)}\n{path}")
     return 0
 

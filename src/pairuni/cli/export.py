@@ -1,11 +1,15 @@
 """`pairuni export WHAT`: pairs in the forms that other programs read."""
 
+from typing import Any
+
 from pairuni.cli.options import parse_config, with_words
 from pairuni.cli.parts import run_part
-from pairuni.config import HfDatasetConfig
+from pairuni.config import HfDatasetConfig, UnirlConfig, VerlOmniConfig
 
 PARTS = {
-    "hf-dataset": ("pairuni.cli.export:hf_dataset", "PAIRS.jsonl -> a folder for datasets.load_dataset and the Hub")
+    "hf-dataset": ("pairuni.cli.export:hf_dataset", "PAIRS.jsonl -> a folder for datasets.load_dataset and the Hub"),
+    "verl-omni": ("pairuni.cli.export:verl_omni", "PAIRS.jsonl -> pairs and weights as parquet for verl-omni"),
+    "unirl": ("pairuni.cli.export:unirl", "PAIRS.jsonl -> pairs and weights as JSON Lines for UniRL"),
 }
 
 
@@ -20,7 +24,36 @@ def hf_dataset(arguments: list[str]) -> int:
     summary = write_hf_dataset(config)
     files, size = summary["files"], summary["bytes"] / 1e6
     print(f"{summary['pairs']:,} pairs in {files} parquet file{'s' * (files != 1)}, {size:,.1f} MB")
+    return _end(summary, config.output)
+
+
+def verl_omni(arguments: list[str]) -> int:
+    config = parse_config(VerlOmniConfig, with_words(arguments, "pairs"), "export verl-omni")
+    from pairuni.export.verl_omni import write_verl_omni
+
+    summary = write_verl_omni(config)
+    _print_weights(summary)
+    return _end(summary, config.output)
+
+
+def unirl(arguments: list[str]) -> int:
+    config = parse_config(UnirlConfig, with_words(arguments, "pairs"), "export unirl")
+    from pairuni.export.unirl import write_unirl
+
+    summary = write_unirl(config)
+    _print_weights(summary)
+    return _end(summary, config.output)
+
+
+def _print_weights(summary: dict[str, Any]) -> None:
+    aligned, weights, size = summary["kinds"]["aligned"], summary["weights"], summary["bytes"] / 1e6
+    print(f"{summary['pairs']:,} pairs ({aligned:,} aligned), a row on each side, {size:,.1f} MB")
+    scale = f"{weights['min']:.3f} to {weights['max']:.3f}, mean {weights['mean']:.3f}"
+    print(f"weights ({summary['weighting']}): {scale}; the trainer needs a hook for them (docs/exporters.md)")
+
+
+def _end(summary: dict[str, Any], output: str) -> int:
     for note in summary["notes"]:
         print(f"note: {note}")
-    print(config.output)
+    print(output)
     return 0

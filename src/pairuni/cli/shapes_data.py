@@ -7,7 +7,7 @@ from, so that it is never taken for other data.
 from pathlib import Path
 
 from pairuni.cli.commands import run_complete, run_pair
-from pairuni.config import CompleteConfig, PairConfig, TrainConfig
+from pairuni.config import CompleteConfig, PairConfig, ShapesConfig, TrainConfig
 from pairuni.errors import InputError
 from pairuni.files import check_folder, read_json, write_json
 from pairuni.shapes.world import write_world
@@ -38,7 +38,7 @@ def make_data(config: TrainConfig) -> None:
     number = config.data.shapes
     print(f"no pairs yet: writing {number} understanding and {number} generation images to {folder}")
     write_json(record, made)  # first, so that a stopped call is seen to be ours and is begun again
-    write_world(folder, number, number, config.seed)
+    write_world(ShapesConfig(str(folder), number, number, seed=config.seed))
     print("completing each sample's missing half, then pairing")
     complete, pair = _stages(folder, number, config.seed)
     run_complete(complete)

@@ -32,6 +32,7 @@ EXTRACTORS: dict[str, tuple[str, str]] = {
     "clip": ("pairuni.data.vision:clip", "openai/clip-vit-base-patch32"),
     "pe": ("pairuni.data.vision:perception_encoder", "vit_pe_core_base_patch16_224.fb"),
     "colour_hog": ("pairuni.data.colour_hog:ColourHog", ""),
+    "shapes_content": ("pairuni.data.shapes_content:ShapesContent", ""),
 }
 DECODERS = min(8, os.cpu_count() or 1)
 """Threads that read and decode images ahead of the extractor."""

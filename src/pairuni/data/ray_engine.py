@@ -80,7 +80,7 @@ class RayEngine:
         if path_of:
             store.reserve()  # keeps a second run out of the folder from here on
             _plan(work / "plan", path_of)
-            with _session(self.address) as ray:
+            with ray_session(self.address) as ray:
                 self._run(ray, work, extractor.identity, batch, len(path_of))
             failed = _fold(work, list(path_of), store)
         shutil.rmtree(work, ignore_errors=True)
@@ -190,8 +190,15 @@ def _ray() -> Any:
 
 
 @contextmanager
-def _session(address: str) -> Iterator[Any]:
-    """Ray, connected, and quiet unless something fails. A connection that was there before is used and left open."""
+def ray_session(address: str, spare: int = _SLOTS) -> Iterator[Any]:
+    """Ray, connected, and quiet unless something fails. A connection that was there before is used and left open.
+
+    Args:
+        address: of a cluster; empty: a Ray that is started on this machine, with `spare` slots beside its cores.
+
+    Raises:
+        InputError: Ray is not installed, or no cluster answers.
+    """
     ray = _ray()
     logger = logging.getLogger("ray.data")
     level, mine = logger.level, not ray.is_initialized()
@@ -203,7 +210,7 @@ def _session(address: str) -> Iterator[Any]:
                 _join(ray, address, options)
             else:
                 cores = os.cpu_count() or 1
-                ray.init(address="local", num_cpus=cores + _SLOTS, include_dashboard=False, **options)
+                ray.init(address="local", num_cpus=cores + spare, include_dashboard=False, **options)
         yield ray
     finally:
         logger.setLevel(level)

@@ -31,7 +31,7 @@ from pairuni.records import Prompt, Side
 Config = TypeVar("Config", bound=EvalConfig)
 UNSCORED = ("benchmarks", "batch", "images")
 """Fields of EvalConfig that change no benchmark's score."""
-_DIGITS = {"0 to 1": 3, "1 to 5": 2}
+DIGITS = {"0 to 1": 3, "1 to 5": 2}
 """Of scores in the table, by unit; 1 for others."""
 _STATE = "eval_state.json"
 """In the folder of the answers: by benchmark, what they are answers of."""
@@ -195,7 +195,7 @@ def table(before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]] | 
     """A plain-text table of scores with standard errors, of one model or before -> after."""
     lines = []
     for name, entry in before.items():
-        digits = _DIGITS.get(entry["unit"], 1)
+        digits = DIGITS.get(entry["unit"], 1)
         line = f"{name:<32} {_number(entry, digits)}"
         if after is not None:
             new = after[name]

@@ -8,30 +8,21 @@ memory is the pairs' text and one row group. The data card is card.py's.
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import datasets
-import pyarrow
-import pyarrow.parquet
 from tqdm import tqdm
 
 from pairuni.config import HfDatasetConfig
-from pairuni.data.images import load_image
 from pairuni.data.overview import overview, read_pairing
-from pairuni.errors import InputError
 from pairuni.export.card import Card, similarity_png, write_card
-from pairuni.files import atomic_path, check_folder, file_hash, read_jsonl, write_json
-from pairuni.records import Pair, Quadruple, read_pairs, resolve_image
+from pairuni.export.folder import RECORD, PairImages, ParquetFile, check_output, read_numbered
+from pairuni.files import atomic_path, file_hash, write_json
+from pairuni.records import Pair, Quadruple
 
-RECORD = "pairuni_export.json"
-"""Says that a folder is an export, so that another may replace it."""
-_WRITTEN = {RECORD, "README.md", "similarity.png", "data"}
-_GROUP_ROWS, _GROUP_BYTES = 100, 32_000_000
-"""A row group ends at either, so that readers and this writer hold few images at once."""
+_WRITTEN = {"README.md", "similarity.png", "data"}
 _FIELDS = ("prompt", "question", "answer", "tag", "id", "side", "image_path")
 """Of each half, beside its image."""
 _HALVES = {"generate": "generate_ann", "understand": "understand_ann"}
@@ -56,22 +47,22 @@ def write_hf_dataset(config: HfDatasetConfig) -> dict[str, Any]:
     """
     path, output = Path(config.pairs), Path(config.output)
     root = path.parent if config.image_root is None else Path(config.image_root)
-    pairs = read_pairs(path, root)
-    lines = [n for n, _ in read_jsonl(path)]
-    _check_output(output, config.overwrite, [path, root])
+    numbered = read_numbered(path, root)
+    pairs = [pair for _, pair in numbered]
+    check_output(output, config.overwrite, [path, root], _WRITTEN)
     pairing = read_pairing(path)
     fresh = pairing[0] if pairing is not None and pairing[1] else None
     notes = _notes(config, pairing is not None, fresh is not None)
     with atomic_path(output) as folder:
         (folder / "data").mkdir(parents=True)
         shards = _Shards(folder / "data", config.shard_mb * 1_000_000)
-        images = _Images(path, root)
+        images = PairImages(path, root)
         try:
-            for n, pair in zip(lines, tqdm(pairs, "export", unit="pair"), strict=True):
+            for n, pair in tqdm(numbered, "export", unit="pair"):
                 shards.add(_row(pair, images, n))
         finally:
             shards.close()
-        files = _numbered(shards.files)
+        files = _counted(shards.files)
         record = {
             "pairuni": metadata.version("pairuni"),
             "pairs": len(pairs),
@@ -88,67 +79,31 @@ def write_hf_dataset(config: HfDatasetConfig) -> dict[str, Any]:
     return {**record, "notes": notes}
 
 
-@dataclass
-class _Images:
-    """Image files of the pairs, read and looked at; each one's hash is kept once."""
-
-    pairs: Path
-    root: Path
-    hashes: dict[str, str] = field(default_factory=dict)
-
-    def read(self, image_path: str, line: int, where: str) -> bytes:
-        """The file's bytes. Raises InputError with the line and field that name it, unless it decodes."""
-        place = resolve_image(image_path, self.root, file=self.pairs, line=line, field=where)
-        try:
-            if image_path not in self.hashes:
-                load_image(place)
-            content = place.read_bytes()
-        except InputError as err:
-            raise InputError(f"{place}: {err.message}", file=self.pairs, line=line, field=where) from None
-        self.hashes[image_path] = sha256(content).hexdigest()
-        return content
-
-    def hash(self) -> str:
-        """Of all images, by their paths' order."""
-        return sha256(" ".join(self.hashes[path] for path in sorted(self.hashes)).encode()).hexdigest()
-
-
 class _Shards:
-    """Parquet files in `folder`, written row group by row group; a new one begins after `limit` bytes of images."""
+    """Parquet files in `folder`; a new one begins after `limit` bytes of images."""
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.files: list[Path] = []
         self._folder, self._limit = folder, limit
         self._schema = features().arrow_schema  # says to `datasets` which columns are images
-        self._writer: pyarrow.parquet.ParquetWriter | None = None
-        self._rows: list[dict[str, Any]] = []
-        self._waiting = self._written = 0
+        self._file: ParquetFile | None = None
 
     def add(self, row: dict[str, Any]) -> None:
-        self._rows.append(row)
-        self._waiting += sum(len(row[f"{half}_image"]["bytes"]) for half in _HALVES)
-        if len(self._rows) >= _GROUP_ROWS or self._waiting >= min(_GROUP_BYTES, self._limit):
-            self._flush()
-        if self._written >= self._limit:
+        if self._file is None:
+            self.files.append(self._folder / f"{len(self.files)}.parquet")
+            self._file = ParquetFile(self.files[-1], self._schema, self._limit)
+        self._file.add(row, sum(len(row[f"{half}_image"]["bytes"]) for half in _HALVES))
+        if self._file.image_bytes >= self._limit:
             self.close()
 
     def close(self) -> None:
         """Ends the file that is being written, if there is one."""
-        if self._rows:
-            self._flush()
-        if self._writer is not None:
-            self._writer.close()
-        self._writer, self._written = None, 0
-
-    def _flush(self) -> None:
-        if self._writer is None:
-            self.files.append(self._folder / f"{len(self.files)}.parquet")
-            self._writer = pyarrow.parquet.ParquetWriter(self.files[-1], self._schema, write_page_index=True)
-        self._writer.write_table(pyarrow.Table.from_pylist(self._rows, schema=self._schema))
-        self._written, self._waiting, self._rows = self._written + self._waiting, 0, []
+        if self._file is not None:
+            self._file.close()
+        self._file = None
 
 
-def _row(pair: Pair, images: _Images, line: int) -> dict[str, Any]:
+def _row(pair: Pair, images: PairImages, line: int) -> dict[str, Any]:
     row: dict[str, Any] = {"id": pair.id, "kind": pair.kind, "similarity": pair.similarity}
     extra = {"pair": pair.extra} if pair.extra else {}
     for name, key in _HALVES.items():
@@ -163,7 +118,7 @@ def _row(pair: Pair, images: _Images, line: int) -> dict[str, Any]:
     return row
 
 
-def _numbered(files: Sequence[Path]) -> list[Path]:
+def _counted(files: Sequence[Path]) -> list[Path]:
     """The files under the names that the Hub gives them, which tell how many there are."""
     named = [file.with_name(f"train-{n:05d}-of-{len(files):05d}.parquet") for n, file in enumerate(files)]
     return [file.rename(name) for file, name in zip(files, named, strict=True)]
@@ -174,22 +129,6 @@ def _examples(pairs: Sequence[Pair]) -> Iterator[Pair]:
     for kind in ("aligned", "retrieved"):
         found = sorted((pair for pair in pairs if pair.kind == kind), key=lambda pair: pair.similarity)
         yield from found[len(found) // 2 :][:2]
-
-
-def _check_output(output: Path, overwrite: bool, inputs: Sequence[Path]) -> None:
-    """Raises InputError where writing would lose something that is not an earlier export."""
-    check_folder(output)
-    for path in (*inputs, Path.cwd()):
-        if path.resolve().is_relative_to(output.resolve()):
-            raise InputError(f"would be replaced, and {path} lies in it", file=output)
-    names = {path.name for path in output.iterdir()} if output.is_dir() else set()
-    if not names or overwrite:
-        return
-    if RECORD not in names:
-        raise InputError("is not empty and no earlier export; overwrite = true replaces it", file=output)
-    if foreign := sorted(names - _WRITTEN):
-        message = f"holds {foreign[0]}, which no export writes; overwrite = true deletes it with the rest"
-        raise InputError(message, file=output)
 
 
 def _notes(config: HfDatasetConfig, known: bool, fresh: bool) -> list[str]:

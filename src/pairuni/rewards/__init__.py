@@ -23,6 +23,7 @@ REWARDS: dict[str, str] = {
     "vqa": "pairuni.rewards.open_answer:vqa_reward",
     "format": "pairuni.rewards.open_answer:format_reward",
     "shapes": "pairuni.rewards.shapes:ShapesReward",
+    "shapes_exact": "pairuni.rewards.shapes:ShapesExactReward",
     "brightness": "pairuni.rewards.images:BrightnessReward",
     "colourfulness": "pairuni.rewards.images:ColourfulnessReward",
     "sharpness": "pairuni.rewards.images:SharpnessReward",

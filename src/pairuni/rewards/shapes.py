@@ -36,12 +36,25 @@ class ShapesReward:
     remote: bool = False
 
     def __call__(self, items: Sequence[RewardInput]) -> Sequence[float]:
-        return [self._score(item) for item in items]
+        return [_score(item, self.name) for item in items]
 
-    def _score(self, item: RewardInput) -> float:
-        requirement = read(item.quadruple.prompt)
-        if requirement is None:
-            message = f"the prompt of {item.quadruple.id!r} names no shapes: {item.quadruple.prompt!r:.120}"
-            raise InputError(message, field=f"reward {self.name}")
-        assert item.image is not None  # RewardInput grants it on the generation side
-        return shapes_score(requirement, item.image)
+
+@dataclass(frozen=True)
+class ShapesExactReward:
+    """1 where the image is exactly what is asked for, else 0: the benchmark's score, without partial credit."""
+
+    name: str = "shapes_exact"
+    sides: frozenset[Side] = frozenset({Side.GENERATION})
+    remote: bool = False
+
+    def __call__(self, items: Sequence[RewardInput]) -> Sequence[float]:
+        return [float(_score(item, self.name) == 1.0) for item in items]
+
+
+def _score(item: RewardInput, reward: str) -> float:
+    requirement = read(item.quadruple.prompt)
+    if requirement is None:
+        message = f"the prompt of {item.quadruple.id!r} names no shapes: {item.quadruple.prompt!r:.120}"
+        raise InputError(message, field=f"reward {reward}")
+    assert item.image is not None  # RewardInput grants it on the generation side
+    return shapes_score(requirement, item.image)

@@ -5,6 +5,8 @@ import numpy as np
 from pairuni.shapes.scenes import COLOURS, GRID, Scene
 
 BACKGROUND = (244, 244, 240)
+TINTS = (BACKGROUND, (226, 236, 248), (248, 230, 222), (228, 242, 224))
+"""Backgrounds that say nothing of what is in an image; the detector reads things on any of them."""
 IMAGE = 48
 """Side of the images, pixels."""
 _FINE = 5
@@ -13,9 +15,14 @@ _RADIUS = 6.2
 """Half extent of a shape, pixels of a 48-pixel image."""
 
 
-def render(scene: Scene, rng: np.random.Generator | None = None, image: int = IMAGE) -> np.ndarray:
+def render(
+    scene: Scene,
+    rng: np.random.Generator | None = None,
+    image: int = IMAGE,
+    background: tuple[int, int, int] = BACKGROUND,
+) -> np.ndarray:
     """uint8 [image, image, 3]. With `rng`, sizes vary by 4 % and places by half a pixel."""
-    canvas = np.full((image, image, 3), BACKGROUND, dtype=np.float64)
+    canvas = np.full((image, image, 3), background, dtype=np.float64)
     scale = image / IMAGE
     axis = (np.arange(image * _FINE) + 0.5) / _FINE
     for thing in scene.things:

@@ -3,20 +3,24 @@
 The two never share a combination of things or a prompt text (scenes.py, captions.py).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from pairuni.config import EvalSplit
+from pairuni.config import EvalSplit, ShapesConfig
+from pairuni.errors import InputError
 from pairuni.files import check_folder, write_jsonl
 from pairuni.shapes.captions import TASKS, Requirement, caption, example, prompt_split, random_task, read
 from pairuni.shapes.questions import TYPES, Question, ask
-from pairuni.shapes.renderer import render
+from pairuni.shapes.renderer import BACKGROUND, TINTS, render
 from pairuni.shapes.scenes import Scene, Split, random_scene
 
 _ITEM_SEEDS: dict[EvalSplit, tuple[int, int]] = {"test": (20261124, 1), "validation": (20261124, 2)}
+SCENE = "scene"
+"""The tag of a caption that describes a whole scene, beside those of the six tasks."""
 
 
 @dataclass(frozen=True)
@@ -67,42 +71,92 @@ def held_out_prompts(number: int, split: EvalSplit = "test") -> list[HeldOutProm
     return items
 
 
-def write_world(folder: Path, understanding: int, generation: int, seed: int) -> None:
-    """Writes images/*.png, understanding.jsonl and generation.jsonl of the training split into `folder`.
+def write_world(config: ShapesConfig) -> None:
+    """Writes images/*.png, understanding.jsonl and generation.jsonl of the training split into `config.output`.
 
     Understanding samples have a question and no caption, generation samples a caption and no question, as from two
-    unrelated sources. Half of the captions describe scenes, half are prompts of the six tasks.
+    unrelated sources. Half of the captions describe scenes, half are prompts of the six tasks, unless `tasks` says
+    otherwise. What one option draws at random it draws apart, so that no option changes what the others leave alone.
+
+    Raises:
+        InputError: a question type or task that there is not, or files that cannot be written.
     """
+    _check_names(config)
+    folder = Path(config.output)
     check_folder(folder / "images")
     (folder / "images").mkdir(parents=True, exist_ok=True)
     questions, prompts = [], []
-    for i in range(understanding):
-        rng = np.random.default_rng([seed, 1, i])
-        scene, question = random_question(TYPES[i % len(TYPES)], rng, "train")
+    for i in range(config.understanding):
+        scene, question, rng = _asked(i, config)
         row = {"id": f"u{i:05d}", "image_path": f"images/u{i:05d}.png"}
-        _save(folder / row["image_path"], render(scene, rng))
+        _save(folder / row["image_path"], render(scene, rng, background=_background(1, i, config)))
         questions.append(row | {"question": question.text, "answer": question.answer, "tag": question.type})
-    for i in range(generation):
-        rng = np.random.default_rng([seed, 2, i])
-        text, scene, tag = _captioned(i, rng)
+    again = _again(config)
+    for i in range(config.generation):
+        rng = np.random.default_rng([config.seed, 2, i])
+        if i in again:
+            scene, tag = _asked(again[i], config)[0], SCENE
+            text = _train_caption(scene, rng)
+        else:
+            text, scene, tag = _captioned(i, rng, config.tasks)
         row = {"id": f"g{i:05d}", "image_path": f"images/g{i:05d}.png"}
-        _save(folder / row["image_path"], render(scene, rng))
+        _save(folder / row["image_path"], render(scene, rng, background=_background(2, i, config)))
         prompts.append(row | {"prompt": text, "tag": tag})
     write_jsonl(folder / "understanding.jsonl", questions)
     write_jsonl(folder / "generation.jsonl", prompts)
 
 
-def _captioned(i: int, rng: np.random.Generator) -> tuple[str, Scene, str]:
-    if i % 2:
-        task = TASKS[(i // 2) % len(TASKS)]
-        text, requirement = random_task(task, rng, "train")
-        return text, example(requirement, rng, "train"), task
+def _check_names(config: ShapesConfig) -> None:
+    for field, known in (("question_types", TYPES), ("tasks", (SCENE, *TASKS))):
+        unknown = [name for name in vars(config)[field] if name not in known]
+        if unknown:
+            raise InputError(f"{unknown[0]!r} is not one of {', '.join(known)}", field=field)
+
+
+def _asked(i: int, config: ShapesConfig) -> tuple[Scene, Question, np.random.Generator]:
+    """Understanding sample i, and the generator that goes on to draw it."""
+    rng = np.random.default_rng([config.seed, 1, i])
+    types = config.question_types or TYPES
+    return *random_question(types[i % len(types)], rng, "train"), rng
+
+
+def _again(config: ShapesConfig) -> dict[int, int]:
+    """Generation samples that show the scene of an understanding sample once more: each has another while they last."""
+    rng = np.random.default_rng([config.seed, 3])
+    chosen = rng.permutation(config.generation)[: round(config.common * config.generation)]
+    scenes = np.resize(rng.permutation(config.understanding), len(chosen))
+    return dict(zip(chosen.tolist(), scenes.tolist(), strict=True))
+
+
+def _background(source: int, i: int, config: ShapesConfig) -> tuple[int, int, int]:
+    """Of image i of source 1 (understanding) or 2 (generation)."""
+    if config.backgrounds == "mixed":
+        return TINTS[int(np.random.default_rng([config.seed, 4, source, i]).integers(len(TINTS)))]
+    return TINTS[source - 1] if config.backgrounds == "apart" else BACKGROUND
+
+
+def _captioned(i: int, rng: np.random.Generator, tasks: Sequence[str]) -> tuple[str, Scene, str]:
+    kind = tasks[i % len(tasks)] if tasks else TASKS[(i // 2) % len(TASKS)] if i % 2 else SCENE
+    if kind != SCENE:
+        text, requirement = random_task(kind, rng, "train")
+        return text, example(requirement, rng, "train"), kind
     while True:
         scene = random_scene(rng, "train")
         text = caption(scene, rng)
-        requirement = read(text)
-        if requirement is not None and prompt_split(text, requirement) == "train":
-            return text, scene, "scene"
+        if _is_train(text):
+            return text, scene, SCENE
+
+
+def _train_caption(scene: Scene, rng: np.random.Generator) -> str:
+    while True:
+        text = caption(scene, rng)
+        if _is_train(text):
+            return text
+
+
+def _is_train(text: str) -> bool:
+    requirement = read(text)
+    return requirement is not None and prompt_split(text, requirement) == "train"
 
 
 def _save(path: Path, image: np.ndarray) -> None:

@@ -19,8 +19,13 @@ def input_record(config: TrainConfig) -> dict[str, Any]:
         InputError: there is no model of that name.
     """
     pairs = {"path": config.data.pairs, "sha256": file_hash(config.data.pairs)}
-    source = resolve_model(config.model.path)
-    model: dict[str, Any] = {"path": config.model.path}
+    return {"pairs": pairs, "model": model_record(config.model.path)}
+
+
+def model_record(path: str) -> dict[str, Any]:
+    """The part of `input_record` that is about the model. Raises InputError: there is no model of that name."""
+    source = resolve_model(path)
+    model: dict[str, Any] = {"path": path}
     if isinstance(source, Path):
         files = sorted(file for pattern in _WEIGHTS for file in source.glob(pattern))
         model["sha256"] = {file.name: file_hash(file) for file in files}
@@ -28,4 +33,4 @@ def input_record(config: TrainConfig) -> dict[str, Any]:
         cached = try_to_load_from_cache(source, "config.json")
         # <cache>/models--<name>/snapshots/<revision>/config.json
         model["revision"] = Path(cached).parent.name if isinstance(cached, str) else None
-    return {"pairs": pairs, "model": model}
+    return model

@@ -1,0 +1,99 @@
+"""From results to what is said of a suite: per arm and benchmark a score, and a difference from the arm beside it."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pairuni.analysis.ablations.plan import BEFORE
+from pairuni.analysis.ablations.results import Measured, Result
+from pairuni.analysis.ablations.statistics import Estimate, adjusted, crossed, over_seeds
+from pairuni.analysis.ablations.suites import SUITES
+from pairuni.config import Suite
+from pairuni.errors import InputError
+
+Results = Mapping[tuple[str, int], Result]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An arm on a benchmark, in the benchmark's unit."""
+
+    score: Estimate
+    n: int
+    """Items."""
+    unit: str
+    difference: Estimate | None = None
+    """From the reference, over the seeds that both have."""
+    q: float | None = None
+    """Its p, adjusted over all differences of the suite."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """An arm."""
+
+    name: str
+    label: str
+    seeds: tuple[int, ...]
+    reference: str | None
+    cells: dict[str, Cell]
+    """By benchmark."""
+
+
+def compared(suite: Suite, results: Results) -> list[Row]:
+    """The arms of a suite that have results, the model before training first.
+
+    Raises:
+        InputError: two runs of a benchmark have other items.
+    """
+    comparison = SUITES[suite]
+    rows = [_row(BEFORE, "before training", None, results)]
+    rows += [_row(arm.name, arm.label, comparison.reference_of(arm), results) for arm in comparison.arms]
+    rows = [row for row in rows if row.seeds]
+    found = [
+        (n, name, cell.difference.p)
+        for n, row in enumerate(rows)
+        for name, cell in row.cells.items()
+        if cell.difference and math.isfinite(cell.difference.low)
+    ]
+    for (n, name, _), q in zip(found, adjusted([p for _, _, p in found]), strict=True):
+        rows[n].cells[name] = replace(rows[n].cells[name], q=q)
+    return rows
+
+
+def _row(name: str, label: str, reference: str | None, results: Results) -> Row:
+    own = seeds_of(name, results)
+    both = sorted({*own} & {*seeds_of(reference, results)}) if reference else []
+    cells = {}
+    for benchmark in results[name, own[0]].benchmarks if own else ():
+        runs = [results[name, seed].benchmarks[benchmark] for seed in own]
+        cells[benchmark] = Cell(_estimate(runs), runs[0].n, runs[0].unit)
+        if both and benchmark in results[str(reference), both[0]].benchmarks:
+            pair = [[results[arm, seed].benchmarks[benchmark] for seed in both] for arm in (name, str(reference))]
+            cells[benchmark] = replace(cells[benchmark], difference=_estimate(*pair))
+    return Row(name, label, tuple(own), reference, cells)
+
+
+def seeds_of(arm: str, results: Results) -> list[int]:
+    """The seeds that an arm has results of."""
+    return sorted(seed for name, seed in results if name == arm)
+
+
+def gain(benchmark: str, arm: str, seeds: Sequence[int], results: Results) -> Estimate:
+    """What an arm's runs are above the model before training, which is one run for all seeds."""
+    before = results[BEFORE, 0].benchmarks[benchmark]
+    return _estimate([results[arm, seed].benchmarks[benchmark] for seed in seeds], [before] * len(seeds))
+
+
+def _estimate(runs: Sequence[Measured], less: Sequence[Measured] = ()) -> Estimate:
+    """Of the scores of runs, or of what they are above those of `less`, seed by seed."""
+    if len({run.items for run in (*runs, *less)}) > 1:
+        raise InputError("runs of one benchmark have other items; they cannot be compared", field="items")
+    factor = runs[0].factor
+    if factor is None:  # no mean over items: its seeds alone can be compared
+        scores_S = np.array([run.score for run in runs])
+        return over_seeds(scores_S - np.array([run.score for run in less]) if less else scores_S)
+    values_SN = np.stack([run.scores_N() for run in runs])
+    return crossed(factor * (values_SN - np.stack([run.scores_N() for run in less]) if less else values_SN))

@@ -1,0 +1,94 @@
+"""Figures of ablations: differences with intervals, and what they go with. SVG, equal for equal results."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pairuni.analysis.ablations.compare import Row
+from pairuni.analysis.ablations.statistics import Estimate
+from pairuni.files import atomic_path
+
+_INK, _LINE, _PALE = "#4a4f57", "#2f6db3", "#c9cdd2"
+STYLE: dict[Any, Any] = {
+    "svg.hashsalt": "pairuni",
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": _PALE,
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "text.parse_math": False,
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """Of a scatter: a mean with its interval over a place on the x-axis."""
+
+    x: float
+    label: str
+    y: Estimate
+
+
+def forest(rows: Sequence[Row], path: Path) -> None:
+    """Each arm's difference from its reference with its 95 % interval and its seeds, a panel per benchmark."""
+    rows = [row for row in rows if any(cell.difference for cell in row.cells.values())]
+    names = list(dict.fromkeys(name for row in rows for name, cell in row.cells.items() if cell.difference))
+    if not rows:
+        return
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(2.2 + 2.9 * len(names), 1.1 + 0.36 * len(rows)), layout="constrained")
+        panels = figure.subplots(1, len(names), squeeze=False, sharey=True)[0]
+        for axes, name in zip(panels, names, strict=True):
+            found = {n: row.cells[name].difference for n, row in enumerate(rows) if name in row.cells}
+            for n, estimate in found.items():
+                if estimate is not None:
+                    axes.plot(estimate.seeds, [n] * len(estimate.seeds), "|", color=_PALE, ms=9, zorder=1)
+                    _errorbar(axes, (estimate.mean, n), estimate, vertical=False)
+            axes.axvline(0, color=_PALE, linewidth=0.8, zorder=0)
+            axes.set_title(name, fontsize=9)
+            axes.set_xlabel("difference, 95 % interval")
+        panels[0].set_yticks(range(len(rows)), [row.label for row in rows])
+        panels[0].invert_yaxis()
+        _save(figure, path)
+
+
+def scatter(panels: Mapping[str, Sequence[Point]], x_label: str, y_label: str, path: Path) -> None:
+    """Points with intervals and labels, a panel per benchmark."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(3.6 * len(panels), 3.2), layout="constrained")
+        for axes, (name, points) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+            for point in points:
+                _errorbar(axes, (point.x, point.y.mean), point.y, vertical=True)
+                axes.annotate(
+                    point.label, (point.x, point.y.mean), xytext=(4, 4), textcoords="offset points", fontsize=7
+                )
+            axes.axhline(0, color=_PALE, linewidth=0.8, zorder=0)
+            axes.set_title(name, fontsize=9)
+            axes.set_xlabel(x_label)
+            axes.margins(x=0.2)
+        figure.axes[0].set_ylabel(y_label)
+        _save(figure, path)
+
+
+def _errorbar(axes: Axes, place: tuple[float, float], estimate: Estimate, vertical: bool) -> None:
+    finite = math.isfinite(estimate.low) and math.isfinite(estimate.high)
+    ends = [[estimate.mean - estimate.low], [estimate.high - estimate.mean]] if finite else None
+    look: dict[str, Any] = {"yerr" if vertical else "xerr": ends, "capsize": 2, "linewidth": 1.2}
+    axes.errorbar([place[0]], [place[1]], fmt="o", ms=4, color=_LINE, zorder=2, **look)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="svg", metadata={"Date": None})

@@ -1,0 +1,292 @@
+"""What has to be run for a suite: per arm and seed a chain of commands, each with a config of its own on disk.
+
+    shapes -> complete -> pair -> train -> eval        and once: eval of the model that all begin with
+
+Commands are those that a user would type, so that every run can be repeated, or looked at, by hand. What several arms
+have in common (the data of a seed, the pairs of an arm that changes training alone) is made once.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from pairuni.analysis.ablations.suites import SUITES, Arm
+from pairuni.config import CompleteConfig, DataConfig, EvaluateConfig, PairConfig, ShapesConfig, Suite, TrainConfig
+from pairuni.errors import InputError
+from pairuni.files import file_hash, read_json, read_text, write_text
+from pairuni.runs import RunDir
+from pairuni.train.inputs import model_record
+from pairuni.train.resume import FREE, flat_config
+
+Config = TypeVar("Config")
+_EVALUATED = "evaluated"
+BEFORE = "before"
+"""The name of the model that every run begins with, in results.jsonl."""
+
+_METHOD = {"weighting": "sqrt", "pairing.mode": "pairs", "sides": "both", "similarity_floor": 0.6, "select": "medoid"}
+"""What the arm without changes is, whatever the base."""
+_PAIR_PLACES = ("quadruples", "output", "image_root", "weights", "feature_batch", "engine", "ray_address", "references")
+"""Fields of pairing that say where things are or how they are computed."""
+_PLACES = (
+    "model.path",
+    "data.pairs",
+    "data.image_root",
+    "seed",
+    "micro_",
+    "model.gradient_checkpointing",
+    "model.precision",
+)
+"""Fields of training beside FREE that say where things are or how they are computed, not what."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """What all arms share."""
+
+    train: TrainConfig
+    pair: PairConfig | None
+    """How the pairs of `train` are made, where that is known."""
+    output: Path
+
+    @property
+    def shapes(self) -> bool:
+        """Whether the data is of the Shapes world, and made here."""
+        return self.train.data.shapes > 0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command. It is done when `product` is there, which its command writes last."""
+
+    command: str
+    config: Any
+    product: Path
+
+    @property
+    def done(self) -> bool:
+        return self.product.exists()
+
+
+@dataclass(frozen=True)
+class Run:
+    """An arm with a seed: its stages in order, and what it is."""
+
+    arm: Arm
+    seed: int
+    stages: tuple[Stage, ...]
+    identity: str
+    """Hash of everything that the result depends on but the seed. Fields at their defaults do not enter, so that a new
+    option of a later version makes no older result another."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.arm.name}/seed_{self.seed}"
+
+    @property
+    def done(self) -> bool:
+        return all(stage.done for stage in self.stages)
+
+    @property
+    def folder(self) -> Path:
+        """Where its eval.json is."""
+        return self.stages[-1].product.parent
+
+
+def arms_of(suites: Sequence[Suite], base: Base) -> list[Arm]:
+    """The arms of the suites, each once, without those of another kind of data."""
+    found: dict[str, Arm] = {}
+    for suite in suites:
+        arms = [arm for arm in SUITES[suite].arms if arm.data in ("any", "shapes" if base.shapes else "real")]
+        if len(arms) < 2:
+            raise InputError(f"{suite} compares nothing there is on this data", field="suite")
+        found |= {arm.name: arm for arm in arms}
+    return list(found.values())
+
+
+def plan(suites: Sequence[Suite], base: Base, seeds: int) -> list[Run]:
+    """All runs, the model that they begin with first, then seed by seed, so that what is stopped early compares.
+
+    Raises:
+        InputError: the base is not the method that arms change, an arm changes the pairing of data whose pairing is not
+            known, or a field has a wrong value.
+    """
+    _check(base)
+    arms, shared = arms_of(suites, base), _shared(base)
+    return [_before(base, shared), *(_run(arm, base, seed, shared) for seed in range(seeds) for arm in arms)]
+
+
+def _check(base: Base) -> None:
+    """What the labels of the arms say must be so."""
+    train = {"weighting": base.train.weighting, "pairing.mode": base.train.pairing.mode, "sides": base.train.sides}
+    for name, value in train.items():
+        if value != _METHOD[name]:
+            raise InputError(f"has {name} {value}: the arms are compared with {_METHOD[name]}", field="base")
+    if base.pair is None:
+        return
+    if base.shapes:
+        raise InputError("is for a base with data of its own; this one's is made here", field="pair")
+    for name in ("similarity_floor", "select"):
+        if getattr(base.pair, name) != _METHOD[name]:
+            message = f"has {name} {getattr(base.pair, name)}: the arms are compared with {_METHOD[name]}"
+            raise InputError(message, field="pair")
+    beside = Path(base.train.data.pairs).parent / "pairing.json"
+    options = read_json(beside).get("options", {}) if beside.is_file() else {}
+    for name, value in asdict(base.pair).items():
+        if name not in _PAIR_PLACES and options.get(name, value) != value:
+            message = f"has {name} {value}, but the pairs of the base were made with {options[name]} ({beside})"
+            raise InputError(message, field="pair")
+
+
+def write_configs(runs: Sequence[Run], folder: Path) -> dict[Path, Path]:
+    """One YAML file per stage in `folder`, with the fields that are not at their defaults. By the stage's product.
+
+    Raises:
+        InputError: a stage is done, but with another config than the one of now. Nothing is written then.
+    """
+    stages = {stage.product: stage for run in runs for stage in run.stages}
+    paths, texts = {}, {}
+    for product, stage in stages.items():
+        place = Path(stage.config.output)
+        place = place.parent if place.name == _EVALUATED else place
+        seed = f"_{place.name}" if place.name.startswith("seed_") else ""
+        paths[product] = folder / f"{place.parent.name if seed else place.name}{seed}_{stage.command}.yaml"
+        content = yaml.safe_dump(_own(stage.config), sort_keys=False, allow_unicode=True)
+        text = f"# pairuni {stage.command} --config {paths[product]}\n{content}"
+        if stage.done and (not paths[product].is_file() or read_text(paths[product]) != text):
+            raise InputError("was not made with the settings of now; take another output, or remove it", file=product)
+        texts[product] = text
+    for product, text in texts.items():
+        write_text(paths[product], text)
+    return paths
+
+
+def changed(config: Config, values: Mapping[str, Any]) -> Config:
+    """The config with other values of dotted fields. Raises InputError for a value that is wrong."""
+    own: dict[str, Any] = {}
+    for name, value in values.items():
+        head, _, rest = name.partition(".")
+        own[head] = changed(own.get(head, getattr(config, head)), {rest: value}) if rest else value
+    return replace(config, **own)  # type: ignore[type-var]
+
+
+def _shared(base: Base) -> dict[str, Any]:
+    """What all results depend on: the model by content, wherever it lies, and how it is evaluated.
+
+    A model of the Hub goes by its name: what is in the cache changes when it is first used.
+    """
+    path = base.train.model.path
+    weights = model_record(path).get("sha256") or path
+    scored = {k: v for k, v in _own(base.train.eval).items() if k not in ("batch", "data", "images")}
+    return {"model": weights, "eval": scored}
+
+
+def _before(base: Base, shared: Mapping[str, Any]) -> Run:
+    folder = base.output / "runs" / BEFORE
+    stage = _eval_stage(base.train, base.train.model.path, folder)
+    return Run(Arm(BEFORE, "before training"), 0, (stage,), _hashed(shared))
+
+
+def _run(arm: Arm, base: Base, seed: int, shared: Mapping[str, Any]) -> Run:
+    folder = base.output / "runs" / arm.name / f"seed_{seed}"
+    stages, data = _data_stages(arm, base, seed)
+    logged = {"log.eval_every": 0, "log.best": "", "log.gradient_cosine_every": 0}
+    train = changed(base.train, {**data, **logged, "output": str(folder), "seed": seed})
+    train = changed(train, arm.train)
+    if train.sides == "both" and train.distributed == "ddp":
+        train = changed(train, {"log.gradient_cosine_every": base.train.log.gradient_cosine_every or 2})
+    checkpoint = RunDir(folder).checkpoint(train.steps)
+    stages += [Stage("train", train, checkpoint), _eval_stage(train, str(checkpoint / "model"), folder / _EVALUATED)]
+    bound = {k: v for k, v in flat_config(train).items() if not k.startswith((*FREE, *_PLACES))}
+    defaults = flat_config(TrainConfig("", data=DataConfig("-")))
+    what = {
+        **shared,
+        "train": {k: v for k, v in bound.items() if v != defaults.get(k)},
+        "steps": train.steps,
+        "data": base.train.data.shapes or _own_data(arm, base),
+        "pair": dict(arm.pair),
+        "shapes": dict(arm.shapes),
+    }
+    return Run(arm, seed, tuple(stages), _hashed(what))
+
+
+def _own_data(arm: Arm, base: Base) -> Any:
+    """By content; None where it is not there, since configs may be written elsewhere."""
+    file = base.train.data.pairs
+    pairing: dict[str, Any] = {}
+    if arm.pair and base.pair is not None:
+        file = base.pair.quadruples
+        pairing = {k: v for k, v in _own(base.pair).items() if k not in _PAIR_PLACES}
+    return [file_hash(file) if Path(file).is_file() else None, pairing]
+
+
+def _data_stages(arm: Arm, base: Base, seed: int) -> tuple[list[Stage], dict[str, Any]]:
+    """The stages that make an arm's pairs, and the fields of training that say where these are."""
+    if not base.shapes:
+        return _own_pairs(arm, base)
+    number, name = base.train.data.shapes, arm.data_name
+    data, pairs = base.output / "data" / name / f"seed_{seed}", base.output / "pairs" / arm.pairs_name / f"seed_{seed}"
+    shapes = ShapesConfig(str(data), number, number, seed=seed, **arm.shapes)
+    sources = [str(data / f"{side}.jsonl") for side in ("understanding", "generation")]
+    complete = CompleteConfig(*sources, output=str(data), seed=seed)
+    # As in the demo: a third of the pairs aligned, as in the paper.
+    pair = PairConfig(
+        str(data / "quadruples.jsonl"),
+        str(pairs),
+        image_root=str(data),
+        extractor="colour_hog",
+        clusters=2 * number // 5,
+        seed=seed,
+    )
+    stages = [
+        Stage("shapes", shapes, data / "generation.jsonl"),
+        Stage("complete", complete, data / "quadruples.jsonl"),
+        Stage("pair", changed(pair, arm.pair), pairs / "pairing.json"),
+    ]
+    return stages, {"data.pairs": str(pairs / "pairs.jsonl"), "data.image_root": str(data), "data.shapes": 0}
+
+
+def _own_pairs(arm: Arm, base: Base) -> tuple[list[Stage], dict[str, Any]]:
+    if not arm.pair:
+        return [], {}
+    if base.pair is None:
+        raise InputError(f"is needed: {arm.name} pairs the data anew", field="pair")
+    root = base.pair.image_root or str(Path(base.pair.quadruples).parent)
+    pairs = base.output / "pairs" / arm.pairs_name
+    pair = changed(base.pair, {**arm.pair, "output": str(pairs), "image_root": root})
+    where = {"data.pairs": str(pairs / "pairs.jsonl"), "data.image_root": root}
+    return [Stage("pair", pair, pairs / "pairing.json")], where
+
+
+def _eval_stage(train: TrainConfig, model: str, folder: Path) -> Stage:
+    shared = {f.name: getattr(train.eval, f.name) for f in fields(train.eval)}
+    how = {"device": train.model.device, "precision": train.model.precision, "settings": train.model.settings}
+    return Stage("eval", EvaluateConfig(**shared, model=model, output=str(folder), **how), folder / "eval.json")
+
+
+def _own(config: Any) -> dict[str, Any]:
+    """The fields that are not at their defaults, groups as mappings."""
+    values: dict[str, Any] = {}
+    for f in fields(config):
+        value = getattr(config, f.name)
+        if is_dataclass(value) and not isinstance(value, type):
+            value = _own(value)
+            if value:
+                values[f.name] = value
+        elif not _is_default(f, value):
+            values[f.name] = value
+    return values
+
+
+def _is_default(f: Field, value: Any) -> bool:
+    if f.default is not MISSING:
+        return value == f.default
+    return f.default_factory is not MISSING and value == f.default_factory()
+
+
+def _hashed(what: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(what, sort_keys=True, default=asdict).encode()).hexdigest()[:16]

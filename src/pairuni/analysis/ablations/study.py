@@ -1,0 +1,74 @@
+"""`pairuni analyse ablations`: plan, run what is missing, keep results, write tables and figures."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from pairuni.analysis.ablations.execute import Failure, check_launch, run_missing
+from pairuni.analysis.ablations.plan import Base, Run, plan, write_configs
+from pairuni.analysis.ablations.results import Result, gather, known_results, write_results
+from pairuni.config import AblationsConfig, TrainConfig
+from pairuni.files import check_folder, locked
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a call left."""
+
+    results: dict[tuple[str, int], Result]
+    missing: list[Run]
+    """Runs of the suites without a result."""
+    failures: list[Failure]
+
+    @property
+    def closing(self) -> str:
+        """What is missing, and what it would cost one run at a time where finished ones tell."""
+        if not self.missing:
+            return "nothing is missing"
+        commands = Counter(stage.command for run in self.missing for stage in run.stages if not stage.done)
+        said = f"missing: {len(self.missing)} runs ({commands['train']} trainings, {commands['eval']} evaluations)"
+        took = [run.seconds["training"] for run in self.results.values() if "training" in run.seconds]
+        hours = f", about {commands['train'] * fmean(took) / 3600:.1f} hours of training one by one" if took else ""
+        return said + hours
+
+
+def run_ablations(config: AblationsConfig, base: Base, verify: Callable[[TrainConfig], None]) -> Outcome:
+    """Runs what the suites lack, unless `dry_run` or `collect` is set, and keeps every result as it comes.
+
+    Args:
+        verify: looks at every training config before anything is run.
+
+    Raises:
+        InputError: something in the configs is wrong, results.jsonl is broken or has runs of other settings, or another
+            process is at work in the output folder.
+    """
+    check_launch(config)
+    runs = plan(config.suite, base, config.seeds)
+    for stage in (stage for run in runs for stage in run.stages):
+        if isinstance(stage.config, TrainConfig):
+            verify(stage.config)
+    check_folder(base.output)
+    path = base.output / "results.jsonl"
+    if config.collect or config.dry_run:  # while another call may be at work
+        results = known_results(path, runs)
+        missing = _without(runs, results)
+        if config.dry_run:
+            write_configs(missing, base.output / "configs")
+        results |= {(run.arm.name, run.seed): gather(run, config.threads_each) for run in missing if run.done}
+        return Outcome(results, _without(runs, results), [])
+    with locked(base.output):
+        results = known_results(path, runs)
+        missing = _without(runs, results)
+        configs = write_configs(missing, base.output / "configs")
+
+        def keep(run: Run) -> None:
+            results[run.arm.name, run.seed] = gather(run, config.threads_each)
+            write_results(path, results)
+
+        failures = run_missing(missing, configs, config, keep) if missing else []
+    return Outcome(results, _without(runs, results), failures)
+
+
+def _without(runs: Sequence[Run], results: dict[tuple[str, int], Result]) -> list[Run]:
+    return [run for run in runs if (run.arm.name, run.seed) not in results]

@@ -1,0 +1,101 @@
+"""A suite's comparison as Markdown and as JSON."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from pairuni.analysis.ablations.compare import Cell, Results, Row, seeds_of
+from pairuni.analysis.ablations.figures import Point
+from pairuni.analysis.ablations.plan import BEFORE
+from pairuni.analysis.ablations.statistics import Estimate
+from pairuni.analysis.ablations.suites import SUITES
+from pairuni.config import Suite
+from pairuni.eval.runner import DIGITS
+
+
+def table(suite: Suite, rows: Sequence[Row]) -> str:
+    """Markdown: the question, a row per arm, and how to read it."""
+    question = SUITES[suite].question
+    if not rows:
+        return f"**{question}** No results yet.\n"
+    units = {name: cell.unit for row in rows for name, cell in row.cells.items()}
+    head = ["", "seeds", *(part for name, unit in units.items() for part in (f"{name}, {unit}", "difference"))]
+    lines = [f"**{question}**", "", _line(head), _line(["---"] * len(head))]
+    lines += [_line([row.label, str(len(row.seeds)), *_cells(row, list(units))]) for row in rows]
+    return "\n".join([*lines, "", _note(suite, rows, list(units))]) + "\n"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _cells(row: Row, names: Sequence[str]) -> list[str]:
+    found = []
+    for name in names:
+        cell = row.cells.get(name)
+        found += ["", ""] if cell is None else [said(cell.score, digits=digits(cell.unit)), _difference(cell)]
+    return found
+
+
+def digits(unit: str) -> int:
+    """Decimals that scores of a unit are printed with."""
+    return DIGITS.get(unit, 1)
+
+
+def said(estimate: Estimate, sign: bool = False, digits: int = 1) -> str:
+    """A mean with its interval in words: "63.5 (61.4 to 65.6)"."""
+    form = f"{'+' if sign else ''}.{digits}f"
+    if not math.isfinite(estimate.low):
+        return f"{estimate.mean:{form}}"
+    return f"{estimate.mean:{form}} ({estimate.low:{form}} to {estimate.high:{form}})"
+
+
+def _difference(cell: Cell) -> str:
+    if cell.difference is None:
+        return ""
+    text = said(cell.difference, sign=True, digits=digits(cell.unit))
+    return f"**{text}**" if cell.q is not None and cell.q < 0.05 else text
+
+
+def _note(suite: Suite, rows: Sequence[Row], names: Sequence[str]) -> str:
+    items = {name: next(row.cells[name].n for row in rows if name in row.cells) for name in names}
+    asked = ", ".join(f"{n:,} of {name}" for name, n in items.items())
+    comparison = SUITES[suite]
+    beside = "pairs from random pairs in the same world" if comparison.reference else comparison.arms[0].label
+    text = f"Scores and differences (from: {beside}) with 95 % intervals over seeds and items. Items: {asked}."
+    tests = [cell for row in rows for cell in row.cells.values() if cell.difference and cell.q is not None]
+    if not tests:
+        return text
+    clear = sum(cell.difference.clear for cell in tests if cell.difference)
+    held = sum(cell.q is not None and cell.q < 0.05 for cell in tests)
+    chance = f"{len(tests)} differences, of whose intervals {len(tests) / 20:.1f} would leave out 0 by chance alone"
+    return f"{text} {chance}: {clear} do. {held} hold after adjustment (bold; Benjamini and Hochberg, 5 %)."
+
+
+def curve_table(panels: Mapping[str, Sequence[Point]], x_label: str) -> str:
+    """Markdown: the numbers of a curve, a row per world."""
+    names = list(panels)
+    lines = [_line(["", *names]), _line(["---"] * (len(names) + 1))]
+    for n, point in enumerate(panels[names[0]]):
+        cells = [f"{said(panels[name][n].y, sign=True)} at {panels[name][n].x:.2f}" for name in names]
+        lines.append(_line([point.label, *cells]))
+    return "\n".join(["", f"Pairs above random pairs, at {x_label}:", "", *lines, ""])
+
+
+def summary(suite: Suite, rows: Sequence[Row], results: Results) -> dict[str, Any]:
+    """The comparison as JSON, with the time that its runs took."""
+    arms = [row.name for row in rows if row.name != BEFORE]
+    runs = [results[arm, seed] for arm in arms for seed in seeds_of(arm, results)]
+    seconds = sum(run.seconds.get("training", 0.0) for run in runs)
+    about = {"suite": suite, "question": SUITES[suite].question, "runs": len(runs), "training_seconds": round(seconds)}
+    return about | {"arms": [_plain(asdict(row)) for row in rows]}
+
+
+def _plain(value: Any) -> Any:
+    """For JSON, which has no infinity."""
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    return (round(value, 5) if math.isfinite(value) else None) if isinstance(value, float) else value

@@ -1,0 +1,126 @@
+"""What the exports share: a folder that replaces nothing but an earlier export, images of pairs, and parquet files.
+
+Nothing here knows what a row says. Rows are streamed: what is in memory is one row group.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+from PIL import Image
+
+from pairuni.data.images import load_image
+from pairuni.errors import InputError
+from pairuni.files import check_folder, read_jsonl
+from pairuni.records import Pair, read_pairs, resolve_image
+
+RECORD = "pairuni_export.json"
+"""Says that a folder is an export, so that another may replace it."""
+_GROUP_ROWS, _GROUP_BYTES = 100, 32_000_000
+"""A row group ends at either, so that readers and this writer hold few images at once."""
+
+
+def read_numbered(path: Path, root: Path) -> list[tuple[int, Pair]]:
+    """The pairs of a file, each with its line, which messages about its images name. Raises as `read_pairs` does."""
+    pairs = read_pairs(path, root)
+    return list(zip((n for n, _ in read_jsonl(path)), pairs, strict=True))
+
+
+def check_output(output: Path, overwrite: bool, inputs: Sequence[Path], written: set[str]) -> None:
+    """Looks at the folder that an export would replace, before any work is done.
+
+    Args:
+        inputs: what is read; it may not lie in `output`, whatever `overwrite` says.
+        written: names that this export writes into `output`, beside RECORD.
+
+    Raises:
+        InputError: writing would lose something that is not an earlier export of this form.
+    """
+    check_folder(output)
+    for path in (*inputs, Path.cwd()):
+        if path.resolve().is_relative_to(output.resolve()):
+            raise InputError(f"would be replaced, and {path} lies in it", file=output)
+    names = {path.name for path in output.iterdir()} if output.is_dir() else set()
+    if not names or overwrite:
+        return
+    if RECORD not in names:
+        raise InputError("is not empty and no earlier export; overwrite = true replaces it", file=output)
+    if foreign := sorted(names - written - {RECORD}):
+        message = f"holds {foreign[0]}, which this export does not write; overwrite = true deletes it with the rest"
+        raise InputError(message, file=output)
+
+
+@dataclass
+class PairImages:
+    """Image files of the pairs, read and looked at; each one's hash is kept once."""
+
+    pairs: Path
+    root: Path
+    plain: bool = False
+    """Encode anew, as PNG, what `Image.open(...).convert("RGB")` shows otherwise than `load_image`: images that EXIF
+    turns, that are transparent or have 16 bits. For readers that know no better way to open a file."""
+    hashes: dict[str, str] = field(default_factory=dict)
+    encoded_anew: set[str] = field(default_factory=set)
+
+    def read(self, image_path: str, line: int, where: str) -> bytes:
+        """The file's bytes. Raises InputError with the line and field that name it, unless it decodes."""
+        place = resolve_image(image_path, self.root, file=self.pairs, line=line, field=where)
+        try:
+            pixels = load_image(place) if image_path not in self.hashes or image_path in self.encoded_anew else None
+            content = place.read_bytes()
+        except InputError as err:
+            raise InputError(f"{place}: {err.message}", file=self.pairs, line=line, field=where) from None
+        self.hashes[image_path] = sha256(content).hexdigest()
+        if not self.plain or pixels is None or _shows(content, pixels):
+            return content
+        self.encoded_anew.add(image_path)
+        encoded = io.BytesIO()
+        Image.fromarray(pixels).save(encoded, "PNG")
+        return encoded.getvalue()
+
+    def hash(self) -> str:
+        """Of all images, by their paths' order."""
+        return sha256(" ".join(self.hashes[path] for path in sorted(self.hashes)).encode()).hexdigest()
+
+
+def _shows(content: bytes, pixels: np.ndarray) -> bool:
+    """Whether a reader that opens the file as it is sees these pixels, uint8 [H, W, 3]."""
+    with Image.open(io.BytesIO(content)) as file:
+        return np.array_equal(np.asarray(file.convert("RGB")), pixels)
+
+
+class ParquetFile:
+    """One parquet file, written row group by row group."""
+
+    def __init__(self, path: Path, schema: pyarrow.Schema, group_bytes: int = _GROUP_BYTES) -> None:
+        self.path = path
+        self.image_bytes = 0
+        """Of the rows so far, those that wait for their row group included."""
+        self._schema, self._group_bytes = schema, min(_GROUP_BYTES, group_bytes)
+        self._writer = pyarrow.parquet.ParquetWriter(path, schema, write_page_index=True)
+        self._rows: list[dict[str, Any]] = []
+        self._waiting = 0
+
+    def add(self, row: dict[str, Any], image_bytes: int) -> None:
+        """Adds a row; `image_bytes` is the size of the images in it."""
+        self._rows.append(row)
+        self._waiting += image_bytes
+        self.image_bytes += image_bytes
+        if len(self._rows) >= _GROUP_ROWS or self._waiting >= self._group_bytes:
+            self._flush()
+
+    def close(self) -> None:
+        """Ends the file."""
+        if self._rows:
+            self._flush()
+        self._writer.close()
+
+    def _flush(self) -> None:
+        self._writer.write_table(pyarrow.Table.from_pylist(self._rows, schema=self._schema))
+        self._waiting, self._rows = 0, []
