@@ -334,6 +334,30 @@ FAULTS = {
         "rewards_BR = sampled.rewards_BR[:, columns]",
         "tests/analysis/test_gradient_agreement.py::test_rewards_are_normalised_within_each_half",
     ),
+    "an interval over seeds alone": Fault(
+        "analysis/ablations/statistics.py",
+        "of_items = S * float((items_N**2).sum()) / (N - 1)",
+        "of_items = 0.0",
+        "tests/analysis/ablations/test_statistics.py::test_the_interval_covers_the_truth_as_often_as_it_says",
+    ),
+    "an interval over items alone": Fault(
+        "analysis/ablations/statistics.py",
+        "if S == 1:",
+        "if S:",
+        "tests/analysis/ablations/test_statistics.py::test_the_interval_covers_the_truth_as_often_as_it_says",
+    ),
+    "arms are not compared seed by seed": Fault(
+        "analysis/ablations/compare.py",
+        "pair = [[results[arm, seed].benchmarks[benchmark] for seed in both]",
+        "pair = [[results[arm, seed].benchmarks[benchmark] for seed in both[:: 1 if arm == name else -1]]",
+        "tests/analysis/ablations/test_ablations.py::test_differences_are_paired_by_seed_and_item",
+    ),
+    "an arm has another seed's data": Fault(
+        "analysis/ablations/plan.py",
+        "_data_stages(arm, base, seed)\n    logged",
+        "_data_stages(arm, base, seed + bool(arm.train))\n    logged",
+        "tests/analysis/ablations/test_ablations.py::test_arms_differ_in_what_they_say_and_have_equal_budgets",
+    ),
     "gradients averaged over processes": Fault(
         "dist.py",
         "td.all_reduce(flat)",

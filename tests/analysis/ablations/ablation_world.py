@@ -11,7 +11,7 @@ from PIL import Image
 
 from pairuni.analysis.ablations.execute import Job
 from pairuni.analysis.ablations.plan import Base
-from pairuni.config import DataConfig, EvalConfig, LogConfig, RolloutConfig, TrainConfig
+from pairuni.config import DataConfig, EvalConfig, LogConfig, ModelConfig, RolloutConfig, TrainConfig
 from pairuni.records import Pair, Quadruple, Side
 
 QUESTIONS, PROMPTS = 12, 6
@@ -23,6 +23,7 @@ def make_base(folder: Path, **changes: Any) -> Base:
     config = TrainConfig(
         output="unused",
         steps=2,
+        model=ModelConfig("someone/a-model"),
         data=DataConfig("unused", batch=2, shapes=12),
         rollout=RolloutConfig(rollouts=2, guidance=2.0, max_new_tokens=16),
         log=LogConfig(samples_every=0, checkpoint_every=0),
@@ -81,7 +82,7 @@ class Processes:
         (output / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     def eval(self, output: Path, config: dict[str, Any]) -> None:
-        assert "model" not in config or Path(config["model"]).is_dir()
+        assert config["model"] == "someone/a-model" or Path(config["model"]).is_dir()
         output.mkdir(parents=True, exist_ok=True)
         rng, benchmarks = np.random.default_rng(sum(output.as_posix().encode())), {}
         for name, n in BENCHMARKS.items():

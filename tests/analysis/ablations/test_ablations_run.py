@@ -18,6 +18,7 @@ from ablation_world import make_base
 from pairuni.analysis.ablations.plan import BEFORE
 from pairuni.analysis.ablations.results import read_results
 from pairuni.analysis.ablations.suites import METHOD
+from pairuni.config import ModelConfig
 
 pytestmark = pytest.mark.slow
 
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.slow
 def command(folder: Path, *more: str) -> list[str]:
     """The smallest suite, with one seed, two steps and a few held-out items."""
     base = make_base(folder / "out").train
-    base = dataclasses.replace(base, eval=dataclasses.replace(base.eval, batch=6))
+    base = dataclasses.replace(base, model=ModelConfig("shapes-janus"), eval=dataclasses.replace(base.eval, batch=6))
     (folder / "base.yaml").write_text(yaml.safe_dump(dataclasses.asdict(base)))
     options = ["--suite", "selection", "--seeds", "1", "--base", str(folder / "base.yaml")]
     return [sys.executable, "-m", "pairuni", "analyse", "ablations", *options, "--output", str(folder / "out"), *more]
