@@ -1,7 +1,7 @@
 """Tables and figures of docs/evidence.md from the results that are committed: `make evidence`.
 
-In results/, ablations/results.jsonl is what `pairuni analyse ablations` left and gradients/gradients.jsonl what `pairuni
-analyse gradients` did. Each table stands in the page between a marker and its end, <!-- pairing --> and
+In results/, ablations/results.jsonl is what `pairuni analyse ablations` left and gradients/gradients.jsonl what
+`pairuni analyse gradients` did. Each table stands in the page between a marker and its end, <!-- pairing --> and
 <!-- /pairing -->.
 """
 
