@@ -9,12 +9,14 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from pairuni.analysis.ablations.compare import Row
 from pairuni.analysis.ablations.statistics import Estimate
 from pairuni.files import atomic_path
 
 _INK, _LINE, _PALE = "#4a4f57", "#2f6db3", "#c9cdd2"
+_MARKS = "osD^v<>P"
 STYLE: dict[Any, Any] = {
     "svg.hashsalt": "pairuni",
     "svg.fonttype": "none",
@@ -34,11 +36,13 @@ STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Point:
-    """Of a scatter: a mean with its interval over a place on the x-axis."""
+    """Of a scatter: a mean with its interval over a place on the x-axis, which may have one too."""
 
     x: float
     label: str
     y: Estimate
+    x_low: float | None = None
+    x_high: float | None = None
 
 
 def forest(rows: Sequence[Row], path: Path) -> None:
@@ -65,28 +69,35 @@ def forest(rows: Sequence[Row], path: Path) -> None:
 
 
 def scatter(panels: Mapping[str, Sequence[Point]], x_label: str, y_label: str, path: Path) -> None:
-    """Points with intervals and labels, a panel per benchmark."""
+    """Points with intervals, a panel per benchmark; a colour and a mark per label."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(3.6 * len(panels), 3.2), layout="constrained")
+        figure = Figure(figsize=(3.6 * len(panels), 3.8), layout="constrained")
         for axes, (name, points) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-            for point in points:
-                _errorbar(axes, (point.x, point.y.mean), point.y, vertical=True)
-                axes.annotate(
-                    point.label, (point.x, point.y.mean), xytext=(4, 4), textcoords="offset points", fontsize=7
-                )
+            for n, point in enumerate(points):
+                ends = None
+                if point.x_low is not None and point.x_high is not None:
+                    ends = [[point.x - point.x_low], [point.x_high - point.x]]
+                axes.errorbar([point.x], [point.y.mean], xerr=ends, fmt="none", ecolor=f"C{n % 10}", alpha=0.5)
+                look = {"color": f"C{n % 10}", "marker": _MARKS[n % len(_MARKS)], "label": point.label}
+                _errorbar(axes, (point.x, point.y.mean), point.y, vertical=True, **look)
             axes.axhline(0, color=_PALE, linewidth=0.8, zorder=0)
             axes.set_title(name, fontsize=9)
             axes.set_xlabel(x_label)
-            axes.margins(x=0.2)
+            axes.margins(x=0.15)
+            axes.xaxis.set_major_locator(MaxNLocator(4))
         figure.axes[0].set_ylabel(y_label)
+        shown = figure.axes[0].get_legend_handles_labels()
+        figure.legend(*shown, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
         _save(figure, path)
 
 
-def _errorbar(axes: Axes, place: tuple[float, float], estimate: Estimate, vertical: bool) -> None:
+def _errorbar(
+    axes: Axes, place: tuple[float, float], estimate: Estimate, vertical: bool, color: str = _LINE, **more: Any
+) -> None:
     finite = math.isfinite(estimate.low) and math.isfinite(estimate.high)
     ends = [[estimate.mean - estimate.low], [estimate.high - estimate.mean]] if finite else None
-    look: dict[str, Any] = {"yerr" if vertical else "xerr": ends, "capsize": 2, "linewidth": 1.2}
-    axes.errorbar([place[0]], [place[1]], fmt="o", ms=4, color=_LINE, zorder=2, **look)
+    look: dict[str, Any] = {"yerr" if vertical else "xerr": ends, "capsize": 2, "linewidth": 1.2, "marker": "o", **more}
+    axes.errorbar([place[0]], [place[1]], linestyle="none", ms=5, color=color, zorder=2, **look)
 
 
 def _save(figure: Figure, path: Path) -> None:

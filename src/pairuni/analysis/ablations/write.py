@@ -1,5 +1,6 @@
 """Writes what is said of suites: <suite>.md, <suite>.json, <suite>.svg, and curves where a suite has a scale."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import product
@@ -11,7 +12,7 @@ import numpy as np
 from pairuni.analysis.ablations.compare import Results, Row, compared, gain, seeds_of
 from pairuni.analysis.ablations.figures import Point, forest, scatter
 from pairuni.analysis.ablations.plan import BEFORE
-from pairuni.analysis.ablations.statistics import Estimate, correlation
+from pairuni.analysis.ablations.statistics import Estimate, correlation, over_seeds
 from pairuni.analysis.ablations.tables import curve_table, said, summary, table
 from pairuni.config import Suite
 from pairuni.files import write_json, write_text
@@ -71,10 +72,15 @@ def related(
         gain_GS = np.array([estimate.seeds for estimate in gains])
         if np.ptp(x_GS.mean(1)) and np.ptp(gain_GS.mean(1)):
             found[name] = correlation(x_GS, gain_GS)
-        drawn = zip(x_GS.mean(1).tolist(), arms, gains, strict=True)
-        panels[name] = [Point(x, row.label, estimate) for x, row, estimate in drawn]
+        drawn = zip(map(over_seeds, x_GS), arms, gains, strict=True)
+        panels[name] = [_point(x, row.label, estimate) for x, row, estimate in drawn]
     scatter(panels, label, "gain over the model before", path)
     return found
+
+
+def _point(x: Estimate, label: str, y: Estimate) -> Point:
+    finite = math.isfinite(x.low)
+    return Point(x.mean, label, y, x.low if finite else None, x.high if finite else None)
 
 
 def said_of(correlations: Mapping[str, Estimate], what: str) -> str:
