@@ -184,8 +184,5 @@ def _engine(config: AblationsConfig) -> Iterator[tuple[Submit, int]]:
             yield (lambda job: task.remote(job).future()), slots
         return
     with _passing_on(), ThreadPoolExecutor(config.workers) as pool:
-        try:
-            yield (lambda job: pool.submit(_run_job, job)), config.workers
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)  # the processes have heard too: they save and end
-            raise
+        # Whatever ends this, the pool waits for its processes; none is queued, since as many jobs go as it has threads.
+        yield (lambda job: pool.submit(_run_job, job)), config.workers

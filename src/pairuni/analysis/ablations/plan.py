@@ -91,11 +91,6 @@ class Run:
     def done(self) -> bool:
         return all(stage.done for stage in self.stages)
 
-    @property
-    def folder(self) -> Path:
-        """Where its eval.json is."""
-        return self.stages[-1].product.parent
-
 
 def arms_of(suites: Sequence[Suite], base: Base) -> list[Arm]:
     """The arms of the suites, each once, without those of another kind of data."""

@@ -7,6 +7,7 @@ by item long after the runs themselves have gone.
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -117,21 +118,14 @@ def known_results(path: Path, runs: Sequence[Run]) -> dict[tuple[str, int], Resu
 
 def gather(run: Run, threads: int) -> Result:
     """The result of a run whose stages are done. Raises InputError where a file of it is broken."""
-    seconds, training = {}, {}
-    if any(stage.command == "train" for stage in run.stages):
-        rows = RunDir(run.folder.parent).read_metrics()
-        training, seconds = _training(rows), {"training": sum(row["seconds/total"] for row in rows)}
-    pairings = [stage for stage in run.stages if stage.command == "pair"]
-    pairs = _pairs(pairings[0].product, any(stage.command == "shapes" for stage in run.stages)) if pairings else {}
-    return Result(
-        run.arm.name,
-        run.seed,
-        run.identity,
-        _benchmarks(run.stages[-1]),
-        training,
-        pairs,
-        {**seconds, "threads": threads},
-    )
+    stages = {stage.command: stage for stage in run.stages}
+    seconds, training, pairs = {"threads": float(threads)}, {}, {}
+    if "train" in stages:
+        rows = RunDir(Path(stages["train"].config.output)).read_metrics()
+        training, seconds["training"] = _training(rows), sum(row["seconds/total"] for row in rows)
+    if "pair" in stages:
+        pairs = _pairs(stages["pair"].product, "shapes" in stages)
+    return Result(run.arm.name, run.seed, run.identity, _benchmarks(stages["eval"]), training, pairs, seconds)
 
 
 def _benchmarks(stage: Stage) -> dict[str, Measured]:
@@ -193,6 +187,7 @@ def _pairs(pairing: Path, shapes: bool) -> dict[str, float]:
     return found
 
 
+@cache  # arms share pairs
 def _content(file: Path, root: Path) -> float:
     """Mean cosine of what is in the two images of a retrieved pair: how well the halves match in meaning."""
     pairs = [pair for pair in read_pairs(file) if pair.kind == "retrieved"]

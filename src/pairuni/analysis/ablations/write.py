@@ -66,13 +66,13 @@ def related(
     if len(arms) < _FEWEST or not seeds or not seeds_of(BEFORE, results):
         return {}
     x_GS = np.array([[values[row.name][seed] for seed in seeds] for row in arms])
-    found, panels = {}, {}
+    places, found, panels = [over_seeds(x_S) for x_S in x_GS], {}, {}
     for name in arms[0].cells:
         gains = [gain(name, row.name, seeds, results) for row in arms]
         gain_GS = np.array([estimate.seeds for estimate in gains])
         if np.ptp(x_GS.mean(1)) and np.ptp(gain_GS.mean(1)):
             found[name] = correlation(x_GS, gain_GS)
-        drawn = zip(map(over_seeds, x_GS), arms, gains, strict=True)
+        drawn = zip(places, arms, gains, strict=True)
         panels[name] = [_point(x, row.label, estimate) for x, row, estimate in drawn]
     scatter(panels, label, "gain over the model before", path)
     return found
