@@ -74,7 +74,7 @@ CONFIGS: dict[str, type] = {
 PARTS: dict[str, tuple[type, str, tuple[str, ...]]] = {
     "analyse pairs": (GalleryConfig, "pairs", ("rejected",)),
     "analyse gradients": (GradientsConfig, "run", ("mixes",)),
-    "analyse ablations": (AblationsConfig, "suite", ("suite",)),
+    "analyse ablations": (AblationsConfig, "suite", ("suite", "arms")),
     "export hf-dataset": (HfDatasetConfig, "pairs", ("language",)),
     "export verl-omni": (VerlOmniConfig, "pairs", ()),
     "export unirl": (UnirlConfig, "pairs", ()),

@@ -913,6 +913,9 @@ class AblationsConfig:
     seeds: int = 3
     """Runs of each arm, with seeds from 0: of data, pairing and training in the Shapes world, of training alone with
     data of your own. Arms of one seed begin with the same data."""
+    arms: list[str] = field(default_factory=list)
+    """Run only these of the suites' arms, and those that they are compared with (default: all), such as more seeds of
+    two arms than of the others. Tables have every arm with results."""
     engine: Literal["local", "ray"] = "local"
     """What runs the processes: this machine, or Ray, on this machine or a cluster (needs `pairuni[cluster]`)."""
     ray_address: str = ""
@@ -930,7 +933,8 @@ class AblationsConfig:
 
     def __post_init__(self) -> None:
         _check(bool(self.suite), "suite", "names none")
-        _check(len(set(self.suite)) == len(self.suite), "suite", "names one twice")
+        for name in ("suite", "arms"):
+            _check(len(set(vars(self)[name])) == len(vars(self)[name]), name, "names one twice")
         for name in ("seeds", "workers"):
             _check(vars(self)[name] > 0, name, f"must be positive, not {vars(self)[name]}")
         _check(self.threads >= 0, "threads", f"must not be negative, not {self.threads}")

@@ -60,7 +60,7 @@ def gradients(arguments: list[str]) -> int:
 
 
 def ablations(arguments: list[str]) -> int:
-    config = parse_config(AblationsConfig, with_words(arguments, "suite", ("suite",)), "analyse ablations")
+    config = parse_config(AblationsConfig, with_words(arguments, "suite", ("suite", "arms")), "analyse ablations")
     file = config.base or str(resources.files("pairuni.configs") / "shapes" / "demo.yaml")
     train = parse_config(TrainConfig, ["--config", file], "train", check_names)
     check_model(train)

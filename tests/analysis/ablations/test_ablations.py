@@ -128,6 +128,19 @@ def test_each_stage_is_run_once_in_order_and_never_again(tmp_path: Path, process
     assert {stage.partition("seed_")[2].partition("/")[0] for stage in processes.done} == {"2"}
 
 
+def test_some_arms_run_with_what_they_are_compared_with(tmp_path: Path, processes: Processes) -> None:
+    outcome = ablate(tmp_path, ["weighting", "matching"], seeds=1, arms=["weight_none", "tints_pairs"])
+    names = {("before", 0), ("method", 0), ("weight_none", 0), ("tints_pairs", 0), ("tints_random", 0)}
+    assert set(outcome.results) == names and not outcome.missing
+    later = ablate(tmp_path, ["weighting"], seeds=2, arms=["weight_none"])
+    assert set(later.results) == names | {("method", 1), ("weight_none", 1)}
+    assert ablate(tmp_path, ["weighting"], seeds=2, collect=True).missing  # without names all arms are meant
+    with pytest.raises(InputError, match=r"arms.*has no random_pairs; there are method, weight_linear, weight_none"):
+        ablate(tmp_path, ["weighting"], arms=["random_pairs"])
+    with pytest.raises(InputError, match="names one twice"):
+        AblationsConfig(["weighting"], arms=["method", "method"])
+
+
 def test_results_are_kept_when_the_runs_have_gone(tmp_path: Path, processes: Processes) -> None:
     processes.folder = tmp_path / "a"
     first = ablate(tmp_path / "a", ["weighting"], seeds=1)
@@ -301,6 +314,10 @@ def test_results_of_other_settings_are_refused(tmp_path: Path, processes: Proces
     other = dataclasses.replace(base, train=dataclasses.replace(base.train, steps=1))
     with pytest.raises(InputError, match="method/seed_0 is there with other settings"):
         run_ablations(AblationsConfig(["selection"], str(tmp_path), seeds=1), other, NOTHING)
+    file = tmp_path / "results.jsonl"
+    file.write_text("".join(line for line in file.read_text().splitlines(True) if '"select_random"' in line))
+    with pytest.raises(InputError, match="select_random/seed_0 is there with other settings"):  # it is in the table
+        run_ablations(AblationsConfig(["selection"], str(tmp_path), seeds=1, arms=["method"]), other, NOTHING)
 
 
 # ---- what is compared -------------------------------------------------------------------------------------------

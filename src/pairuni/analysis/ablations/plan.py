@@ -103,6 +103,21 @@ def arms_of(suites: Sequence[Suite], base: Base) -> list[Arm]:
     return list(found.values())
 
 
+def chosen(runs: Sequence[Run], suites: Sequence[Suite], arms: Sequence[str]) -> list[Run]:
+    """The runs of some arms by name, of what these are compared with, and of the model before; all without names.
+
+    Raises:
+        InputError: a name is of no arm of the suites.
+    """
+    known = list(dict.fromkeys(run.arm.name for run in runs if run.arm.name != BEFORE))
+    unknown = next((name for name in arms if name not in known), None)
+    if unknown is not None:
+        raise InputError(f"has no {unknown}; there are {', '.join(known)}", field="arms")
+    beside = {SUITES[suite].reference_of(arm) for suite in suites for arm in SUITES[suite].arms if arm.name in arms}
+    kept = {BEFORE, *(arms or known), *beside}
+    return [run for run in runs if run.arm.name in kept]
+
+
 def plan(suites: Sequence[Suite], base: Base, seeds: int) -> list[Run]:
     """All runs, the model that they begin with first, then seed by seed, so that what is stopped early compares.
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from pairuni.analysis.ablations.execute import Failure, check_launch, run_missing
-from pairuni.analysis.ablations.plan import Base, Run, plan, write_configs
+from pairuni.analysis.ablations.plan import Base, Run, chosen, plan, write_configs
 from pairuni.analysis.ablations.results import Result, gather, known_results, write_results
 from pairuni.config import AblationsConfig, TrainConfig
 from pairuni.files import check_folder, locked
@@ -44,21 +44,22 @@ def run_ablations(config: AblationsConfig, base: Base, verify: Callable[[TrainCo
             process is at work in the output folder.
     """
     check_launch(config)
-    runs = plan(config.suite, base, config.seeds)
+    whole = plan(config.suite, base, config.seeds)
+    runs = chosen(whole, config.suite, config.arms)
     for stage in (stage for run in runs for stage in run.stages):
         if isinstance(stage.config, TrainConfig):
             verify(stage.config)
     check_folder(base.output)
     path = base.output / "results.jsonl"
     if config.collect or config.dry_run:  # while another call may be at work
-        results = known_results(path, runs)
+        results = known_results(path, whole)
         missing = _without(runs, results)
         if config.dry_run:
             write_configs(missing, base.output / "configs")
         results |= {(run.arm.name, run.seed): gather(run, config.threads_each) for run in missing if run.done}
         return Outcome(results, _without(runs, results), [])
     with locked(base.output):
-        results = known_results(path, runs)
+        results = known_results(path, whole)
         missing = _without(runs, results)
         configs = write_configs(missing, base.output / "configs")
 
