@@ -7,14 +7,13 @@ from, so that it is never taken for other data.
 from pathlib import Path
 
 from pairuni.cli.commands import run_complete, run_pair
-from pairuni.config import CompleteConfig, PairConfig, ShapesConfig, TrainConfig
+from pairuni.config import ShapesConfig, TrainConfig
 from pairuni.errors import InputError
 from pairuni.files import check_folder, read_json, write_json
-from pairuni.shapes.world import write_world
+from pairuni.shapes.recipe import QUADRUPLES, recipe
+from pairuni.shapes.world import SOURCES, write_world
 
 RECORD = "shapes.json"
-_SOURCES = ("understanding.jsonl", "generation.jsonl")
-_QUADRUPLES = "quadruples.jsonl"
 
 
 def make_data(config: TrainConfig) -> None:
@@ -38,9 +37,9 @@ def make_data(config: TrainConfig) -> None:
     number = config.data.shapes
     print(f"no pairs yet: writing {number} understanding and {number} generation images to {folder}")
     write_json(record, made)  # first, so that a stopped call is seen to be ours and is begun again
-    write_world(ShapesConfig(str(folder), number, number, seed=config.seed))
+    write_world(world := ShapesConfig(str(folder), number, number, seed=config.seed))
     print("completing each sample's missing half, then pairing")
-    complete, pair = _stages(folder, number, config.seed)
+    complete, pair = recipe(world)
     run_complete(complete)
     run_pair(pair)
 
@@ -60,15 +59,6 @@ def _check_place(config: TrainConfig) -> None:
     if config.data.image_root is not None:
         raise InputError("must be left out where data.shapes makes the images", field="data.image_root")
     check_folder(pairs.parent)
-    for file in (pairs.parent / name for name in (*_SOURCES, _QUADRUPLES)):
+    for file in (pairs.parent / name for name in (*SOURCES, QUADRUPLES)):
         if file.exists() and not (pairs.parent / RECORD).is_file():
             raise InputError("is there already, and data.shapes would write over it", file=file)
-
-
-def _stages(folder: Path, number: int, seed: int) -> tuple[CompleteConfig, PairConfig]:
-    understanding, generation = (str(folder / name) for name in _SOURCES)
-    complete = CompleteConfig(understanding, generation, output=str(folder), seed=seed)
-    # The paper's share of aligned pairs (4,971 of 16,320) is near a third; so is a fifth of the images here.
-    quadruples = str(folder / _QUADRUPLES)
-    pair = PairConfig(quadruples, str(folder), extractor="colour_hog", clusters=2 * number // 5, seed=seed)
-    return complete, pair

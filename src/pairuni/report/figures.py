@@ -8,7 +8,6 @@ import io
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -16,31 +15,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
 
+from pairuni.chart_style import GRID, INK, LINES, STYLE
 from pairuni.records import Side
 from pairuni.report.data import Metrics
 
-_INK, _GRID = "#4a4f57", "#dfe2e6"
-_LINES = ("#2f6db3", "#c05a1a", "#3b8556", "#8a55a8", "#a33f52", "#6b6b6b")
 _DARK = {
-    _INK: "#c3c8cf",
-    _GRID: "#343a42",
-    **dict(zip(_LINES, ("#7fb2ea", "#ee9a5f", "#7fc799", "#c79be0", "#e58796", "#adadad"), strict=True)),
-}
-_SETTINGS: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text: smaller, and in the reader's own font
-    "svg.hashsalt": "pairuni",  # equal inputs give equal bytes
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 9,
-    "text.parse_math": False,  # names are the user's: a dollar sign in one is no formula
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": _GRID,
-    "axes.labelcolor": _INK,
-    "text.color": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "grid.color": _GRID,
+    INK: "#c3c8cf",
+    GRID: "#343a42",
+    **dict(zip(LINES, ("#7fb2ea", "#ee9a5f", "#7fc799", "#c79be0", "#e58796", "#adadad"), strict=True)),
 }
 _FEW = 40  # with at most so many points each gets a marker
 
@@ -134,9 +116,9 @@ def run_charts(metrics: Metrics, scores: Metrics | None) -> tuple[list[Chart], l
 def similarity_chart(similarities: Sequence[float]) -> Chart:
     """Histogram of the similarities of retrieved pairs."""
     values = np.asarray(similarities, dtype=float)
-    with matplotlib.rc_context(_SETTINGS):
+    with matplotlib.rc_context(STYLE):
         figure, axes = _axes()
-        axes.hist(values, bins=24, color=_LINES[0])
+        axes.hist(values, bins=24, color=LINES[0])
         axes.set_xlabel("cosine similarity")
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         alt = f"Histogram of {len(values)} similarities from {values.min():.3f} to {values.max():.3f}."
@@ -144,7 +126,7 @@ def similarity_chart(similarities: Sequence[float]) -> Chart:
 
 
 def _chart(panel: Panel, metrics: Metrics, window: int) -> Chart:
-    with matplotlib.rc_context(_SETTINGS):
+    with matplotlib.rc_context(STYLE):
         figure, axes = _axes()
         axes.set_xlabel("step")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -163,7 +145,7 @@ def _lines(axes: Axes, panel: Panel, metrics: Metrics, window: int) -> str:
         known = np.isfinite(metrics.columns[key])
         steps, values = metrics.steps[known], metrics.columns[key][known]
         # A side has the same colour in all charts.
-        colour = _LINES[1] if label == Side.GENERATION else _LINES[n % len(_LINES)]
+        colour = LINES[1] if label == Side.GENERATION else LINES[n % len(LINES)]
         line = smooth(values, window)
         if window > 1:
             axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.3)
@@ -185,7 +167,7 @@ def _stack(axes: Axes, panel: Panel, metrics: Metrics) -> str:
     columns = columns[:, whole]
     if not whole.any():
         return "No step has all of them."
-    axes.stackplot(metrics.steps[whole], columns, colors=_LINES, labels=list(panel.keys), linewidth=0)
+    axes.stackplot(metrics.steps[whole], columns, colors=LINES, labels=list(panel.keys), linewidth=0)
     means = ", ".join(f"{label} {mean:.3g} s" for label, mean in zip(panel.keys, columns.mean(axis=1), strict=True))
     return f"Means: {means}."
 

@@ -19,6 +19,8 @@ from pairuni.shapes.renderer import BACKGROUND, TINTS, render
 from pairuni.shapes.scenes import Scene, Split, random_scene
 
 _ITEM_SEEDS: dict[EvalSplit, tuple[int, int]] = {"test": (20261124, 1), "validation": (20261124, 2)}
+SOURCES = ("understanding.jsonl", "generation.jsonl")
+"""Files of a world's two sources."""
 SCENE = "scene"
 """The tag of a caption that describes a whole scene, beside those of the six tasks."""
 
@@ -102,8 +104,8 @@ def write_world(config: ShapesConfig) -> None:
         row = {"id": f"g{i:05d}", "image_path": f"images/g{i:05d}.png"}
         _save(folder / row["image_path"], render(scene, rng, background=_background(2, i, config)))
         prompts.append(row | {"prompt": text, "tag": tag})
-    write_jsonl(folder / "understanding.jsonl", questions)
-    write_jsonl(folder / "generation.jsonl", prompts)
+    for name, rows in zip(SOURCES, (questions, prompts), strict=True):
+        write_jsonl(folder / name, rows)
 
 
 def _check_names(config: ShapesConfig) -> None:

@@ -13,25 +13,11 @@ from matplotlib.ticker import MaxNLocator
 
 from pairuni.analysis.ablations.compare import Row
 from pairuni.analysis.ablations.statistics import Estimate
+from pairuni.chart_style import LINES, STYLE
 from pairuni.files import atomic_path
 
-_INK, _LINE, _PALE = "#4a4f57", "#2f6db3", "#c9cdd2"
 _MARKS = "osD^v<>P"
-STYLE: dict[Any, Any] = {
-    "svg.hashsalt": "pairuni",
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": _PALE,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "text.parse_math": False,
-}
+_PALE = "#c9cdd2"
 
 
 @dataclass(frozen=True)
@@ -92,7 +78,7 @@ def scatter(panels: Mapping[str, Sequence[Point]], x_label: str, y_label: str, p
 
 
 def _errorbar(
-    axes: Axes, place: tuple[float, float], estimate: Estimate, vertical: bool, color: str = _LINE, **more: Any
+    axes: Axes, place: tuple[float, float], estimate: Estimate, vertical: bool, color: str = LINES[0], **more: Any
 ) -> None:
     finite = math.isfinite(estimate.low) and math.isfinite(estimate.high)
     ends = [[estimate.mean - estimate.low], [estimate.high - estimate.mean]] if finite else None

@@ -16,10 +16,12 @@ from typing import Any, TypeVar
 import yaml
 
 from pairuni.analysis.ablations.suites import SUITES, Arm
-from pairuni.config import CompleteConfig, DataConfig, EvaluateConfig, PairConfig, ShapesConfig, Suite, TrainConfig
+from pairuni.config import DataConfig, EvaluateConfig, PairConfig, ShapesConfig, Suite, TrainConfig
 from pairuni.errors import InputError
 from pairuni.files import file_hash, read_json, read_text, write_text
 from pairuni.runs import RunDir
+from pairuni.shapes.recipe import QUADRUPLES, recipe
+from pairuni.shapes.world import SOURCES
 from pairuni.train.inputs import model_record
 from pairuni.train.resume import FREE, flat_config
 
@@ -241,21 +243,13 @@ def _data_stages(arm: Arm, base: Base, seed: int) -> tuple[list[Stage], dict[str
     number, name = base.train.data.shapes, arm.data_name
     data, pairs = base.output / "data" / name / f"seed_{seed}", base.output / "pairs" / arm.pairs_name / f"seed_{seed}"
     shapes = ShapesConfig(str(data), number, number, seed=seed, **arm.shapes)
-    sources = [str(data / f"{side}.jsonl") for side in ("understanding", "generation")]
-    complete = CompleteConfig(*sources, output=str(data), seed=seed)
-    # As in the demo: a third of the pairs aligned, as in the paper.
-    pair = PairConfig(
-        str(data / "quadruples.jsonl"),
-        str(pairs),
-        image_root=str(data),
-        extractor="colour_hog",
-        clusters=2 * number // 5,
-        seed=seed,
-    )
+    complete, pair = recipe(shapes)
     stages = [
-        Stage("shapes", shapes, data / "generation.jsonl"),
-        Stage("complete", complete, data / "quadruples.jsonl"),
-        Stage("pair", changed(pair, arm.pair), pairs / "pairing.json"),
+        Stage("shapes", shapes, data / SOURCES[-1]),
+        Stage("complete", complete, data / QUADRUPLES),
+        Stage(
+            "pair", replace(changed(pair, arm.pair), output=str(pairs), image_root=str(data)), pairs / "pairing.json"
+        ),
     ]
     return stages, {"data.pairs": str(pairs / "pairs.jsonl"), "data.image_root": str(data), "data.shapes": 0}
 
