@@ -139,6 +139,9 @@ def test_commands_of_other_programs(name: str, words: list[str], monkeypatch: py
         make(rest)
     elif program == "python":
         python(rest, monkeypatch)
+    elif program == ".":
+        made = re.search(r"^VENV \?= (\S+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+        assert made is not None and rest == [f"{made[1]}/bin/activate"]
     elif program == "bash":
         assert (ROOT / rest[0]).is_file()
     elif program == "pip":

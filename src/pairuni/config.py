@@ -297,7 +297,7 @@ class RolloutConfig:
     max_new_tokens: int = 32
     """Longest text answer."""
     prompts_per_call: int = 0
-    """Prompts that are sampled together (0: all of the batch)."""
+    """Prompts that are sampled together (0: all of the batch). Does not change the result."""
 
     def __post_init__(self) -> None:
         _check(self.rollouts >= 2, "rollout.rollouts", f"a group needs at least 2, not {self.rollouts}")
@@ -453,7 +453,8 @@ class EvalConfig:
     prompts: int = 1000
     """Items of a generation benchmark (0: its usual number, which is 1,000 in the Shapes world)."""
     split: EvalSplit = "test"
-    """Held-out items: "test" for what is reported, "validation" for choosing options and for watching a run."""
+    """Held-out items of the Shapes benchmarks: "test" for what is reported, "validation" for choosing options and for
+    watching a run. The other benchmarks have one set of items."""
     guidance: float = 5.0
     """Of sampled images."""
     batch: int = 128
@@ -495,6 +496,8 @@ class EvalConfig:
         _check(self.guidance >= 1, f"{self.group}guidance", f"must be at least 1 (off), not {self.guidance}")
         _check(self.batch > 0, f"{self.group}batch", f"must be positive, not {self.batch}")
         _check(bool(self.names), f"{self.group}benchmarks", "names no benchmark")
+        shapes = any(name.startswith("shapes_") for name in self.names)
+        _check(self.split == "test" or shapes, f"{self.group}split", "validation: only Shapes benchmarks have that")
         per_prompt = self.images_per_prompt
         _check(per_prompt >= 0, f"{self.group}images_per_prompt", f"must not be negative, not {per_prompt}")
         _check_seed(self.seed, f"{self.group}seed")
@@ -563,7 +566,7 @@ class TrainConfig:
     updates_per_rollout: int = 1
     """Optimiser steps on one set of rollouts. Not stated in the paper."""
     micro_batch: int = 64
-    """Most rollout rows per forward and backward. Does not change the result."""
+    """Most rollout rows per forward and backward. Does not change the result, and may change within a run."""
     micro_tokens: int = 0
     """Most tokens per forward and backward, prompts included (0: any number). Does not change the result."""
     distributed: Literal["ddp", "fsdp"] = "ddp"
@@ -912,7 +915,7 @@ class AblationsConfig:
     """Pairing config (YAML) of `base`, where it has data of its own: threshold, selection and extractor pair anew."""
     seeds: int = 3
     """Runs of each arm, with seeds from 0: of data, pairing and training in the Shapes world, of training alone with
-    data of your own. Arms of one seed begin with the same data."""
+    data of your own. But in matching and room, which are about data, arms of one seed share it."""
     arms: list[str] = field(default_factory=list)
     """Run only these of the suites' arms, and those that they are compared with (default: all), such as more seeds of
     two arms than of the others. Tables have every arm with results."""

@@ -114,6 +114,12 @@ def test_an_unknown_benchmark_is_refused_before_anything_runs() -> None:
     assert oracle.count == 0
 
 
+def test_a_validation_split_is_for_benchmarks_that_have_one() -> None:
+    EvalConfig(benchmarks="pope, shapes_generation", split="validation")
+    with pytest.raises(InputError, match=r"eval\.split.*only Shapes benchmarks"):
+        EvalConfig(benchmarks="pope", split="validation")
+
+
 def test_the_config_hash_covers_what_changes_scores_and_nothing_else(tmp_path: Path) -> None:
     def digest(config: EvalConfig) -> str:
         return json.loads(write_eval(tmp_path, "m", config, {}).read_text())["config_hash"]

@@ -85,13 +85,14 @@ def test_the_hook_for_images(stand_in: Any) -> None:
     stand_in("verl_omni.trainer.diffusion.v1.trainer_base", register_diffusion_trainer=register(found))
     stand_in("verl_omni.trainer.diffusion.v1.trainer_sync", PolicyGradientDiffusionTrainerV1Sync=Trainer)
     run("pair_weights_images")
-    assert list(found) == ["pair_sync"] and "trainer.v1.trainer_mode=pair_sync" in DOC
+    assert list(found) == ["sync"] and "trainer.v1.trainer_mode=sync" in DOC
     data = SimpleNamespace(batch={}, non_tensor_batch={"extra_info": INFOS})
-    torch.testing.assert_close(found["pair_sync"]()._compute_advantage(data).batch["advantages"], EXPECTED)
+    torch.testing.assert_close(found["sync"]()._compute_advantage(data).batch["advantages"], EXPECTED)
 
 
 def test_the_hook_for_text(stand_in: Any) -> None:
-    rows: dict[str, Any] = {"extra_info": INFOS}
+    wrapped = SimpleNamespace(data=INFOS[0])  # as the transfer queue may return a mapping
+    rows: dict[str, Any] = {"extra_info": [wrapped, *INFOS[1:]]}
     tokens = [torch.tensor(each) for each in ([2.0, 2.0], [-1.0], [0.5, 0.5, 0.5])]
 
     class Trainer:

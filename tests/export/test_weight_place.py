@@ -122,6 +122,16 @@ def test_whitening_afterwards_undoes_it() -> None:
     assert weighted_BR.std() < 0.95
 
 
+def test_whitening_over_tokens_changes_the_ratios_too() -> None:
+    """Where long rollouts are better or worse ones, the mean over tokens is not 0."""
+    batch = Batch(2)
+    weighted_N = batch.weight_N * batch.advantage_BR.ravel()
+    length_N = batch.mask_NT.sum(1)
+    mean = (weighted_N * length_N).sum() / length_N.sum()
+    ratio_N = (weighted_N - mean) / weighted_N
+    assert np.ptp(length_N) > 2 and abs(mean) > 0.01 and np.ptp(ratio_N) > 0.05
+
+
 def test_a_weight_on_the_reward_is_lost() -> None:
     """Division by the group's deviation; without it (Dr. GRPO) the reward is as good a place."""
     batch = Batch(3)

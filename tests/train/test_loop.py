@@ -283,6 +283,21 @@ def test_another_config_is_refused_and_names_its_fields(tiny_config: TrainConfig
     assert train(dataclasses.replace(tiny_config, output=str(moved), steps=3, log=log, data=data))["steps"] == 3
 
 
+def test_a_run_goes_on_with_less_memory(tiny_config: TrainConfig, tmp_path: Path) -> None:
+    """Smaller parts, activations computed again: the same rollouts, and the same update but for rounding."""
+    straight = dataclasses.replace(tiny_config, output=str(tmp_path / "straight"), steps=4)
+    begun = dataclasses.replace(straight, output=str(tmp_path / "begun"), steps=2)
+    train(straight)
+    train(begun)
+    rollout = dataclasses.replace(begun.rollout, prompts_per_call=1)
+    model = dataclasses.replace(begun.model, gradient_checkpointing=True)
+    train(dataclasses.replace(begun, steps=4, micro_batch=1, micro_tokens=200, rollout=rollout, model=model))
+    whole, parts = (RunDir(Path(c.output)).read_metrics() for c in (straight, begun))
+    assert [row["step"] for row in parts] == [1, 2, 3, 4]
+    for name in ("reward_mean/understanding", "reward_mean/generation", "grad_norm"):
+        np.testing.assert_allclose([r[name] for r in parts], [r[name] for r in whole], rtol=2e-4, atol=1e-6)
+
+
 def test_a_finished_run_is_left_as_it_is(tiny_config: TrainConfig) -> None:
     train(tiny_config)
     run = RunDir(Path(tiny_config.output))

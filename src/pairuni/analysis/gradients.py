@@ -2,8 +2,9 @@
 
 Each half of a pair is sampled twice as often as in training, which makes two gradients of the trainer's own loss per
 side, from rollouts of their own. Across the sides they are compared with one another; within a side they say how much
-two gradients of one loss agree at all with so few rollouts: the noise ceiling. Compared is what both sides train, over
-all of it and by layer. At most one gradient is alive; what is compared is a random sketch of it.
+two gradients of one loss agree at all with so few rollouts. The geometric mean of the two sides' is the noise ceiling
+of the comparison across. Compared is what both sides train, over all of it and by layer. At most one gradient is alive;
+what is kept of it is a random sketch.
 """
 
 import json

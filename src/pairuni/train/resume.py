@@ -32,8 +32,12 @@ from pairuni.train.checkpoint import (
 FREE = (
     "output",
     "steps",
+    "micro_batch",
+    "micro_tokens",
     "model.device",
     "model.cuda_graphs",
+    "model.gradient_checkpointing",
+    "rollout.prompts_per_call",
     "data.shapes",
     "distributed",
     "patience",
@@ -42,7 +46,8 @@ FREE = (
     "log.",
     "eval.",
 )
-"""Fields, and prefixes of fields, that may differ when a run is continued."""
+"""Fields, and prefixes of fields, that may differ when a run is continued: they change no result beyond the order of
+sums, and a run that has met its memory's end must be able to go on."""
 
 
 @dataclass(frozen=True)

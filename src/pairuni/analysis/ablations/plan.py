@@ -34,15 +34,7 @@ _METHOD = {"weighting": "sqrt", "pairing.mode": "pairs", "sides": "both", "simil
 """What the arm without changes is, whatever the base."""
 _PAIR_PLACES = ("quadruples", "output", "image_root", "weights", "feature_batch", "engine", "ray_address", "references")
 """Fields of pairing that say where things are or how they are computed."""
-_PLACES = (
-    "model.path",
-    "data.pairs",
-    "data.image_root",
-    "seed",
-    "micro_",
-    "model.gradient_checkpointing",
-    "model.precision",
-)
+_PLACES = ("model.path", "data.pairs", "data.image_root", "seed", "model.precision")
 """Fields of training beside FREE that say where things are or how they are computed, not what."""
 
 
