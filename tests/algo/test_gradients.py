@@ -38,6 +38,12 @@ def test_zero_vectors_and_unequal_lengths() -> None:
         gradient_cosine(some, [*some, None])
 
 
+@pytest.mark.parametrize("broken", [float("inf"), -float("inf"), float("nan")])
+def test_a_gradient_that_is_not_finite_has_no_cosine(broken: float) -> None:
+    some, other = [torch.tensor([broken, 2.0])], [torch.tensor([1.0, 2.0])]
+    assert np.isnan(gradient_cosine(some, other)) and np.isnan(gradient_cosine(other, some))
+
+
 def test_tiny_and_huge_gradients_are_summed_in_float64() -> None:
     tiny, huge = torch.full((4,), 1e-30), torch.full((4,), 1e30)
     assert gradient_cosine([tiny], [huge]) == 1.0

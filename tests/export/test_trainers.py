@@ -7,6 +7,7 @@ import io
 import json
 import math
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -302,13 +303,22 @@ def test_only_an_earlier_export_of_the_same_form_is_replaced(form: str, pairs: P
     other = next(name for name in FORMS if name != form)
     with pytest.raises(InputError, match="which this export does not write"):
         export(other, pairs, out)
+    own = out / "images" / "own" / "mine.txt"
+    own.parent.mkdir(parents=True)
+    own.write_text("precious")
+    with pytest.raises(InputError, match=r"holds images/own/mine\.txt"):
+        export(form, pairs, out)
+    shutil.rmtree(own.parent)
     (out / "mine.txt").write_text("precious")
     with pytest.raises(InputError, match=r"holds mine\.txt"):
         export(form, pairs, out)
-    for place in (pairs.parent, tmp_path):
+    for place in (pairs.parent, pairs.parent / "images", tmp_path):
         with pytest.raises(InputError, match="lies in it"):
             export(form, pairs, place, overwrite=True)
     assert contents(out) == {**before, "mine.txt": b"precious"}
+    (tmp_path / "link").symlink_to(out)
+    with pytest.raises(InputError, match="is a link"):
+        export(form, pairs, tmp_path / "link", overwrite=True)
     export(other, pairs, out, overwrite=True)
     assert "mine.txt" not in contents(out)
 

@@ -17,7 +17,7 @@ def gradient_cosine(grads_a: Sequence[Tensor | None], grads_b: Sequence[Tensor |
         grads_a, grads_b: one tensor per parameter, in the same order and of any shapes; None counts as zeros.
 
     Returns:
-        A value in [-1, 1], summed in float64; 0 where one of them is zero everywhere.
+        A value in [-1, 1], summed in float64; 0 where one of them is zero everywhere, NaN where one is not finite.
 
     Raises:
         ValueError: they are not over the same number of parameters.
@@ -27,6 +27,8 @@ def gradient_cosine(grads_a: Sequence[Tensor | None], grads_b: Sequence[Tensor |
     dot = sum(_dot(a, b) for a, b in zip(grads_a, grads_b, strict=True))
     norms = (math.sqrt(sum(_dot(g, g) for g in grads)) for grads in (grads_a, grads_b))
     size = math.prod(norms)
+    if not (math.isfinite(dot) and math.isfinite(size)):
+        return math.nan  # min and max would make it 1
     return max(-1.0, min(1.0, dot / size)) if size > 0 else 0.0
 
 

@@ -69,7 +69,7 @@ def with_words(arguments: list[str], first: str, lists: tuple[str, ...] = ()) ->
         arguments = [f"--{first}", *arguments]
     for argument in [*arguments, "--"]:
         if gathered is not None and argument.startswith("--"):
-            spread.append(json.dumps(gathered))
+            spread += [json.dumps(gathered)] * bool(gathered)  # without one, the parser says that a value is missing
             gathered = None
         if gathered is not None:
             gathered.append(argument)

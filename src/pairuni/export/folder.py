@@ -4,7 +4,8 @@ Nothing here knows what a row says. Rows are streamed: what is in memory is one 
 """
 
 import io
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -26,32 +27,41 @@ _GROUP_ROWS, _GROUP_BYTES = 100, 32_000_000
 """A row group ends at either, so that readers and this writer hold few images at once."""
 
 
+def read_from(path: Path, root: Path, pairs: Iterable[Pair]) -> Iterator[Path]:
+    """All files and folders that an export of these pairs reads."""
+    yield from (path, root)
+    yield from {root / half.image_path for pair in pairs for half in (pair.generate, pair.understand)}
+
+
 def read_numbered(path: Path, root: Path) -> list[tuple[int, Pair]]:
     """The pairs of a file, each with its line, which messages about its images name. Raises as `read_pairs` does."""
     pairs = read_pairs(path, root)
     return list(zip((n for n, _ in read_jsonl(path)), pairs, strict=True))
 
 
-def check_output(output: Path, overwrite: bool, inputs: Sequence[Path], written: set[str]) -> None:
+def check_output(output: Path, overwrite: bool, inputs: Iterable[Path], written: str) -> None:
     """Looks at the folder that an export would replace, before any work is done.
 
     Args:
-        inputs: what is read; it may not lie in `output`, whatever `overwrite` says.
-        written: names that this export writes into `output`, beside RECORD.
+        inputs: what is read, images too; it may not lie in `output`, whatever `overwrite` says.
+        written: a pattern of the files that this export writes into `output`, beside RECORD.
 
     Raises:
-        InputError: writing would lose something that is not an earlier export of this form.
+        InputError: writing would lose something that is not an earlier export of this form, or `output` is a link.
     """
     check_folder(output)
+    if output.is_symlink():
+        raise InputError("is a link; name the folder itself", file=output)
+    whole = output.resolve()
     for path in (*inputs, Path.cwd()):
-        if path.resolve().is_relative_to(output.resolve()):
+        if path.resolve().is_relative_to(whole):
             raise InputError(f"would be replaced, and {path} lies in it", file=output)
-    names = {path.name for path in output.iterdir()} if output.is_dir() else set()
-    if not names or overwrite:
+    files = [path.relative_to(output).as_posix() for path in output.rglob("*") if not path.is_dir()]
+    if overwrite or not (files or (output.is_dir() and any(output.iterdir()))):
         return
-    if RECORD not in names:
+    if RECORD not in files:
         raise InputError("is not empty and no earlier export; overwrite = true replaces it", file=output)
-    if foreign := sorted(names - written - {RECORD}):
+    if foreign := sorted(file for file in files if file != RECORD and not re.fullmatch(written, file)):
         message = f"holds {foreign[0]}, which this export does not write; overwrite = true deletes it with the rest"
         raise InputError(message, file=output)
 

@@ -18,11 +18,11 @@ from tqdm import tqdm
 from pairuni.config import HfDatasetConfig
 from pairuni.data.overview import overview, read_pairing
 from pairuni.export.card import Card, similarity_png, write_card
-from pairuni.export.folder import RECORD, PairImages, ParquetFile, check_output, read_numbered
+from pairuni.export.folder import RECORD, PairImages, ParquetFile, check_output, read_from, read_numbered
 from pairuni.files import atomic_path, file_hash, write_json
 from pairuni.records import Pair, Quadruple
 
-_WRITTEN = {"README.md", "similarity.png", "data"}
+_WRITTEN = r"README\.md|similarity\.png|data/train-\d{5}-of-\d{5}\.parquet"
 _FIELDS = ("prompt", "question", "answer", "tag", "id", "side", "image_path")
 """Of each half, beside its image."""
 _HALVES = {"generate": "generate_ann", "understand": "understand_ann"}
@@ -49,7 +49,7 @@ def write_hf_dataset(config: HfDatasetConfig) -> dict[str, Any]:
     root = path.parent if config.image_root is None else Path(config.image_root)
     numbered = read_numbered(path, root)
     pairs = [pair for _, pair in numbered]
-    check_output(output, config.overwrite, [path, root], _WRITTEN)
+    check_output(output, config.overwrite, read_from(path, root, pairs), _WRITTEN)
     pairing = read_pairing(path)
     fresh = pairing[0] if pairing is not None and pairing[1] else None
     notes = _notes(config, pairing is not None, fresh is not None)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from pairuni.algo.weights import pair_weights
 from pairuni.config import UnirlConfig, VerlOmniConfig
-from pairuni.export.folder import RECORD, PairImages, check_output, read_numbered
+from pairuni.export.folder import RECORD, PairImages, check_output, read_from, read_numbered
 from pairuni.files import atomic_path, file_hash, write_json
 from pairuni.records import Pair, Side
 
@@ -54,7 +54,7 @@ Write = Callable[[Path, Iterable[WeightedPair], PairImages], None]
 """Writes the rows of all pairs into a new folder."""
 
 
-def write_folder(config: VerlOmniConfig | UnirlConfig, form: str, written: set[str], write: Write) -> dict[str, Any]:
+def write_folder(config: VerlOmniConfig | UnirlConfig, form: str, written: str, write: Write) -> dict[str, Any]:
     """Writes the folder whole or not at all, and returns what its pairuni_export.json holds, and `notes`.
 
     Raises:
@@ -64,7 +64,7 @@ def write_folder(config: VerlOmniConfig | UnirlConfig, form: str, written: set[s
     path, output = Path(config.pairs), Path(config.output)
     root = path.parent if config.image_root is None else Path(config.image_root)
     numbered = read_numbered(path, root)
-    check_output(output, config.overwrite, [path, root], written)
+    check_output(output, config.overwrite, read_from(path, root, (pair for _, pair in numbered)), written)
     similarity_B = np.array([pair.similarity for _, pair in numbered], dtype=np.float64)
     aligned_B = [pair.kind == "aligned" for _, pair in numbered]
     weights: list[float] = pair_weights(similarity_B, aligned_B, config.weighting).tolist()

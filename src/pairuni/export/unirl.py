@@ -56,7 +56,7 @@ def write_unirl(config: UnirlConfig) -> dict[str, Any]:
                         row["media_refs"] = [{"modality": "image", "role": "condition", "uri": uri}]
                     file.write(json.dumps(row) + "\n")
 
-    return write_folder(config, "unirl", {*FILES.values(), IMAGES}, write)
+    return write_folder(config, "unirl", rf"(understanding|generation)\.jsonl|{IMAGES}/[0-9a-f]{{64}}\.\w+", write)
 
 
 def _row(pair: WeightedPair, side: Side, file: str) -> dict[str, Any]:

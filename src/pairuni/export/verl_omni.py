@@ -81,7 +81,7 @@ def write_verl_omni(config: VerlOmniConfig) -> dict[str, Any]:
             for file in files.values():
                 file.close()
 
-    return write_folder(config, "verl-omni", set(FILES.values()), write)
+    return write_folder(config, "verl-omni", r"(understanding|generation)\.parquet", write)
 
 
 def _row(pair: WeightedPair, side: Side, index: int, config: VerlOmniConfig) -> dict[str, Any]:

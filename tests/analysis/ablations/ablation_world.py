@@ -62,6 +62,7 @@ class Processes:
     def complete(self, output: Path, config: dict[str, Any]) -> None:
         assert (output / "generation.jsonl").is_file()
         (output / "quadruples.jsonl").write_text("")
+        (output / "completion.json").write_text("{}")
 
     def pair(self, output: Path, config: dict[str, Any]) -> None:
         assert Path(config["quadruples"]).is_file()

@@ -239,7 +239,10 @@ def test_a_process_that_cannot_be_started_and_a_result_that_cannot_be_read_are_f
     told = {failure.runs: (failure.stage, failure.said) for failure in outcome.failures}
     assert told == {
         ("method/seed_0",): ("train", "RuntimeError: the worker died"),
-        ("select_random/seed_0",): ("result", "has 7 answers, but eval.json is of 6"),
+        ("select_random/seed_0",): (
+            "result",
+            "has 7 answers, but eval.json is of 6; remove eval.json to evaluate again",
+        ),
     }
     assert set(outcome.results) == {(BEFORE, 0)}
 
@@ -249,10 +252,26 @@ def test_looking_needs_no_lock_and_writes_no_results(tmp_path: Path, processes: 
     (tmp_path / "results.jsonl").unlink()
     with locked(tmp_path):
         seen = ablate(tmp_path, ["selection"], seeds=1, collect=True)
-        ablate(tmp_path, ["selection"], seeds=2, dry_run=True)
-        with pytest.raises(InputError, match="another process is at work here"):
-            ablate(tmp_path, ["selection"], seeds=1)
+        for more in ({}, {"dry_run": True}):  # whose configs a process at work might take for its own
+            with pytest.raises(InputError, match="another process is at work here"):
+                ablate(tmp_path, ["selection"], seeds=1, **more)
     assert not seen.missing and not (tmp_path / "results.jsonl").exists()
+
+
+def test_looking_tells_what_cannot_be_read_and_refuses_other_settings(tmp_path: Path, processes: Processes) -> None:
+    ablate(tmp_path, ["selection"], seeds=1)
+    (tmp_path / "results.jsonl").unlink()
+    base = make_base(tmp_path)
+    other = dataclasses.replace(base, train=dataclasses.replace(base.train, clip_eps=0.1))
+    with pytest.raises(InputError, match="was not made with the settings of now"):
+        run_ablations(AblationsConfig(["selection"], str(tmp_path), seeds=1, collect=True), other, NOTHING)
+    answers = tmp_path / "runs" / "select_random" / "seed_0" / "evaluated" / "answers_shapes_generation.jsonl"
+    answers.write_text("".join(answers.read_text().splitlines(True)[1:]))
+    for options in ({"collect": True}, {"dry_run": True}):
+        seen = ablate(tmp_path, ["selection"], seeds=1, **options)
+        assert [failure.runs for failure in seen.failures] == [("select_random/seed_0",)]
+        assert "remove eval.json to evaluate again" in seen.failures[0].said
+        assert set(seen.results) == {(BEFORE, 0), (METHOD, 0)}
 
 
 # ---- results ----------------------------------------------------------------------------------------------------
@@ -424,6 +443,16 @@ def test_curves_are_over_content_and_over_what_both_gain(tmp_path: Path, process
                 assert f"at {point['x']:.2f}" in text
 
 
+def test_a_world_without_retrieved_pairs_has_no_place_on_the_curve(tmp_path: Path, processes: Processes) -> None:
+    results = dict(ablate(tmp_path, ["matching"], seeds=1).results)
+    for key in list(results):
+        if key[0].startswith("tints"):
+            results[key] = dataclasses.replace(results[key], pairs={"retrieved": 0.0})
+    text = write_suite("matching", results, tmp_path)
+    assert "tints distract: pairs" in text and "tints distract |" not in text.partition("content in common")[2]
+    assert "all scenes common |" in text.partition("content in common")[2]
+
+
 def test_files_of_every_suite_and_equal_results_give_equal_files(tmp_path: Path, processes: Processes) -> None:
     results = ablate(tmp_path, ALL, seeds=2).results
     for folder in ("one", "two"):
@@ -467,6 +496,7 @@ def test_the_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFi
         (["--suite", "matching", *own, "--dry_run"], "suite: matching compares nothing"),
         (["--suite", "pairing", "--ray_address", "auto"], "ray_address: needs engine: ray"),
         (["--suite", "pairing", "--dry_run", "--collect"], "dry_run"),
+        (["--suite", "pairing", "--arms", "--dry_run"], "arms"),
         (["--suite", "pairing", "--launch", 'torchrun "x'], "launch: is no command line"),
         (["--suite", "pairing", "--launch", "torchrunn -m pairuni"], "launch: there is no program 'torchrunn'"),
         (["--suite", "pairing", "--launch", "torchrun", "--engine", "ray"], "launch: needs engine: local"),
@@ -512,10 +542,26 @@ def test_results_of_own_data_belong_to_the_data_and_to_its_pairing(tmp_path: Pat
     assert identities(own_data(tmp_path), "threshold") == first
     other = identities(own_data(tmp_path, clusters=9), "threshold")
     assert {name for name in first if first[name] != other[name]} == {"floor_0.5", "floor_0.7"}
+    file = tmp_path / "reference.jsonl"
+    for change in ({"references": [str(file)]}, {"weights": str(file)}):  # both change which pairs there are
+        found = []
+        for text in ("one", "other"):
+            file.write_text(text)
+            found.append(identities(own_data(tmp_path, **change), "threshold"))
+        assert found[0][METHOD] == found[1][METHOD] == first[METHOD]
+        assert len({each["floor_0.5"] for each in (first, *found)}) == 3, change
     base = own_data(tmp_path)
     (tmp_path / "data" / "pairs.jsonl").write_text("others")
     other = identities(base, "threshold")
     assert {name for name in first if first[name] != other[name]} == {METHOD}
+
+
+def test_what_the_model_is_told_counts_before_training_too(tmp_path: Path) -> None:
+    base = make_base(tmp_path)
+    model = dataclasses.replace(base.train.model, settings={"image_steps": 8})
+    told = dataclasses.replace(base, train=dataclasses.replace(base.train, model=model))
+    first, other = identities(base, "selection"), identities(told, "selection")
+    assert not {*first.values()} & {*other.values()} and BEFORE in first
 
 
 def test_a_model_is_known_by_its_weights_and_one_of_the_hub_by_its_name(

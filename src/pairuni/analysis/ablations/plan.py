@@ -20,7 +20,7 @@ from pairuni.config import DataConfig, EvaluateConfig, PairConfig, ShapesConfig,
 from pairuni.errors import InputError
 from pairuni.files import file_hash, read_json, read_text, write_text
 from pairuni.runs import RunDir
-from pairuni.shapes.recipe import QUADRUPLES, recipe
+from pairuni.shapes.recipe import recipe
 from pairuni.shapes.world import SOURCES
 from pairuni.train.inputs import model_record
 from pairuni.train.resume import FREE, flat_config
@@ -33,7 +33,7 @@ BEFORE = "before"
 _METHOD = {"weighting": "sqrt", "pairing.mode": "pairs", "sides": "both", "similarity_floor": 0.6, "select": "medoid"}
 """What the arm without changes is, whatever the base."""
 _PAIR_PLACES = ("quadruples", "output", "image_root", "weights", "feature_batch", "engine", "ray_address", "references")
-"""Fields of pairing that say where things are or how they are computed."""
+"""Fields of pairing that say where things are or how they are computed; the files of weights and references count."""
 _PLACES = ("model.path", "data.pairs", "data.image_root", "seed", "model.precision")
 """Fields of training beside FREE that say where things are or how they are computed, not what."""
 
@@ -152,6 +152,14 @@ def write_configs(runs: Sequence[Run], folder: Path) -> dict[Path, Path]:
     Raises:
         InputError: a stage is done, but with another config than the one of now. Nothing is written then.
     """
+    paths, texts = checked_configs(runs, folder)
+    for product, text in texts.items():
+        write_text(paths[product], text)
+    return paths
+
+
+def checked_configs(runs: Sequence[Run], folder: Path) -> tuple[dict[Path, Path], dict[Path, str]]:
+    """Where the config of each stage stands, or would, and its text, by stages' products. Raises as write_configs."""
     stages = {stage.product: stage for run in runs for stage in run.stages}
     paths, texts = {}, {}
     for product, stage in stages.items():
@@ -162,11 +170,10 @@ def write_configs(runs: Sequence[Run], folder: Path) -> dict[Path, Path]:
         content = yaml.safe_dump(_own(stage.config), sort_keys=False, allow_unicode=True)
         text = f"# pairuni {stage.command} --config {paths[product]}\n{content}"
         if stage.done and (not paths[product].is_file() or read_text(paths[product]) != text):
-            raise InputError("was not made with the settings of now; take another output, or remove it", file=product)
+            message = "was not made with the settings of now, or with paths spelled otherwise"
+            raise InputError(f"{message}; take another output, or remove it", file=product)
         texts[product] = text
-    for product, text in texts.items():
-        write_text(paths[product], text)
-    return paths
+    return paths, texts
 
 
 def changed(config: Config, values: Mapping[str, Any]) -> Config:
@@ -192,7 +199,8 @@ def _shared(base: Base) -> dict[str, Any]:
 def _before(base: Base, shared: Mapping[str, Any]) -> Run:
     folder = base.output / "runs" / BEFORE
     stage = _eval_stage(base.train, base.train.model.path, folder)
-    return Run(Arm(BEFORE, "before training"), 0, (stage,), _hashed(shared))
+    settings = {"settings": base.train.model.settings} if base.train.model.settings else {}
+    return Run(Arm(BEFORE, "before training"), 0, (stage,), _hashed({**shared, **settings}))
 
 
 def _run(arm: Arm, base: Base, seed: int, shared: Mapping[str, Any]) -> Run:
@@ -225,7 +233,16 @@ def _own_data(arm: Arm, base: Base) -> Any:
     if arm.pair and base.pair is not None:
         file = base.pair.quadruples
         pairing = {k: v for k, v in _own(base.pair).items() if k not in _PAIR_PLACES}
+        if base.pair.references:
+            pairing["references"] = [_content(path) for path in base.pair.references]
+        if base.pair.weights:
+            pairing["weights"] = _content(base.pair.weights)
     return [file_hash(file) if Path(file).is_file() else None, pairing]
+
+
+def _content(path: str) -> str:
+    """A file by its hash; what is none (a hub id, a folder) by its name."""
+    return file_hash(path) if Path(path).is_file() else path
 
 
 def _data_stages(arm: Arm, base: Base, seed: int) -> tuple[list[Stage], dict[str, Any]]:
@@ -238,7 +255,7 @@ def _data_stages(arm: Arm, base: Base, seed: int) -> tuple[list[Stage], dict[str
     complete, pair = recipe(shapes)
     stages = [
         Stage("shapes", shapes, data / SOURCES[-1]),
-        Stage("complete", complete, data / QUADRUPLES),
+        Stage("complete", complete, data / "completion.json"),
         Stage(
             "pair", replace(changed(pair, arm.pair), output=str(pairs), image_root=str(data)), pairs / "pairing.json"
         ),

@@ -134,7 +134,10 @@ def _benchmarks(stage: Stage) -> dict[str, Measured]:
         file = folder / f"answers_{name}.jsonl"
         answers = [row for _, row in read_jsonl(file)]
         if len(answers) != entry["n"]:
-            raise InputError(f"has {len(answers)} answers, but eval.json is of {entry['n']}", file=file)
+            message = (
+                f"has {len(answers)} answers, but eval.json is of {entry['n']}; remove eval.json to evaluate again"
+            )
+            raise InputError(message, file=file)
         ids, scores = _grouped(answers)
         items = hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
         factor = load_benchmark(name, stage.config).factor

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from pairuni.analysis.ablations.execute import Failure, check_launch, run_missing
-from pairuni.analysis.ablations.plan import Base, Run, chosen, plan, write_configs
+from pairuni.analysis.ablations.plan import Base, Run, checked_configs, chosen, plan, write_configs
 from pairuni.analysis.ablations.results import Result, gather, known_results, write_results
 from pairuni.config import AblationsConfig, TrainConfig
+from pairuni.errors import InputError
 from pairuni.files import check_folder, locked
 
 
@@ -41,7 +42,7 @@ def run_ablations(config: AblationsConfig, base: Base, verify: Callable[[TrainCo
 
     Raises:
         InputError: something in the configs is wrong, results.jsonl is broken or has runs of other settings, or another
-            process is at work in the output folder.
+            process is at work in the output folder (which `collect` alone may look at then).
     """
     check_launch(config)
     whole = plan(config.suite, base, config.seeds)
@@ -51,17 +52,18 @@ def run_ablations(config: AblationsConfig, base: Base, verify: Callable[[TrainCo
             verify(stage.config)
     check_folder(base.output)
     path = base.output / "results.jsonl"
-    if config.collect or config.dry_run:  # while another call may be at work
+    folder = base.output / "configs"
+    if config.collect:  # while another call may be at work
         results = known_results(path, whole)
-        missing = _without(runs, results)
-        if config.dry_run:
-            write_configs(missing, base.output / "configs")
-        results |= {(run.arm.name, run.seed): gather(run, config.threads_each) for run in missing if run.done}
-        return Outcome(results, _without(runs, results), [])
+        checked_configs(missing := _without(runs, results), folder)
+        failures = _gathered(missing, results, config)
+        return Outcome(results, _without(runs, results), failures)
     with locked(base.output):
         results = known_results(path, whole)
-        missing = _without(runs, results)
-        configs = write_configs(missing, base.output / "configs")
+        configs = write_configs(missing := _without(runs, results), folder)
+        if config.dry_run:
+            failures = _gathered(missing, results, config)
+            return Outcome(results, _without(runs, results), failures)
 
         def keep(run: Run) -> None:
             results[run.arm.name, run.seed] = gather(run, config.threads_each)
@@ -69,6 +71,18 @@ def run_ablations(config: AblationsConfig, base: Base, verify: Callable[[TrainCo
 
         failures = run_missing(missing, configs, config, keep) if missing else []
     return Outcome(results, _without(runs, results), failures)
+
+
+def _gathered(missing: Sequence[Run], results: dict[tuple[str, int], Result], config: AblationsConfig) -> list[Failure]:
+    """Adds the results of runs that are done, but not kept yet. Those that cannot be read are failures."""
+    failures = []
+    for run in missing:
+        try:
+            if run.done:
+                results[run.arm.name, run.seed] = gather(run, config.threads_each)
+        except InputError as err:
+            failures.append(Failure((run.name,), "result", err.file, err.message))
+    return failures
 
 
 def _without(runs: Sequence[Run], results: dict[tuple[str, int], Result]) -> list[Run]:

@@ -109,8 +109,11 @@ def _curve(suite: Suite, rows: Sequence[Row], results: Results) -> tuple[str, di
             continue
         both = [seed for seed in row.seeds if seed in seeds_of(reference, results)]
         if suite == "matching":
-            x = fmean(results[row.name, seed].pairs["content"] for seed in both)
+            content = [results[row.name, seed].pairs.get("content") for seed in both]
+            if None in content:  # no pair was retrieved
+                continue
+            x = fmean(value for value in content if value is not None)
         else:
             x = fmean(gain(name, arm, both, results).mean for arm in (row.name, reference))
         panels[name].append(Point(x, row.label.partition(":")[0], estimate))
-    return label, panels
+    return label, panels if all(panels.values()) else {}
