@@ -56,9 +56,9 @@ def check_output(output: Path, overwrite: bool, inputs: Iterable[Path], written:
     for path in (*inputs, Path.cwd()):
         if path.resolve().is_relative_to(whole):
             raise InputError(f"would be replaced, and {path} lies in it", file=output)
-    files = [path.relative_to(output).as_posix() for path in output.rglob("*") if not path.is_dir()]
-    if overwrite or not (files or (output.is_dir() and any(output.iterdir()))):
+    if overwrite or not output.is_dir() or not any(output.iterdir()):
         return
+    files = [path.relative_to(output).as_posix() for path in output.rglob("*") if not path.is_dir()]
     if RECORD not in files:
         raise InputError("is not empty and no earlier export; overwrite = true replaces it", file=output)
     if foreign := sorted(file for file in files if file != RECORD and not re.fullmatch(written, file)):
