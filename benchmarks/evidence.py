@@ -11,16 +11,21 @@ from pathlib import Path
 import matplotlib
 
 from pairuni.analysis.ablations.compare import Results, compared
-from pairuni.analysis.ablations.figures import STYLE
+from pairuni.analysis.ablations.plan import BEFORE
 from pairuni.analysis.ablations.results import read_results
 from pairuni.analysis.ablations.suites import METHOD, SUITES
+from pairuni.analysis.ablations.tables import table as suite_table
 from pairuni.analysis.ablations.write import related, said_of, write_suite
 from pairuni.analysis.gradient_summary import draw, summarise, table
+from pairuni.chart_style import STYLE
+from pairuni.config import Suite
 from pairuni.errors import InputError
 from pairuni.files import atomic_path, read_jsonl, read_text, write_text
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+PLANNED = {suite: 5 if suite == "pairing" else 3 for suite in SUITES}
+"""Seeds that were to be run before any result was seen. Later ones test what these suggest, in tables of their own."""
 PAGE, FIGURES = ROOT / "docs" / "evidence.md", ROOT / "docs" / "images" / "evidence"
 
 
@@ -30,14 +35,28 @@ def tables(figures: Path, results: Path = RESULTS) -> dict[str, str]:
     Raises:
         InputError: a file of results is missing or broken.
     """
-    runs = read_results(results / "ablations" / "results.jsonl")
+    every = read_results(results / "ablations" / "results.jsonl")
+    if not every:
+        raise InputError("has no results", file=results / "ablations" / "results.jsonl")
+    planned = {arm.name: PLANNED[suite] for suite in reversed(SUITES) for arm in SUITES[suite].arms}
+    runs = {(arm, seed): result for (arm, seed), result in every.items() if seed < planned.get(arm, 1)}
     found = {}
     for suite in SUITES:
         found[suite] = write_suite(suite, runs, figures)
         for text in (figures / f"{suite}.md", figures / f"{suite}.json"):
             text.unlink()  # the page has the one, results.jsonl all that is in the other
+    found["pairing_again"], found["extractor_again"] = _again("pairing", every), _again("extractor", every)
+    found["pairing_all"] = _again("pairing", every, first=0)
     found["gradients"] = _gradients(results / "gradients" / "gradients.jsonl", runs, figures)
     return found
+
+
+def _again(suite: Suite, every: Results, first: int | None = None) -> str:
+    """The table of those arms of a suite that have seeds beyond the planned ones, of seeds from `first` (these) on."""
+    beyond = {arm for arm, seed in every if seed >= PLANNED[suite]}
+    least = PLANNED[suite] if first is None else first
+    kept = {key: result for key, result in every.items() if (key[0] in beyond and key[1] >= least) or key[0] == BEFORE}
+    return suite_table(suite, compared(suite, kept))
 
 
 def _gradients(file: Path, runs: Results, figures: Path) -> str:
