@@ -336,14 +336,20 @@ FAULTS = {
     ),
     "an interval over seeds alone": Fault(
         "analysis/ablations/statistics.py",
-        "of_items = S * float((items_N**2).sum()) / (N - 1)",
-        "of_items = 0.0",
+        "S * (items_N**2).sum(), (rest_SN**2).sum()",
+        "0.0, (rest_SN**2).sum()",
         "tests/analysis/ablations/test_statistics.py::test_the_interval_covers_the_truth_as_often_as_it_says",
     ),
     "an interval over items alone": Fault(
         "analysis/ablations/statistics.py",
-        "if S == 1:",
-        "if S:",
+        "squares = N * (seeds_S**2).sum(),",
+        "squares = 0.0,",
+        "tests/analysis/ablations/test_statistics.py::test_the_interval_covers_the_truth_as_often_as_it_says",
+    ),
+    "variances of few seeds taken as known": Fault(
+        "analysis/ablations/statistics.py",
+        "stats.chi2.ppf(place_K, df)",
+        "np.full_like(place_K, df)",
         "tests/analysis/ablations/test_statistics.py::test_the_interval_covers_the_truth_as_often_as_it_says",
     ),
     "arms are not compared seed by seed": Fault(
