@@ -915,7 +915,7 @@ class AblationsConfig:
     """Pairing config (YAML) of `base`, where it has data of its own: threshold, selection and extractor pair anew."""
     seeds: int = 3
     """Runs of each arm, with seeds from 0: of data, pairing and training in the Shapes world, of training alone with
-    data of your own. But in matching and room, which are about data, arms of one seed share it."""
+    data of your own. Arms of one seed share their data, but in matching and room, which compare data."""
     arms: list[str] = field(default_factory=list)
     """Run only these of the suites' arms, and those that they are compared with (default: all), such as more seeds of
     two arms than of the others. Tables have every arm with results."""

@@ -42,7 +42,7 @@ from pairuni.train.trained import load_trainable
 OTHER = "other"
 """The group of parameters outside the repeated layers: embeddings, heads, norms."""
 
-_UNUSED = ("optim.", "data.batch", "updates_per_rollout", "clip_eps", "micro_", "pairing.mode")
+_UNUSED = ("optim.", "data.batch", "updates_per_rollout", "clip_eps", "pairing.mode")
 """Fields of training, and prefixes of fields, that change no gradient here."""
 
 Groups = Mapping[str, Tensor]

@@ -146,20 +146,20 @@ def _check(base: Base) -> None:
             raise InputError(message, field="pair")
 
 
-def write_configs(runs: Sequence[Run], folder: Path) -> dict[Path, Path]:
-    """One YAML file per stage in `folder`, with the fields that are not at their defaults. By the stage's product.
-
-    Raises:
-        InputError: a stage is done, but with another config than the one of now. Nothing is written then.
-    """
-    paths, texts = checked_configs(runs, folder)
+def write_configs(paths: Mapping[Path, Path], texts: Mapping[Path, str]) -> None:
+    """Writes what `checked_configs` says."""
     for product, text in texts.items():
         write_text(paths[product], text)
-    return paths
 
 
 def checked_configs(runs: Sequence[Run], folder: Path) -> tuple[dict[Path, Path], dict[Path, str]]:
-    """Where the config of each stage stands, or would, and its text, by stages' products. Raises as write_configs."""
+    """Where in `folder` the YAML file of each stage stands or would, and its text, by stages' products. Writes none.
+
+    The text has the fields that are not at their defaults.
+
+    Raises:
+        InputError: a stage is done, but with another config than the one of now.
+    """
     stages = {stage.product: stage for run in runs for stage in run.stages}
     paths, texts = {}, {}
     for product, stage in stages.items():

@@ -76,8 +76,8 @@ def crossed(values_SN: np.ndarray) -> Estimate:
         """How often the mean would be this far from the truth or farther."""
         return float(2 * stats.norm.sf(distance / error_K).mean())
 
-    missed = lambda distance: beyond(distance) - (1 - LEVEL)  # noqa: E731
-    half = optimize.root_scalar(missed, bracket=(0.0, 2 * float(error_K.max()))).root
+    farthest = 2 * float(error_K.max())
+    half = optimize.root_scalar(lambda distance: beyond(distance) - (1 - LEVEL), bracket=(0.0, farthest)).root
     p = max(beyond(abs(mean)), 1 / _POINTS)  # the points tell no less
     return Estimate(mean, mean - half, mean + half, p, seeds)
 

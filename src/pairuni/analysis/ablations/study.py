@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -53,23 +54,21 @@ def run_ablations(config: AblationsConfig, base: Base, verify: Callable[[TrainCo
     check_folder(base.output)
     path = base.output / "results.jsonl"
     folder = base.output / "configs"
-    if config.collect:  # while another call may be at work
+    with nullcontext() if config.collect else locked(base.output):  # another call may be at work while one collects
         results = known_results(path, whole)
-        checked_configs(missing := _without(runs, results), folder)
-        failures = _gathered(missing, results, config)
-        return Outcome(results, _without(runs, results), failures)
-    with locked(base.output):
-        results = known_results(path, whole)
-        configs = write_configs(missing := _without(runs, results), folder)
-        if config.dry_run:
-            failures = _gathered(missing, results, config)
-            return Outcome(results, _without(runs, results), failures)
+        missing = _without(runs, results)
+        configs, texts = checked_configs(missing, folder)
+        if not config.collect:
+            write_configs(configs, texts)
 
         def keep(run: Run) -> None:
             results[run.arm.name, run.seed] = gather(run, config.threads_each)
             write_results(path, results)
 
-        failures = run_missing(missing, configs, config, keep) if missing else []
+        if config.collect or config.dry_run:
+            failures = _gathered(missing, results, config)
+        else:
+            failures = run_missing(missing, configs, config, keep) if missing else []
     return Outcome(results, _without(runs, results), failures)
 
 
