@@ -12,7 +12,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "pairuni"
 RANKS = [
-    ["errors"],
+    ["errors", "streams"],
     ["files", "watch", "chart_style"],
     ["records", "config", "runs"],
     ["llm", "dist", "preparation", "shapes"],

@@ -1,0 +1,212 @@
+"""Every random stream of the project: one generator for each (seed, stream, indices), and the table of all streams.
+
+Two uses of randomness never share numbers: a stream's name is hashed together with the seed and the indices, so that
+streams of one seed are independent, and so are those of neighbouring seeds. A bare `numpy.random.default_rng(seed)`
+gives no such promise: it is one and the same wherever it stands, and NumPy pads with zeros, so that the generators of
+s, [s, 0] and [s, 0, 0] are equal. Nothing else in the package makes or seeds a generator (tests/test_streams.py).
+
+A stream of the table is never renamed: its name is what it draws from. A change of what a stream gives is a new
+`VERSION`: runs and results that were made with another one are not continued.
+"""
+
+import hashlib
+import json
+import operator
+import random
+from enum import StrEnum
+from typing import SupportsIndex
+
+import numpy as np
+
+VERSION = 2
+"""Of all streams but the frozen ones. Version 1, without names, is whatever says no version."""
+
+
+class Stream(StrEnum):
+    """What each stream draws, and its indices."""
+
+    # Training
+    SAMPLER_ORDER = "order of pairs in training"
+    """The order in which an epoch visits pairs, or halves. Index: the epoch."""
+    RANDOM_PARTNERS = "partners of random pairs"
+    """Who is joined with whom in mode random_pairs."""
+    UNPAIRED_ORDER = "order of choice in unpaired"
+    """Which generation half chooses first in mode unpaired."""
+    TRAINING = "training"
+    """Python's, NumPy's and torch's own generators in a training process: adapters, dropout."""
+    ROLLOUTS = "rollouts"
+    """Tokens of a rollout. Keyed by (run, step, pair, side, rollout): policies/sampling.py."""
+    FILL_ORDER = "order in which a prompt's slots are filled"
+    """Of diffusion policies. Keyed by the prompt's ids: policies/dimoo/decode.py."""
+
+    # Pairing
+    CLUSTERS = "k-means"
+    """Where k-means begins, and its mini-batches."""
+    CLUSTER_MEMBER = "random member of a cluster"
+    """Which image stands for a cluster where that is drawn."""
+    VISITING_ORDER = "visiting order of generation images"
+    """In Algorithm 1."""
+    CUT = "aligned pairs that max_pairs keeps"
+    """Where there are more of them than pairs are wanted."""
+    RANDOM_COSINES = "cosines of random images"
+    """Which images are compared for the report of a pairing."""
+    INDEX_LISTS = "lists of the approximate index"
+    """Seeds the k-means of faiss."""
+    INDEX_TRAINING = "training rows of the approximate index"
+    """From which its lists are made."""
+    INDEX_RECALL = "rows whose recall is measured"
+    """Of an approximate graph."""
+
+    # Completion
+    LETTERS = "letters of right options"
+    """Where the right option stands. Index: the block of samples."""
+    SHAPES_COMPLETER = "questions and captions of Shapes images"
+    """Indices: sample id, attempt."""
+
+    # Shapes world
+    WORLD_QUESTION = "understanding sample of a world"
+    """Scene, question and image. Index: the sample."""
+    WORLD_CAPTION = "generation sample of a world"
+    """Caption, scene and image. Index: the sample."""
+    WORLD_COMMON = "scenes that both sources show"
+    """Which generation samples show which scene of an understanding sample."""
+    WORLD_BACKGROUND = "background of an image of a world"
+    """Where backgrounds are mixed. Indices: source (1 understanding, 2 generation), sample."""
+    TEST_QUESTION = "test question"
+    """Frozen: published results are of these items. Index: the item."""
+    TEST_PROMPT = "test prompt"
+    """Frozen. Index: the item."""
+    VALIDATION_QUESTION = "validation question"
+    """Index: the item."""
+    VALIDATION_PROMPT = "validation prompt"
+    """Index: the item."""
+
+    # Measures
+    SCORE_ERROR = "standard error of a score"
+    """Bootstrap over groups of items."""
+    GRADIENT_PAIRS = "pairs whose gradients are measured"
+    """By `analyse gradients`."""
+    GRADIENT_SKETCH = "sketch of a gradient"
+    """Places and signs of entries."""
+    GRADIENT_INTERVAL = "interval of gradient agreement"
+    """Bootstrap over pairs."""
+    GRADIENT_ADAPTERS = "adapters whose gradients are measured"
+    """Torch's generator in `analyse gradients`."""
+    CORRELATION = "interval of a correlation of arms"
+    """Bootstrap over arms and seeds."""
+    GALLERY = "pairs of a gallery"
+    """Which pairs of a stretch are shown."""
+    SMOKE_MODEL = "model of the smoke test"
+    """Torch's generator in `pairuni smoke`."""
+    SMOKE_DRAWING = "drawing of the smoke test"
+    """Index: the drawing."""
+    MEMORY_NOISE = "noise images"
+    """Of the measured prompts in `policies/memory.py`."""
+
+    # Pre-training of the shipped checkpoints: frozen, since the checkpoints were made so
+    PRETRAIN_WEIGHTS = "weights of pre-training"
+    """Torch's generator: initial weights, noise on codes. Its number is the seed itself."""
+    PRETRAIN_CODEBOOK = "images of the first codebook"
+    """Which scenes they show."""
+    PRETRAIN_TOKENIZER = "batch of the image tokenizer"
+    """Indices: phase, step."""
+    PRETRAIN_READABLE = "scenes that a tokenizer must keep"
+    """Held-out scenes."""
+    PRETRAIN_POOL = "scenes of pre-training"
+    """The pool that questions and captions are about."""
+    PRETRAIN_LANGUAGE = "batch of questions and captions"
+    """Index: the step."""
+    PRETRAIN_SIGHT = "batch of the sight stage"
+    """Index: the step."""
+    PRETRAIN_ANSWERS = "batch of questions alone"
+    """Index: the step."""
+    PRETRAIN_CORPUS = "texts for a tokenizer"
+    """From which its vocabulary is made."""
+
+
+_FROZEN: dict[Stream, tuple[tuple[int, ...], int]] = {
+    Stream.TEST_QUESTION: ((1, 1), 1),
+    Stream.TEST_PROMPT: ((1, 2), 1),
+    Stream.PRETRAIN_CODEBOOK: ((1,), 0),
+    Stream.PRETRAIN_TOKENIZER: ((2,), 2),
+    Stream.PRETRAIN_READABLE: ((3,), 0),
+    Stream.PRETRAIN_POOL: ((4,), 0),
+    Stream.PRETRAIN_LANGUAGE: ((5,), 1),
+    Stream.PRETRAIN_SIGHT: ((6,), 1),
+    Stream.PRETRAIN_ANSWERS: ((7,), 1),
+    Stream.PRETRAIN_CORPUS: ((99,), 0),
+}
+"""Streams that stay as in version 1: what stands between seed and indices in their entropy, and how many indices they
+have. With other numbers of indices two of them could be equal, since NumPy pads with zeros."""
+
+_KEY_BYTES: dict[Stream, int] = {Stream.ROLLOUTS: 8, Stream.FILL_ORDER: 16}
+"""Sizes of the keys of streams that are keyed by content. They are of version 1 too: hashes cannot collide with
+others', and their generator (Philox) is another than that of the rest (PCG64)."""
+
+_PLAIN = Stream.PRETRAIN_WEIGHTS
+
+
+def generator(seed: int, stream: Stream, *indices: SupportsIndex | str) -> np.random.Generator:
+    """The generator of a stream, the same for the same arguments: 3, "3" and no index at all are three generators.
+
+    Args:
+        seed: any integer.
+
+    Raises:
+        ValueError: the stream is keyed by content, has no generator but only a number, or is frozen with other indices.
+    """
+    return np.random.default_rng(_entropy(seed, stream, indices))
+
+
+def number(seed: int, stream: Stream, *indices: SupportsIndex | str, bits: int = 63) -> int:
+    """An integer of `bits` bits of the same, for libraries that take a seed and make a generator of their own.
+
+    Raises:
+        ValueError: as `generator`, or bits is not in 1..64.
+    """
+    if not 1 <= bits <= 64:
+        raise ValueError(f"bits must be in 1..64, not {bits}")
+    if stream is _PLAIN:
+        return seed
+    return int(_entropy(seed, stream, indices).generate_state(1, np.uint64)[0]) >> (64 - bits)
+
+
+def content_key(stream: Stream, content: bytes) -> int:
+    """The key of a stream that depends on content alone. Raises ValueError for one that does not."""
+    if stream not in _KEY_BYTES:
+        raise ValueError(f"stream {stream!r} is not keyed by content")
+    return int.from_bytes(hashlib.blake2b(content, digest_size=_KEY_BYTES[stream]).digest(), "little")
+
+
+def keyed(key: int) -> np.random.Generator:
+    """The generator of a `content_key`: Philox, which begins at once."""
+    return np.random.Generator(np.random.Philox(key=key))
+
+
+def seed_torch(value: int) -> None:
+    """Seeds torch's own generators with a `number`."""
+    import torch  # here: most of what draws does without it
+
+    torch.manual_seed(value)
+
+
+def seed_all(seed: int, stream: Stream) -> None:
+    """Seeds Python's, NumPy's and torch's own generators, for libraries that draw from them."""
+    random.seed(number(seed, stream, "python"))
+    np.random.seed(number(seed, stream, "numpy", bits=32))
+    seed_torch(number(seed, stream, "torch"))
+
+
+def _entropy(seed: int, stream: Stream, indices: tuple[SupportsIndex | str, ...]) -> np.random.SeedSequence:
+    if stream is _PLAIN or stream in _KEY_BYTES:
+        raise ValueError(f"stream {stream!r} has no generator of seed and indices")
+    plain = [i if isinstance(i, str) else operator.index(i) for i in indices]
+    if stream in _FROZEN:
+        between, count = _FROZEN[stream]
+        numbers = [i for i in plain if not isinstance(i, str)]
+        if not len(numbers) == len(plain) == count:
+            raise ValueError(f"stream {stream!r} has {count} indices, integers, not {plain}")
+        return np.random.SeedSequence([seed, *between, *numbers])
+    # One hash of everything: of fixed length, since NumPy pads entropy with zeros and joins the words of long numbers.
+    said = json.dumps([operator.index(seed), str(stream), *plain])
+    return np.random.SeedSequence(int.from_bytes(hashlib.blake2b(said.encode(), digest_size=16).digest(), "little"))
