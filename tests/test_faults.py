@@ -306,9 +306,15 @@ FAULTS = {
     ),
     "a chunk's own length as denominator": Fault(
         "algo/pair_grpo.py",
-        "rollouts = float(max(totals.rollouts, 1))",
-        "rollouts = float(max(len(lengths_k), 1))",
+        "rollouts = max(totals.rollouts, 1) / totals.sides",
+        "rollouts = max(len(lengths_k), 1) / totals.sides",
         "tests/algo/test_pair_grpo.py::test_chunking_changes_nothing",
+    ),
+    "a mixed batch has a denominator per side": Fault(
+        "train/step.py",
+        'if config.pairing.mode == "vanilla":',
+        "if False:",
+        "tests/train/test_denominators.py::test_vanilla_has_one_denominator_over_the_mixed_batch",
     ),
     "aligned pairs weigh their similarity": Fault(
         "algo/weights.py",
@@ -378,8 +384,8 @@ FAULTS = {
     ),
     "denominators of one process": Fault(
         "train/step.py",
-        "totals = Totals(int(global_sum(own.rollouts)), int(global_sum(own.decisions)))",
-        "totals = own",
+        "totals[side] = Totals(int(global_sum(own.rollouts)), int(global_sum(own.decisions)))",
+        "totals[side] = own",
         GRADIENT,
     ),
     "a coupled forward sees earlier groups alone": Fault(

@@ -313,8 +313,9 @@ class MixingConfig:
 
     mode: PairingMode = "pairs"
     """pairs; aligned_only, retrieved_only; from_understanding, from_generation: quadruples of one source as aligned
-    pairs; random_pairs: halves shuffled; unpaired: least similar halves; vanilla: mixed batches without pairs. Modes
-    without a meaningful similarity (random_pairs, unpaired, vanilla) train with weight 1."""
+    pairs; random_pairs: halves shuffled; unpaired: least similar halves; vanilla: plain GRPO on mixed batches without
+    pairs, with one denominator for both sides. Modes without a meaningful similarity (random_pairs, unpaired, vanilla)
+    train with weight 1."""
     extractor: Extractor = "colour_hog"
     """Features for mode = unpaired."""
     weights: str = ""
@@ -560,7 +561,8 @@ class TrainConfig:
     """Weight of the KL to the initial model (paper: 0); the reference model is loaded only when positive."""
     loss_norm: Literal["sequence_mean", "token_sum", "token_mean", "constant"] = "sequence_mean"
     """Denominator of a side's sum: per sequence then mean; mean over sequences of the token sum (the paper's formula as
-    printed); all the side's tokens; sequences times `norm_length`."""
+    printed); all the side's tokens; sequences times `norm_length`. In mode vanilla both sides have one denominator:
+    half the batch's sequences, or half its tokens, so that with token_mean images of many codes drown short answers."""
     norm_length: int = 576
     """Length for loss_norm = constant."""
     updates_per_rollout: int = 1

@@ -114,6 +114,29 @@ def test_two_processes_have_the_gradient_of_one(
     same_row(*(json.loads((tmp_path / name / "row.json").read_text()) for name in ("one", "two")))
 
 
+@pytest.mark.parametrize("counts", [(3, 1), (0, 2)])
+def test_two_processes_have_the_mixed_denominator_of_one(
+    counts: tuple[int, int], tmp_path: Path, tiny_janus_folder: Path, pairs_file: Path
+) -> None:
+    """Mode vanilla; one process is held against a flat loop in test_denominators.py."""
+    results = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        config = make_config(
+            tmp_path / name / "run", tiny_janus_folder, pairs_file, optim=OPTIM, pairing=MixingConfig(mode="vanilla")
+        )
+        drawn = dict(zip(Side, counts, strict=True))
+        if name == "one":
+            one_step(config, tmp_path / name, drawn)
+        else:
+            in_two(step_of_two, config, tmp_path / name, drawn)
+        results.append(load_file(tmp_path / name / "grads.safetensors"))
+    expected, got = results
+    assert expected.keys() == got.keys() and max(float(grad.abs().max()) for grad in expected.values()) > 1e-3
+    for name, grad in expected.items():
+        assert (grad - got[name]).abs().max() < 1e-6, name
+
+
 def test_metrics_are_identical_where_products_are(tmp_path: Path, tiny_janus_folder: Path, pairs_file: Path) -> None:
     """Prompt by prompt and row by row both do the same products: all that is left is the order of sums over processes.
 

@@ -4,9 +4,9 @@
         - beta * KL
 
 The paper names no denominator. Here each side has its own (576 image codes must not drown 5 answer tokens), chosen by
-`loss_norm`. It is spread over the rows as one scale per rollout that depends on global totals alone, so chunk losses
-are simply added: over chunks, micro-batches and ranks (undo a wrapper's averaging over ranks). Side weights and the
-optimiser step are the trainer's.
+`loss_norm`; a mixed batch without pairs has one for both. It is spread over the rows as one scale per rollout that
+depends on global totals alone, so chunk losses are simply added: over chunks, micro-batches and ranks (undo a
+wrapper's averaging over ranks). Side weights and the optimiser step are the trainer's.
 Shapes: B pairs, R rollouts, k rows of a chunk, N decisions of a chunk.
 """
 
@@ -26,15 +26,30 @@ LossNorm = Literal["sequence_mean", "token_sum", "token_mean", "constant"]
 
 @dataclass(frozen=True)
 class Totals:
-    """What one side's denominator needs, over all micro-batches and ranks."""
+    """What a denominator needs, over all micro-batches and ranks: of one side, or of all sides that share it."""
 
     rollouts: int
     """Sampled rollouts; those with a missing reward count."""
     decisions: int
     """True positions of their masks."""
+    sides: int = 1
+    """Sides that share the denominator. It is then the mean over sides, so that equal draws weigh as without sharing.
+    """
 
     def __add__(self, other: "Totals") -> "Totals":
+        """Of one side on two ranks."""
         return Totals(self.rollouts + other.rollouts, self.decisions + other.decisions)
+
+
+def shared_totals(totals: Sequence[Totals]) -> Totals:
+    """One denominator for a batch of unrelated rollouts of several sides: plain GRPO on mixed batches (paper 3).
+
+    A rollout of one side then weighs what one of the other does, however many of each were drawn: with sequence_mean,
+    token_sum and constant half the batch's rollouts take the place of the side's own. With token_mean half the batch's
+    decisions do, so that a token weighs what an image code weighs, as in plain GRPO: long rollouts weigh more, and
+    equal draws have the gradient of separate denominators only where both sides have as many decisions.
+    """
+    return Totals(sum(t.rollouts for t in totals), sum(t.decisions for t in totals), len(totals))
 
 
 def side_totals(mask_BRT: Tensor) -> Totals:
@@ -53,11 +68,12 @@ def row_scales(lengths_k: Tensor, loss_norm: LossNorm, totals: Totals, norm_leng
 
     sequence_mean: 1 / (rollouts * own length), the mean over rollouts of each one's mean; token_sum: 1 / rollouts, the
     paper's formula as printed, its expectation taken as the mean over sampled rollouts (long outputs weigh more);
-    token_mean: 1 / decisions; constant: 1 / (rollouts * norm_length).
+    token_mean: 1 / decisions; constant: 1 / (rollouts * norm_length). Where sides share a denominator, rollouts and
+    decisions are the mean over sides.
 
     Args:
         lengths_k: [k] decisions of the whole rollout each row belongs to (a chunk may hold only some of them).
-        totals: of the side, global.
+        totals: of the side, or `shared_totals`; global.
         norm_length: of `constant`.
 
     Returns:
@@ -73,12 +89,13 @@ def row_scales(lengths_k: Tensor, loss_norm: LossNorm, totals: Totals, norm_leng
     if totals.rollouts < len(lengths_k):
         raise ValueError(f"{len(lengths_k)} rows, but the totals count {totals.rollouts} rollouts")
     empty_k = lengths_k == 0
-    rollouts = float(max(totals.rollouts, 1))
+    rollouts = max(totals.rollouts, 1) / totals.sides
+    decisions = max(totals.decisions, 1) / totals.sides
     if loss_norm == "sequence_mean":
         scale_k = 1.0 / (rollouts * lengths_k.clamp(min=1).float())
     else:
-        sizes = {"token_sum": rollouts, "token_mean": totals.decisions, "constant": rollouts * norm_length}
-        scale_k = torch.full_like(lengths_k, 1.0 / max(sizes[loss_norm], 1), dtype=torch.float32)
+        sizes = {"token_sum": rollouts, "token_mean": decisions, "constant": rollouts * norm_length}
+        scale_k = torch.full_like(lengths_k, 1.0 / sizes[loss_norm], dtype=torch.float32)
     return scale_k.masked_fill(empty_k, 0.0)
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from pairuni.algo.gradients import gradient_cosine
-from pairuni.algo.pair_grpo import Totals, pair_credit, row_scales, side_loss, side_totals
+from pairuni.algo.pair_grpo import Totals, pair_credit, row_scales, shared_totals, side_loss, side_totals
 from pairuni.config import TrainConfig
 from pairuni.dist import all_gather, all_reduce_gradients, global_sum
 from pairuni.policies.base import Chunk, Policy, Rollouts, Scorer
@@ -76,7 +76,8 @@ def train_step(
     started = time.perf_counter()
     assert (reference is not None) == (config.kl_beta > 0), "a reference model and kl_beta come together"
     credits = {side: pair_credit(s.rewards_BR, s.weights_B, config.advantage.std_eps) for side, s in batch.items()}
-    pieces = {side: _pieces(policy, sampled, credits[side], config) for side, sampled in batch.items()}
+    totals = _totals(batch, config)
+    pieces = {side: _pieces(policy, sampled, credits[side], totals[side], config) for side, sampled in batch.items()}
     scores = {side: SideScores([], [], []) for side in batch}
     every = config.log.gradient_cosine_every
     compared = optimizer.parameters if every and step % every == 0 else []
@@ -108,6 +109,8 @@ def train_step(
 def add_side_gradient(policy: Policy, sampled: SideBatch, credit_BR: Tensor, config: TrainConfig) -> float:
     """Adds the gradient of one side's loss to the parameters', as a step's first update has it. Returns the loss.
 
+    The side has a denominator of its own, in mode vanilla too.
+
     Args:
         credit_BR: pair weights times advantages; rows with 0 are not scored.
 
@@ -117,13 +120,27 @@ def add_side_gradient(policy: Policy, sampled: SideBatch, credit_BR: Tensor, con
     if config.kl_beta:
         raise ValueError(f"a gradient without a reference model has no KL term, kl_beta is {config.kl_beta}")
     scores = SideScores([], [], [])
-    return sum(_backward(policy, piece, scores, config, None) for piece in _pieces(policy, sampled, credit_BR, config))
+    totals = _totals({sampled.side: sampled}, config)[sampled.side]
+    pieces = _pieces(policy, sampled, credit_BR, totals, config)
+    return sum(_backward(policy, piece, scores, config, None) for piece in pieces)
 
 
-def _pieces(policy: Policy, sampled: SideBatch, credit_BR: Tensor, config: TrainConfig) -> list[_Piece]:
-    """The chunks of a side that are scored: denominators are global, so that chunks and processes only add up."""
-    own = sum((side_totals(call.mask_BRT) for call in sampled.calls), Totals(0, 0))
-    totals = Totals(int(global_sum(own.rollouts)), int(global_sum(own.decisions)))
+def _totals(batch: Mapping[Side, SideBatch], config: TrainConfig) -> dict[Side, Totals]:
+    """Per side what its denominator needs: global, so that chunks and processes only add up.
+
+    Mode vanilla is plain GRPO on mixed batches, which knows no sides: those that are trained share one.
+    """
+    totals = {}
+    for side, sampled in batch.items():
+        own = sum((side_totals(call.mask_BRT) for call in sampled.calls), Totals(0, 0))
+        totals[side] = Totals(int(global_sum(own.rollouts)), int(global_sum(own.decisions)))
+    if config.pairing.mode == "vanilla":
+        return dict.fromkeys(totals, shared_totals(list(totals.values())))
+    return totals
+
+
+def _pieces(policy: Policy, sampled: SideBatch, credit_BR: Tensor, totals: Totals, config: TrainConfig) -> list[_Piece]:
+    """The chunks of a side that are scored."""
     side_weight = vars(config.side_weights)[sampled.side]
     pieces: list[_Piece] = []
     gauge: list[_Piece] = []
