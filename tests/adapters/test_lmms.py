@@ -35,7 +35,7 @@ from pairuni.policies import load_policy
 from pairuni.policies.base import Rollouts, SamplingSpec
 from pairuni.policies.janus.policy import JanusPolicy
 from pairuni.policies.janus.prompts import JanusPrompts
-from pairuni.shapes.world import held_out_questions
+from pairuni.shapes.held_out import held_out_questions
 
 ROOT = Path(__file__).parents[2]
 TASKS = Path(models.__file__).parents[1] / "tasks"

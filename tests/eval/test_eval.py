@@ -19,7 +19,7 @@ from pairuni.shapes.captions import TASKS, Requirement, fits, read
 from pairuni.shapes.questions import LETTERS, TYPES
 from pairuni.shapes.renderer import render
 from pairuni.shapes.scenes import COLOURS, place
-from pairuni.shapes.world import held_out_prompts, held_out_questions
+from pairuni.shapes.held_out import held_out_prompts, held_out_questions
 
 
 class Oracle:

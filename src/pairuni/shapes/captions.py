@@ -6,6 +6,7 @@ The six tasks mirror GenEval's: single object, two objects, counting, colours, p
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
 
@@ -30,6 +31,18 @@ NUMBERS = {"one": 1, "two": 2, "three": 3, "four": 4}
 RELATIONS: dict[str, tuple[int, int]] = {"left of": (0, -1), "right of": (0, 1), "above": (-1, 0), "below": (1, 0)}
 """Relation -> (sign of row difference, sign of column difference) of the first thing to the second; 0: any."""
 OPENINGS = ("", "a picture of ", "an image of ", "a drawing of ", "there is ", "this shows ", "we see ", "a photo of ")
+"""How texts begin in training and in the test."""
+VALIDATION_OPENINGS = (
+    "this is ",
+    "this is a picture of ",
+    "this picture shows ",
+    "this image shows ",
+    "this drawing shows ",
+    "there is a drawing of ",
+    "we see an image of ",
+    "we see a photo of ",
+)
+"""How validation prompts begin, and no others: the words of OPENINGS, joined otherwise."""
 _RELATION_WORDS = {
     "left of": ("left of", "to the left of"),
     "right of": ("right of", "to the right of"),
@@ -113,7 +126,7 @@ def _points(group: Group, thing: Thing | None) -> float:
     return sum(met) / len(met)
 
 
-def write(requirement: Requirement, rng: np.random.Generator) -> str:
+def write(requirement: Requirement, rng: np.random.Generator, openings: Sequence[str] = OPENINGS) -> str:
     """The requirement as text, in wording drawn from `rng`. `read` gives it back."""
     phrases = [_phrase(g, rng) for g in requirement.groups]
     if requirement.relation is not None:
@@ -123,7 +136,7 @@ def write(requirement: Requirement, rng: np.random.Generator) -> str:
         text = phrases[0]
     else:
         text = ", ".join(phrases[:-1]) + " and " + phrases[-1]
-    return str(rng.choice(OPENINGS)) + text
+    return str(rng.choice(openings)) + text
 
 
 def _phrase(group: Group, rng: np.random.Generator) -> str:
@@ -163,11 +176,13 @@ def read(text: str) -> Requirement | None:
     return Requirement(tuple(groups), relation)
 
 
-def random_task(task: str, rng: np.random.Generator, split: Split) -> tuple[str, Requirement]:
+def random_task(
+    task: str, rng: np.random.Generator, split: Split, openings: Sequence[str] = OPENINGS
+) -> tuple[str, Requirement]:
     """A (text, requirement) of a generation task in `split`: held-out texts and kinds never occur in training."""
     while True:
         requirement = _draw(task, rng)
-        text = write(requirement, rng)
+        text = write(requirement, rng, openings)
         if prompt_split(text, requirement) == split:
             return text, requirement
 
@@ -176,13 +191,18 @@ def prompt_split(text: str, requirement: Requirement) -> Split:
     """Held out by what it combines: kinds where several have a colour, shapes and their relation; else by the words.
 
     Without colours or a relation there are too few combinations to hold some out (four shapes, six pairs of them, 24
-    coloured shapes), so there the wording alone is new.
+    coloured shapes), so there the wording alone is new: a fixed share of the texts, and all with a validation opening.
     """
     kinds = [(g.colour, g.shape) for g in requirement.groups for _ in range(g.number) if g.colour is not None]
     if relation_held_out(requirement) or (len(kinds) > 1 and kinds_held_out(kinds)):
         return "held_out"
     combines = len(kinds) > 1 or requirement.relation is not None
-    return "held_out" if not combines and is_held_out("prompt", text) else "train"
+    return "held_out" if not combines and (is_validation_prompt(text) or is_held_out("prompt", text)) else "train"
+
+
+def is_validation_prompt(text: str) -> bool:
+    """Whether a held-out text belongs to the validation items, not to the test: how it begins decides."""
+    return text.startswith(VALIDATION_OPENINGS)
 
 
 def relation_held_out(requirement: Requirement) -> bool:

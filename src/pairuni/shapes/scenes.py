@@ -1,7 +1,8 @@
 """Scenes of the Shapes world: one to four coloured shapes on a 3 x 3 grid, and the split into training and held-out.
 
 A scene is held out by what it combines (two kinds of thing together, how many of one kind, one thing in one place):
-training scenes contain no held-out combination, so the two sets are disjoint by construction.
+training scenes contain no held-out combination, so the two sets are disjoint by construction. Of the held-out scenes
+some are for validation, the others for the test: held_out.py.
 """
 
 import hashlib
@@ -21,6 +22,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "purple": (160, 60, 190),
     "black": (30, 30, 30),
 }
+_COLOURS = tuple(COLOURS)
 GRID = 3
 """Cells per row and column."""
 ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "centre", "right")
@@ -37,6 +39,8 @@ MOST = 4
 Split = Literal["train", "held_out"]
 HELD_OUT_SHARE = 6
 """One combination in this many is held out."""
+VALIDATION_SHARE = 4
+"""One held-out scene of several things in this many is drawn for validation."""
 
 
 @dataclass(frozen=True, order=True)
@@ -77,8 +81,12 @@ def scene_of(things: list[Thing]) -> Scene:
 
 def is_held_out(*combination: object) -> bool:
     """Whether a combination belongs to the held-out set: a fixed hash, so the split needs no list."""
-    digest = hashlib.sha256(repr(combination).encode()).digest()
-    return digest[0] % HELD_OUT_SHARE == 0
+    return _hash(combination) % HELD_OUT_SHARE == 0
+
+
+def _hash(content: object) -> int:
+    """Of what has a plain `repr`, in 0..255."""
+    return hashlib.sha256(repr(content).encode()).digest()[0]
 
 
 def kinds_held_out(kinds: list[tuple[str, str]]) -> bool:
@@ -96,9 +104,17 @@ def scene_split(scene: Scene) -> Split:
     return "held_out" if kinds_held_out([t.kind for t in scene.things]) else "train"
 
 
+def drawn_for_validation(scene: Scene) -> bool:
+    """Whether a fixed hash draws a held-out scene for validation. One-thing scenes it never draws: there are 36."""
+    if len(scene.things) == 1:
+        return False
+    things = [(t.row, t.column, t.shape, t.colour) for t in scene.things]
+    return _hash(("validation", things)) % VALIDATION_SHARE == 0
+
+
 def random_kind(rng: np.random.Generator) -> tuple[str, str]:
-    """A (colour, shape)."""
-    return str(rng.choice(list(COLOURS))), str(rng.choice(SHAPES))
+    """A (colour, shape). As `rng.choice` would, in a fifth of its time: most scenes that are drawn are put back."""
+    return _COLOURS[int(rng.integers(len(_COLOURS)))], SHAPES[int(rng.integers(len(SHAPES)))]
 
 
 def place(kinds: list[tuple[str, str]], rng: np.random.Generator) -> Scene:

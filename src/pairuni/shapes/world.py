@@ -1,47 +1,26 @@
-"""Data of the Shapes world: source files for the pipeline (training split) and held-out items for evaluation.
+"""Training data of the Shapes world: source files for the pipeline.
 
-The two never share a combination of things or a prompt text (scenes.py, captions.py).
+They share no combination of things and no prompt text with the held-out items (scenes.py, captions.py, held_out.py).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from pairuni.config import EvalSplit, ShapesConfig
+from pairuni.config import ShapesConfig
 from pairuni.errors import InputError
 from pairuni.files import check_folder, write_jsonl
-from pairuni.shapes.captions import TASKS, Requirement, caption, example, prompt_split, random_task, read
+from pairuni.shapes.captions import TASKS, caption, example, prompt_split, random_task, read
 from pairuni.shapes.questions import TYPES, Question, ask
 from pairuni.shapes.renderer import BACKGROUND, TINTS, render
 from pairuni.shapes.scenes import Scene, Split, random_scene
 
-_ITEM_SEEDS: dict[EvalSplit, tuple[int, int]] = {"test": (20261124, 1), "validation": (20261124, 2)}
 SOURCES = ("understanding.jsonl", "generation.jsonl")
 """Files of a world's two sources."""
 SCENE = "scene"
 """The tag of a caption that describes a whole scene, beside those of the six tasks."""
-
-
-@dataclass(frozen=True)
-class HeldOutQuestion:
-    """An understanding item: image uint8 [H, W, 3] and its question."""
-
-    id: str
-    image: np.ndarray
-    question: Question
-
-
-@dataclass(frozen=True)
-class HeldOutPrompt:
-    """A generation item: text, what it requires, and which of the six tasks it is."""
-
-    id: str
-    task: str
-    text: str
-    requirement: Requirement
 
 
 def random_question(type: str, rng: np.random.Generator, split: Split) -> tuple[Scene, Question]:
@@ -51,26 +30,6 @@ def random_question(type: str, rng: np.random.Generator, split: Split) -> tuple[
         question = ask(scene, type, rng)
         if question is not None:
             return scene, question
-
-
-def held_out_questions(number: int, split: EvalSplit = "test") -> list[HeldOutQuestion]:
-    """The first `number` held-out questions of `split`: types in turn, item i the same for every number."""
-    items = []
-    for i in range(number):
-        rng = np.random.default_rng([*_ITEM_SEEDS[split], 1, i])
-        scene, question = random_question(TYPES[i % len(TYPES)], rng, "held_out")
-        items.append(HeldOutQuestion(f"q{i:05d}", render(scene, rng), question))
-    return items
-
-
-def held_out_prompts(number: int, split: EvalSplit = "test") -> list[HeldOutPrompt]:
-    """The first `number` held-out prompts of `split`: tasks in turn, item i the same for every number."""
-    items = []
-    for i in range(number):
-        rng = np.random.default_rng([*_ITEM_SEEDS[split], 2, i])
-        task = TASKS[i % len(TASKS)]
-        items.append(HeldOutPrompt(f"p{i:05d}", task, *random_task(task, rng, "held_out")))
-    return items
 
 
 def write_world(config: ShapesConfig) -> None:
