@@ -1,4 +1,4 @@
-"""Training, validation and test of the Shapes world share nothing; the first test items are those of published results."""
+"""Training, validation and test of the Shapes world share nothing; the first test items are the published ones."""
 
 import hashlib
 import json
@@ -20,8 +20,6 @@ from pairuni.shapes.held_out import held_out_prompts, held_out_questions, split_
 from pairuni.shapes.questions import TYPES
 from pairuni.shapes.scenes import Scene
 
-DRAWS = 20_000
-
 
 @dataclass
 class Drawn:
@@ -32,31 +30,33 @@ class Drawn:
     asked: set[tuple[Scene, str]] = field(default_factory=set)
 
 
-def draw_training(folder: Path, patch: pytest.MonkeyPatch) -> Drawn:
+def draw_training(number: int, folder: Path, patch: pytest.MonkeyPatch) -> Drawn:
     shown: list[Scene] = []
     patch.setattr(world, "render", lambda scene, rng, background: shown.append(scene))
     patch.setattr(world, "_save", lambda path, image: None)
-    world.write_world(ShapesConfig(str(folder), DRAWS, DRAWS))
+    world.write_world(ShapesConfig(str(folder), number, number))
     rows = {name: [row for _, row in read_jsonl(folder / f"{name}.jsonl")] for name in ("understanding", "generation")}
     questions = [row["question"] for row in rows["understanding"]]
-    asked = set(zip(islice(shown, DRAWS), questions, strict=True))
+    asked = set(zip(islice(shown, number), questions, strict=True))
     return Drawn({row["prompt"] for row in rows["generation"]}, set(shown), asked)
 
 
-def draw_items(split: EvalSplit, patch: pytest.MonkeyPatch) -> Drawn:
+def draw_items(number: int, split: EvalSplit, patch: pytest.MonkeyPatch) -> Drawn:
     patch.setattr(held_out, "render", lambda scene, rng: np.zeros(0))
-    questions = held_out_questions(DRAWS, split)
-    prompts = {item.text for item in held_out_prompts(DRAWS, split)}
+    questions = held_out_questions(number, split)
+    prompts = {item.text for item in held_out_prompts(number, split)}
     return Drawn(prompts, {q.scene for q in questions}, {(q.scene, q.question.text) for q in questions})
 
 
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Drawn]:
+@pytest.fixture(scope="module", params=[1_000, pytest.param(20_000, marks=pytest.mark.slow)])
+def drawn(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Drawn]:
+    """Of each split, so many prompts and questions."""
+    number = request.param
     with pytest.MonkeyPatch.context() as patch:
         return {
-            "train": draw_training(tmp_path_factory.mktemp("world"), patch),
-            "test": draw_items("test", patch),
-            "validation": draw_items("validation", patch),
+            "train": draw_training(number, tmp_path_factory.mktemp("world"), patch),
+            "test": draw_items(number, "test", patch),
+            "validation": draw_items(number, "validation", patch),
         }
 
 
