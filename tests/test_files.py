@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from pairuni.errors import InputError
-from pairuni.files import atomic_path, file_hash, read_json, read_jsonl, write_json, write_jsonl, write_text
+from pairuni.files import added_to, atomic_path, file_hash, read_json, read_jsonl, write_json, write_jsonl, write_text
 from pairuni.runs import RunDir, comparable, environment
 
 
@@ -53,13 +53,86 @@ def test_a_folder_replaces_a_folder(tmp_path):
     assert names(tmp_path / "step" / "state") == ["two"] and names(tmp_path) == ["step"]
 
 
-def test_files_are_readable_as_the_umask_says(tmp_path):
-    old = os.umask(0o022)
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640)])
+def test_files_are_readable_as_the_umask_says(tmp_path, umask, mode):
+    old = os.umask(umask)
     try:
         write_text(tmp_path / "a", "x")
+        with atomic_path(tmp_path / "b") as temporary:  # as safetensors makes them
+            os.close(os.open(temporary, os.O_CREAT | os.O_WRONLY, 0o600))
+        with atomic_path(tmp_path / "c") as temporary:
+            (temporary / "d").mkdir(parents=True)
+            os.close(os.open(temporary / "d" / "e", os.O_CREAT | os.O_WRONLY, 0o600))
+        with added_to(tmp_path / "f") as temporary:
+            os.close(os.open(temporary / "g", os.O_CREAT | os.O_WRONLY, 0o600))
     finally:
         os.umask(old)
-    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o644
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.name: path.stat().st_mode & 0o777 for path in files} == dict.fromkeys("abeg", mode)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.rglob("*") if path.is_dir()} == {
+        mode | (mode >> 2) & 0o111
+    }
+
+
+def test_files_are_added_to_a_folder_whole_or_not_at_all(tmp_path):
+    (tmp_path / "kept").write_text("old")
+    with pytest.raises(KeyboardInterrupt), added_to(tmp_path) as temporary:
+        (temporary / "new").write_text("half")
+        raise KeyboardInterrupt
+    assert names(tmp_path) == ["kept"]
+    with added_to(tmp_path) as temporary:
+        (temporary / "sub").mkdir()
+        (temporary / "sub" / "new").write_text("whole")
+    assert names(tmp_path) == ["kept", "sub"] and (tmp_path / "sub" / "new").read_text() == "whole"
+
+
+UNWRITABLE = {
+    "NaN": ('{"id": "x", "score": NaN}', "score", "nan"),
+    "infinity": ('{"id": "x", "deep": [{"a": 1.0}, {"b": -Infinity}]}', "deep.1.b", "-inf"),
+    "no double": ('{"id": "x", "score": 1e999}', "score", "inf"),
+    "half a character": ('{"id": "x\\ud800"}', None, "surrogate"),
+    "half a key": ('{"\\udfff": 1}', None, "surrogate"),
+    "a number of many digits": ('{"n": ' + "9" * 5000 + "}", None, "digits"),
+}
+
+
+@pytest.mark.parametrize(("text", "field", "said"), UNWRITABLE.values(), ids=UNWRITABLE.keys())
+def test_what_could_not_be_written_again_is_not_read(tmp_path, text, field, said):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"fine": 1}\n' + text + "\n")
+    with pytest.raises(InputError, match=said) as caught:
+        list(read_jsonl(path))
+    assert (caught.value.line, caught.value.field) == (2, field)
+    path.write_text(text)
+    with pytest.raises(InputError, match=said):
+        read_json(path)
+
+
+def test_what_is_read_can_be_written_again(tmp_path):
+    text = (
+        '{"a": 1, "a": 2, "large": '
+        + "9" * 400
+        + ', "float": 1e308, "tiny": 1e-999, "pair": "\\ud83d\\ude00", "é": null}'
+    )
+    (tmp_path / "r").write_text(text + "\n", encoding="utf-8")
+    ((_, row),) = read_jsonl(tmp_path / "r")
+    write_jsonl(tmp_path / "again", [row])
+    assert list(read_jsonl(tmp_path / "again")) == [(1, row)]
+    assert row == {"a": 2, "large": int("9" * 400), "float": 1e308, "tiny": 0.0, "pair": "\U0001f600", "é": None}
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path):
+    (tmp_path / "r").write_bytes(b'\xef\xbb\xbf{"a": 1}\r\n{"b": 2}\r\n')
+    assert list(read_jsonl(tmp_path / "r")) == [(1, {"a": 1}), (2, {"b": 2})]
+    (tmp_path / "j").write_bytes(b'\xef\xbb\xbf{"a": 1}')
+    assert read_json(tmp_path / "j") == {"a": 1}
+
+
+def test_faults_of_lines_are_gathered(tmp_path):
+    (tmp_path / "r").write_text('{"a": 1}\n{oops\n[1]\n{"b": 2}\n')
+    faults = []
+    assert list(read_jsonl(tmp_path / "r", faults)) == [(1, {"a": 1}), (4, {"b": 2})]
+    assert [fault.line for fault in faults] == [2, 3]
 
 
 def test_a_place_that_cannot_be_written(tmp_path):

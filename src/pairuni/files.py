@@ -6,6 +6,7 @@ A reader never sees half a file: files and folders are written beside their plac
 import fcntl
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -21,24 +22,48 @@ from pairuni.errors import InputError
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path in the same folder; on success it is synced and renamed to `path`, on failure removed.
 
-    The caller writes either a file or a folder to it. Raises InputError where nothing can be written.
+    The caller writes either a file or a folder to it. Whatever made the files, they have the permissions that the umask
+    gives (safetensors leaves them to their owner alone). Raises InputError where nothing can be written.
     """
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent)) / path.name
+        place = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        mode = _new_file_mode(place)
     except OSError as err:
         raise InputError(f"cannot be written ({err.strerror})", file=path) from None
+    temporary = place / path.name
     try:
         yield temporary
         for file in [temporary, *temporary.rglob("*")] if temporary.is_dir() else [temporary]:
+            if file.is_file():
+                file.chmod(mode)
             _sync(file)
         if path.is_dir() and temporary.is_dir():
             shutil.rmtree(path)  # a folder cannot be replaced by rename; only reached when a step is written again
         os.replace(temporary, path)
         _sync(path.parent)
     finally:
-        shutil.rmtree(temporary.parent, ignore_errors=True)
+        shutil.rmtree(place, ignore_errors=True)
+
+
+@contextmanager
+def added_to(folder: str | Path) -> Iterator[Path]:
+    """Yields a temporary folder; on success its files and folders are put into `folder`, beside what is there.
+
+    Each file appears whole, with the permissions that the umask gives. Raises InputError where nothing can be written.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        hidden = tempfile.TemporaryDirectory(prefix=".new.", dir=folder)
+    except OSError as err:
+        raise InputError(f"cannot be written ({err.strerror})", file=folder) from None
+    with hidden as place:
+        yield Path(place)
+        for file in sorted(file for file in Path(place).rglob("*") if file.is_file()):
+            with atomic_path(folder / file.relative_to(place)) as temporary:
+                file.rename(temporary)
 
 
 @contextmanager
@@ -76,7 +101,7 @@ def jsonl_writer(path: str | Path) -> Iterator[Callable[[Mapping[str, Any]], Non
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
 
         def write(row: Mapping[str, Any]) -> None:
-            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+            file.write(to_json_line(row) + "\n")
 
         yield write
 
@@ -102,10 +127,10 @@ def check_folder(path: str | Path) -> None:
 
 
 def read_text(path: str | Path) -> str:
-    """Reads a text file. Raises InputError when it is missing or not UTF-8."""
+    """Reads a text file; a byte order mark is passed over. Raises InputError when it is missing or not UTF-8."""
     path = Path(path)
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise InputError("no such file", file=path) from None
     except OSError as err:
@@ -114,9 +139,16 @@ def read_text(path: str | Path) -> str:
         raise InputError("is not UTF-8 text", file=path) from None
 
 
-def read_json(path: str | Path) -> dict[str, Any]:
-    """Reads a JSON object. Raises InputError naming file and line when it is missing or broken."""
-    return _parse(read_text(path), Path(path), None)
+def read_json(path: str | Path, *, shown: bool = False) -> dict[str, Any]:
+    """Reads a JSON object that `write_json` can write again.
+
+    Args:
+        shown: it is only shown to people: half characters (`parse_json`) are let through.
+
+    Raises:
+        InputError: naming file and line: it is missing or broken, or holds what JSON cannot (`parse_json`).
+    """
+    return _object(parse_json(read_text(path), path, None, shown=shown), Path(path), None)
 
 
 def file_hash(path: str | Path) -> str:
@@ -125,18 +157,29 @@ def file_hash(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yields (line number from 1, object) of a JSON Lines file; blank lines are passed over.
+def read_jsonl(path: str | Path, faults: list[InputError] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields (line number from 1, object) of a JSON Lines file that `write_jsonl` can write again.
+
+    Blank lines and a byte order mark are passed over.
+
+    Args:
+        faults: where given, lines that are wrong are put here and passed over.
 
     Raises:
-        InputError: the file is missing or not UTF-8, or a line is not a JSON object (a cut-off last line included).
+        InputError: the file is missing or not UTF-8, or a line is not a JSON object (a cut-off last line included) or
+            holds what JSON cannot (`parse_json`).
     """
     path = Path(path)
     try:
-        with path.open(encoding="utf-8") as lines:
+        with path.open(encoding="utf-8-sig") as lines:
             for n, line in enumerate(lines, 1):
-                if line.strip():
-                    yield n, _parse(line, path, n)
+                if not line.strip():
+                    continue
+                row = None
+                with gathering(faults):
+                    row = _object(parse_json(line, path, n), path, n)
+                if row is not None:
+                    yield n, row
     except FileNotFoundError:
         raise InputError("no such file", file=path) from None
     except OSError as err:
@@ -145,10 +188,32 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise InputError(f"is not UTF-8 text ({err.reason} at byte {err.start})", file=path) from None
 
 
-def _parse(text: str, path: Path, n: int | None) -> dict[str, Any]:
-    """The object that line `n` holds, or the whole file where n is None."""
+@contextmanager
+def gathering(faults: list[InputError] | None) -> Iterator[None]:
+    """Puts an InputError that is raised within into `faults`, where that is a list; else it passes."""
     try:
-        value = json.loads(text)
+        yield
+    except InputError as err:
+        if faults is None:
+            raise
+        faults.append(err)
+
+
+def parse_json(text: str, path: str | Path, n: int | None, *, shown: bool = False) -> Any:
+    """The JSON value of line `n` of a file, or of the whole file where n is None. It can be written as JSON again.
+
+    Of equal keys the last one counts, as in most readers. Python's own reader takes NaN and Infinity, numbers that no
+    double holds (1e999) and half characters (a lone \\ud800), which no file could be written with: they are refused.
+
+    Raises:
+        InputError: naming file, line and, for a value that JSON cannot hold, its field.
+    """
+    try:
+        value = json.loads(text, parse_constant=_not_finite, parse_float=_finite)
+    except _NotFinite:
+        field, what = next(_not_finite_in(json.loads(text)))
+        message = f"is {what}, which JSON cannot hold; write null, or leave it out"
+        raise InputError(message, file=path, line=n, field=field or None) from None
     except json.JSONDecodeError as err:
         message = f"is not valid JSON ({err.msg}, column {err.colno})"
         raise InputError(message, file=path, line=err.lineno if n is None else n) from None
@@ -156,14 +221,58 @@ def _parse(text: str, path: Path, n: int | None) -> dict[str, Any]:
         raise InputError("cannot be read as JSON (nested too deeply)", file=path, line=n) from None
     except ValueError as err:  # a number of thousands of digits
         raise InputError(f"cannot be read as JSON ({err})", file=path, line=n) from None
-    if n is not None and "\\ud" in text.lower():  # a record; the report shows other files as they are
+    if not shown and "\\ud" in text.lower():
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:  # half of a pair: no file could be named or written with it
             raise InputError("holds a lone surrogate (\\ud800 to \\udfff)", file=path, line=n) from None
+    return value
+
+
+def to_json_line(row: Mapping[str, Any]) -> str:
+    """A row of JSON Lines, without its newline. Raises ValueError for NaN and infinities: they are not JSON."""
+    return json.dumps(row, ensure_ascii=False, allow_nan=False)
+
+
+def _object(value: Any, path: Path, n: int | None) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError("must be a JSON object", file=path, line=n)
     return value
+
+
+class _NotFinite(ValueError):
+    pass
+
+
+def _not_finite(word: str) -> float:
+    raise _NotFinite
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise _NotFinite
+    return value
+
+
+def _not_finite_in(value: Any) -> Iterator[tuple[str, float]]:
+    """(dotted field, number) of each number in a JSON value that is not finite."""
+    left = [("", value)]  # no recursion: a row may be nested as deeply as the reader allows
+    while left:
+        place, value = left.pop()
+        if isinstance(value, float) and not math.isfinite(value):
+            yield place, value
+        inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        left += [(f"{place}.{key}" if place else str(key), each) for key, each in inner]
+
+
+def _new_file_mode(folder: Path) -> int:
+    """The permissions of a new file. Asked of the file system, since the umask can only be read by changing it."""
+    probe = folder / "mode"
+    probe.touch()
+    mode = probe.stat().st_mode & 0o777
+    probe.unlink()
+    return mode
 
 
 def _sync(path: Path) -> None:

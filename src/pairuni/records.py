@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import ConfigDict, StrictFloat, TypeAdapter, ValidationError
 
 from pairuni.errors import InputError
-from pairuni.files import read_jsonl
+from pairuni.files import gathering, read_jsonl
 
 
 class Side(StrEnum):
@@ -161,55 +161,93 @@ def read_pairs(path: str | Path, image_root: str | Path | None = None) -> list[P
         InputError: a line is not JSON, a field is missing, of the wrong type or empty, a similarity is outside
             [0, 1], an aligned pair has a similarity other than 1 or two images, or an image path leaves the root.
     """
+    return list(numbered_pairs(path, image_root).values())
+
+
+def numbered_pairs(
+    path: str | Path, image_root: str | Path | None = None, faults: list[InputError] | None = None
+) -> dict[int, Pair]:
+    """As `read_pairs`, by line. Where `faults` is given, what is wrong with lines is put there, and they are left out.
+
+    Raises InputError as `read_pairs` does.
+    """
     path = Path(path)
     root = Path(image_root) if image_root is not None else path.parent
-    pairs = {n: _to_pair(validate_row(_PAIR, raw, path, n), raw, path, n, root) for n, raw in read_jsonl(path)}
-    _check_unique({n: p.id for n, p in pairs.items()}, path)
-    if not pairs:
+    pairs: dict[int, Pair] = {}
+    for n, raw in read_jsonl(path, faults):
+        with gathering(faults):
+            pairs[n] = _to_pair(validate_row(_PAIR, raw, path, n), raw, path, n, root)
+    _check_unique({n: p.id for n, p in pairs.items()}, path, faults)
+    if not pairs and not faults:
         raise InputError("holds no pairs", file=path)
-    return list(pairs.values())
+    return pairs
 
 
 def read_quadruples(path: str | Path, image_root: str | Path | None = None) -> list[Quadruple]:
     """Reads quadruples.jsonl. Raises InputError as `read_pairs` does, also for an id that occurs twice."""
+    return list(numbered_quadruples(path, image_root).values())
+
+
+def numbered_quadruples(
+    path: str | Path, image_root: str | Path | None = None, faults: list[InputError] | None = None
+) -> dict[int, Quadruple]:
+    """As `read_quadruples`, by line; `faults` as in `numbered_pairs`. Raises InputError likewise."""
     path = Path(path)
     root = Path(image_root) if image_root is not None else path.parent
     quadruples: dict[int, Quadruple] = {}
-    for n, raw in read_jsonl(path):
-        row = validate_row(_QUADRUPLE, raw, path, n)
-        quadruples[n] = _to_quadruple(row, raw, row.id, Side(row.side), (path, n, "", root))
-    _check_unique({n: q.id for n, q in quadruples.items()}, path)
-    if not quadruples:
+    for n, raw in read_jsonl(path, faults):
+        with gathering(faults):
+            row = validate_row(_QUADRUPLE, raw, path, n)
+            quadruples[n] = _to_quadruple(row, raw, row.id, Side(row.side), (path, n, "", root))
+    _check_unique({n: q.id for n, q in quadruples.items()}, path, faults)
+    if not quadruples and not faults:
         raise InputError("holds no quadruples", file=path)
-    return list(quadruples.values())
+    return quadruples
 
 
-def iter_samples(path: str | Path, side: Side, image_root: str | Path | None = None) -> Iterator[tuple[int, Sample]]:
+def iter_samples(
+    path: str | Path, side: Side, image_root: str | Path | None = None, faults: list[InputError] | None = None
+) -> Iterator[tuple[int, Sample]]:
     """(line, sample) of one side's source file: {"id", "image_path", "prompt"} or {..., "question", "answer"}.
 
-    Raises InputError as `read_pairs` does, but does not look for ids that occur twice.
+    Raises InputError as `read_pairs` does, but does not look for ids that occur twice; `faults` as in `numbered_pairs`.
     """
     path = Path(path)
     root = Path(image_root) if image_root is not None else path.parent
     empty = True
-    for n, raw in read_jsonl(path):
-        row, empty = validate_row(_SAMPLE, raw, path, n), False
-        resolve_image(row.image_path, root, file=path, line=n)
-        for name in ("prompt",) if side is Side.GENERATION else ("question", "answer"):
-            if not (raw.get(name) or "").strip():
-                raise InputError("is missing or empty", file=path, line=n, field=name)
-        kept = {"prompt": row.prompt} if side is Side.GENERATION else {"question": row.question, "answer": row.answer}
-        extra = {k: v for k, v in raw.items() if k not in ("id", "side", "image_path", "tag", *kept)}
-        yield n, Sample(row.id, side, row.image_path, tag=row.tag, extra=extra, **kept)
-    if empty:
+    for n, raw in read_jsonl(path, faults):
+        empty, sample = False, None
+        with gathering(faults):
+            sample = _to_sample(validate_row(_SAMPLE, raw, path, n), raw, side, (path, n, root))
+        if sample is not None:
+            yield n, sample
+    if empty and not faults:
         raise InputError("holds no samples", file=path)
+
+
+def _to_sample(row: _SampleRow, raw: dict[str, Any], side: Side, where: tuple[Path, int, Path]) -> Sample:
+    path, n, root = where
+    resolve_image(row.image_path, root, file=path, line=n)
+    for name in ("prompt",) if side is Side.GENERATION else ("question", "answer"):
+        if not (raw.get(name) or "").strip():
+            raise InputError("is missing or empty", file=path, line=n, field=name)
+    kept = {"prompt": row.prompt} if side is Side.GENERATION else {"question": row.question, "answer": row.answer}
+    extra = {k: v for k, v in raw.items() if k not in ("id", "side", "image_path", "tag", *kept)}
+    return Sample(row.id, side, row.image_path, tag=row.tag, extra=extra, **kept)
 
 
 def read_samples(path: str | Path, side: Side, image_root: str | Path | None = None) -> list[Sample]:
     """All of `iter_samples`. Raises InputError likewise, and for an id that occurs twice."""
-    samples = dict(iter_samples(path, side, image_root))
-    _check_unique({n: s.id for n, s in samples.items()}, Path(path))
-    return list(samples.values())
+    return list(numbered_samples(path, side, image_root).values())
+
+
+def numbered_samples(
+    path: str | Path, side: Side, image_root: str | Path | None = None, faults: list[InputError] | None = None
+) -> dict[int, Sample]:
+    """As `read_samples`, by line; `faults` as in `numbered_pairs`. Raises InputError likewise."""
+    samples = dict(iter_samples(path, side, image_root, faults))
+    _check_unique({n: s.id for n, s in samples.items()}, Path(path), faults)
+    return samples
 
 
 def resolve_image(
@@ -271,8 +309,9 @@ def _to_pair(row: _PairRow, raw: dict[str, Any], path: Path, n: int, root: Path)
     return Pair(row.id or str(n), kind, similarity, halves["generate_ann"], halves["understand_ann"], extra)
 
 
-def _check_unique(id_of_line: Mapping[int, str], path: Path) -> None:
+def _check_unique(id_of_line: Mapping[int, str], path: Path, faults: list[InputError] | None = None) -> None:
     first: dict[str, int] = {}
     for n, id in id_of_line.items():
-        if first.setdefault(id, n) != n:
-            raise InputError(f"{id!r} stands in line {first[id]} already", file=path, line=n, field="id")
+        with gathering(faults):
+            if first.setdefault(id, n) != n:
+                raise InputError(f"{id!r} stands in line {first[id]} already", file=path, line=n, field="id")

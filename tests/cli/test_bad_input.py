@@ -189,6 +189,16 @@ CASES = {
     ),
     "deep json": (lambda w: ["check", str(write(w / "p.jsonl", "[" * 100_000))], ["p.jsonl:1", "deep"]),
     "long number": (lambda w: ["check", str(write(w / "p.jsonl", lines(PAIR) + NUMBER))], ["p.jsonl:2", "digits"]),
+    "NaN in an extra key": (
+        lambda w: pairs(w, {**PAIR, "aesthetic": float("nan")}),
+        ["p.jsonl:1", "aesthetic", "JSON cannot hold"],
+    ),
+    "NaN in an extra key of a half": (
+        lambda w: pairs(w, PAIR, half(scores=[1, float("inf")])),
+        ["p.jsonl:2", "understand_ann.scores.1"],
+    ),
+    "pairing with NaN": (lambda w: pair_up(w, {**QUADRUPLE, "id": "y", "a": float("nan")}), ["q.jsonl:2: a: is nan"]),
+    "completing with NaN": (lambda w: complete(w, lines({**ASKED, "a": float("nan")})), ["u.jsonl:1: a: is nan"]),
     "lone surrogate": (lambda w: pairs(w, half(prompt="\ud800")), ["p.jsonl:1", "surrogate"]),
     "deep yaml": (lambda w: config(w, "steps: " + "[" * 3000 + "\n"), ["c.yaml", "deep"]),
     "long number in yaml": (lambda w: config(w, "steps: " + "9" * 5000 + "\n"), ["c.yaml", "digits"]),

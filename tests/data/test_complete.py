@@ -140,6 +140,18 @@ def test_contradicting_halves_are_written_again_then_rejected():
     assert (failed.quadruple, failed.reason, failed.attempts) == (None, "the caption contradicts the image", 2)
 
 
+def test_what_no_file_could_hold_is_tried_again():
+    class Half(Stubborn):
+        def caption(self, sample, image, attempt):
+            return WHOLE.prompt if attempt.number == self.right else "a red circle \ud800"
+
+    sample = Sample("q", Side.UNDERSTANDING, "a.png", question=WHOLE.question, answer="B")
+    done = complete_sample(sample, IMAGE, Half(1), ShapesVerifier(), 2)
+    assert done.quadruple is not None and done.quadruple.prompt == WHOLE.prompt
+    failed = complete_sample(sample, IMAGE, Half(1), ShapesVerifier(), 1)
+    assert (failed.quadruple, failed.reason) == (None, "the completer writes a lone surrogate")
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

@@ -146,6 +146,25 @@ def test_fields_step_into_rows_and_skipped_rows_are_counted(shapes_sources, tmp_
     ], "the third row is a count question"
 
 
+def test_a_lone_surrogate_in_json_within_a_row_is_rejected(shapes_sources, tmp_path):
+    rows = rows_of(shapes_sources, Side.UNDERSTANDING)[:2]
+    rows[1]["answer"] = "A\ud800"
+    (tmp_path / "u").mkdir()
+    config = CompleteConfig(
+        nested(shapes_sources, rows, tmp_path / "u"),
+        str(shapes_sources / "generation.jsonl"),
+        str(tmp_path / "out"),
+        understanding_source=SourceConfig(
+            fields={"image": "images.0", "question": "prompt.0.content", "answer": "reward_model.answer"},
+            strip={"question": "<image>"},
+        ),
+    )
+    counts = run_complete(config)["counts"]
+    assert counts["rejected"]["understanding"] == 1
+    assert counts["reasons"] == {"a text holds a lone surrogate (\\ud800 to \\udfff)": 1}
+    assert [row["answer"] for _, row in read_jsonl(tmp_path / "out" / "rejected.jsonl")] == ["A?"]
+
+
 def test_bad_rows_are_rejected_with_their_reason(shapes_sources, tmp_path):
     good = (shapes_sources / "images" / "u0.png").read_bytes()
     table = {

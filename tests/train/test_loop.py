@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-from pairuni.config import LogConfig, MixingConfig, OptimConfig, RewardConfig, TrainConfig
+from pairuni.config import LogConfig, LoraOptions, MixingConfig, OptimConfig, RewardConfig, TrainConfig
 from pairuni.data.dataset import PairSampler
 from pairuni.errors import InputError
 from pairuni.files import locked
@@ -246,6 +246,19 @@ def test_a_flipped_bit_in_the_optimiser_state_is_found(
     state.write_bytes(bytes(data))
     train(config)
     assert "state/optimizer.safetensors is damaged" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640)])
+def test_a_run_has_the_permissions_that_the_umask_gives(tiny_config: TrainConfig, umask: int, mode: int) -> None:
+    lora = dataclasses.replace(tiny_config.model, lora=LoraOptions(rank=2))
+    before = os.umask(umask)
+    try:
+        train(dataclasses.replace(tiny_config, steps=1, model=lora))
+    finally:
+        os.umask(before)
+    files = [path for path in Path(tiny_config.output).rglob("*") if path.is_file()]
+    assert any(path.name == "adapter_model.safetensors" for path in files)
+    assert {path: path.stat().st_mode & 0o777 for path in files} == dict.fromkeys(files, mode)
 
 
 def test_old_checkpoints_are_deleted(tiny_config: TrainConfig) -> None:

@@ -1,6 +1,7 @@
 """`pairuni check PATH`: validates a config, a JSON Lines file or a run directory and says what to mend."""
 
 import argparse
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import yaml
@@ -10,7 +11,7 @@ from pairuni.cli.options import parse_config
 from pairuni.config import CompleteConfig, EvaluateConfig, PairConfig, PretrainConfig, TrainConfig
 from pairuni.errors import InputError
 from pairuni.files import read_json, read_jsonl
-from pairuni.records import Side, read_pairs, read_quadruples, read_samples, resolve_image
+from pairuni.records import Side, numbered_pairs, numbered_quadruples, numbered_samples, resolve_image
 from pairuni.runs import RunDir
 
 # Stage -> config class and a key that only its files have.
@@ -21,6 +22,9 @@ STAGES: dict[str, tuple[type, str]] = {
     "eval": (EvaluateConfig, "benchmarks"),
     "pretrain": (PretrainConfig, "language_steps"),
 }
+_HALVES = ("generate", "understand")
+_SHOWN = 20
+"""Faults of a file that are said one by one."""
 
 
 def check(arguments: list[str]) -> int:
@@ -71,36 +75,40 @@ def _check_meaning(config: object) -> None:
 
 
 def _jsonl(path: Path, image_root: str | None) -> str:
-    lines = [n for n, _ in read_jsonl(path)]
-    _, first = next(read_jsonl(path), (0, None))
+    faults: list[InputError] = []
+    _, first = next(read_jsonl(path, faults), (0, None))
     if first is None:
-        raise InputError("is empty", file=path)
-    root = Path(image_root) if image_root is not None else path.parent
+        raise faults[0] if faults else InputError("is empty", file=path)
+    faults.clear()  # they are found again
     if any(key in first for key in ("generate_ann", "understand_ann", "similarity")):
-        pairs = read_pairs(path, image_root)
-        halves = (("generate_ann", [p.generate for p in pairs]), ("understand_ann", [p.understand for p in pairs]))
-        rows = [(n, f"{k}.image_path", h.image_path) for k, half in halves for n, h in zip(lines, half, strict=True)]
-        _images(path, root, sorted(rows))
-        aligned = sum(p.kind == "aligned" for p in pairs)
-        return f"{path}: {len(pairs)} pairs ({aligned} aligned, {len(pairs) - aligned} retrieved), every image opens"
-    if "prompt" in first and "question" in first:
-        quadruples = read_quadruples(path, image_root)
-        _images(path, root, [(n, "image_path", q.image_path) for n, q in zip(lines, quadruples, strict=True)])
-        return f"{path}: {len(quadruples)} quadruples, every image opens"
-    if "prompt" in first or "question" in first:
+        pairs = numbered_pairs(path, image_root, faults)
+        images = [(n, f"{k}_ann.image_path", vars(p)[k].image_path) for n, p in pairs.items() for k in _HALVES]
+        aligned = sum(p.kind == "aligned" for p in pairs.values())
+        found = f"{len(pairs)} pairs ({aligned} aligned, {len(pairs) - aligned} retrieved), every image opens"
+    elif "prompt" in first and "question" in first:
+        quadruples = numbered_quadruples(path, image_root, faults)
+        images = [(n, "image_path", q.image_path) for n, q in quadruples.items()]
+        found = f"{len(quadruples)} quadruples, every image opens"
+    elif "prompt" in first or "question" in first:
         side = Side.GENERATION if "prompt" in first else Side.UNDERSTANDING
-        samples = read_samples(path, side, image_root)
-        _images(path, root, [(n, "image_path", s.image_path) for n, s in zip(lines, samples, strict=True)])
-        return f"{path}: {len(samples)} {side} samples, every image opens"
-    return f"{path}: {len(lines)} JSON objects"
+        samples = numbered_samples(path, side, image_root, faults)
+        images = [(n, "image_path", s.image_path) for n, s in samples.items()]
+        found = f"{len(samples)} {side} samples, every image opens"
+    else:
+        images = []
+        found = f"{len(list(read_jsonl(path, faults)))} JSON objects"
+    faults += _broken_images(path, Path(image_root) if image_root is not None else path.parent, images)
+    if faults:
+        raise _as_one(path, sorted(faults, key=lambda fault: fault.line or 0))
+    return f"{path}: {found}"
 
 
-def _images(path: Path, root: Path, rows: list[tuple[int, str, str]]) -> None:
-    """Opens each image once. Raises InputError with the (line, field, image path) that names it first."""
+def _broken_images(path: Path, root: Path, images: Iterable[tuple[int, str, str]]) -> Iterator[InputError]:
+    """Opens each image of the (line, field, image path) once. Yields what is wrong, with what names it first."""
     from pairuni.data.images import load_image
 
     opened: set[str] = set()
-    for line, field, image_path in rows:
+    for line, field, image_path in images:
         if image_path in opened:
             continue
         opened.add(image_path)
@@ -108,7 +116,16 @@ def _images(path: Path, root: Path, rows: list[tuple[int, str, str]]) -> None:
         try:
             load_image(image)
         except InputError as err:
-            raise InputError(f"{image}: {err.message}", file=path, line=line, field=field) from None
+            yield InputError(f"{image}: {err.message}", file=path, line=line, field=field)
+
+
+def _as_one(path: Path, faults: list[InputError]) -> InputError:
+    """One error that says the first faults and their number."""
+    if len(faults) == 1:
+        return faults[0]
+    shown = [f"  {fault}" for fault in faults[:_SHOWN]]
+    more = [f"  and {len(faults) - _SHOWN:,} more"] if len(faults) > _SHOWN else []
+    return InputError("\n".join([f"{len(faults):,} faults", *shown, *more]), file=path)
 
 
 def _run(path: Path) -> str:

@@ -21,7 +21,6 @@ from pairuni.data.features import Extractor, Images, extract, hash_images
 from pairuni.records import Quadruple
 
 UNREADABLE = "image cannot be read"
-UNREADABLE = "image cannot be read"
 COPY, NEAR_HASH, NEAR_FEATURES = "copy of an image", "near copy by hash", "near copy by features"
 REFERENCE_IMAGE, REFERENCE_TEXT = "image of a reference set", "text of a reference set"
 REASONS = (UNREADABLE, COPY, NEAR_HASH, NEAR_FEATURES, REFERENCE_IMAGE, REFERENCE_TEXT)

@@ -90,4 +90,6 @@ def _completed(sample: Sample, image: LoadedImage, completer: Completer, attempt
         question, answer = completer.question(sample, image, attempt) or (None, None)
     if prompt is None or question is None or answer is None:
         raise Rejected("the completer finds nothing to write")
+    if any(text != text.encode("utf-8", "replace").decode() for text in (prompt, question, answer)):
+        raise Rejected("the completer writes a lone surrogate")  # no file could be written with it
     return Quadruple(sample.id, sample.side, sample.image_path, prompt, question, answer, sample.tag, sample.extra)

@@ -241,10 +241,6 @@ def _paired(
     return build_pairs([quadruples[n] for n in left], features_ND, config)
 
 
-def _hash(text: str) -> str:
-    return sha256(text.encode()).hexdigest()
-
-
 def _removed(
     quadruples: Sequence[Quadruple], rows: np.ndarray, hashes: Sequence[str], removals: Sequence[Removal]
 ) -> dict[str, Any]:

@@ -184,8 +184,12 @@ def _item(row: Mapping[str, Any], side: Side, how: SourceConfig, made_id: str, l
     if missing:
         fault = f"{' and '.join(missing)} missing or empty"
         texts |= dict.fromkeys(missing, "?")  # a Sample has its half; this one is rejected
-    half: dict[str, Any] = {**texts, "tag": _text(values["tag"])}
-    return Item(Sample(id, side, image_place(id, side, suffix), **half), content, fault)
+    told = {"id": id, **texts, "tag": _text(values["tag"])}
+    whole = {name: text.encode("utf-8", "replace").decode() for name, text in told.items()}
+    if whole != told:  # out of JSON within a row: no file could be written with it
+        fault = "a text holds a lone surrogate (\\ud800 to \\udfff)"
+    half: dict[str, Any] = whole
+    return Item(Sample(side=side, image_path=image_place(whole["id"], side, suffix), **half), content, fault)
 
 
 def _image(value: Any, location: Path) -> tuple[bytes, str, str | None]:

@@ -14,7 +14,7 @@ from transformers import JanusForConditionalGeneration, JanusProcessor
 
 from pairuni.config import EvalConfig, PretrainConfig, TinyConfig
 from pairuni.eval.runner import evaluate
-from pairuni.files import read_jsonl, write_json, write_text
+from pairuni.files import added_to, read_jsonl, write_json, write_text
 from pairuni.policies import load_policy, of_family
 from pairuni.pretrain.build import JanusSize, build_janus
 from pairuni.pretrain.card import above_chance, model_card
@@ -72,9 +72,10 @@ def save_model(model: JanusForConditionalGeneration, processor: JanusProcessor, 
     """Writes weights as bf16 safetensors and the processor into `output`; the model in memory stays as it is."""
     state = {name: tensor.detach().to("cpu", torch.bfloat16) for name, tensor in model.state_dict().items()}
     dtype, model.config.dtype = model.config.dtype, torch.bfloat16
-    model.save_pretrained(output, state_dict=state)
+    with added_to(output) as folder:
+        model.save_pretrained(folder, state_dict=state)
+        processor.save_pretrained(folder)
     model.config.dtype = dtype
-    processor.save_pretrained(output)
 
 
 def _train_language(
@@ -160,5 +161,6 @@ def write_tiny(config: TinyConfig) -> None:
     if config.texts is not None:
         texts = [v for _, row in read_jsonl(config.texts) for v in row.values() if isinstance(v, str)]
     model, processor = build_janus(size, texts, config.seed)
-    model.save_pretrained(config.output)
-    processor.save_pretrained(config.output)
+    with added_to(config.output) as folder:
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)

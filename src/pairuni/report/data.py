@@ -194,7 +194,7 @@ def read_run(run: RunDir) -> Run:
     metrics = _read_metrics(run.metrics) if run.metrics.is_file() else None
     if metrics is None:
         notes.append("No metrics.jsonl, or an empty one: no curves.")
-    environment = read_json(run.environment) if run.environment.is_file() else None
+    environment = read_json(run.environment, shown=True) if run.environment.is_file() else None
     if environment is None:
         notes.append("No environment.json.")
     before, after = _read_evaluations(run, notes)

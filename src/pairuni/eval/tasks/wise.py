@@ -4,7 +4,6 @@ The judge sees the image, the prompt and what it should show, under our own word
 judge's model named in eval.json, and not with the authors' words, scores compare between models judged here.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -19,7 +18,7 @@ from pairuni.eval import judged
 from pairuni.eval.base import Answer, Item, Score
 from pairuni.eval.tasks.items import field_of, place
 from pairuni.eval.tasks.judging import Judged
-from pairuni.files import read_text
+from pairuni.files import parse_json, read_text
 
 _KEYS = {"legacy": judged.LEGACY_KEYS, "verified": ("score",)}
 _FILES = ("cultural_common_sense.json", "spatio-temporal_reasoning.json", "natural_science.json")
@@ -71,10 +70,7 @@ def _rubric(version: str) -> Template:
 
 
 def _from_file(path: Path, per_prompt: int) -> list[Item]:
-    try:
-        rows = json.loads(read_text(path))
-    except json.JSONDecodeError as err:
-        raise InputError(f"is not JSON ({err.msg})", file=path, line=err.lineno) from None
+    rows = parse_json(read_text(path), path, None)
     items = []
     for n, row in enumerate(rows if isinstance(rows, list) else [], 1):
         prompt, id = field_of(row, "Prompt", str(path), n), field_of(row, "prompt_id", str(path), n)
