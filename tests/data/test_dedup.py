@@ -13,7 +13,6 @@ from pairuni.data import dedup
 from pairuni.data.colour_hog import ColourHog
 from pairuni.data.dedup import (
     PerceptualHash,
-    TextOverlap,
     cosine_of_bits,
     near_copies,
     near_references,
@@ -105,33 +104,9 @@ def test_cosines_count_bits(bits):
     assert one @ other / 64 == cosine_of_bits(bits)
 
 
-def test_text_overlap():
-    known = TextOverlap(["A photo of a bench", "The quick brown fox jumps over the lazy dog near the river"], 8)
-    assert known.shared("a photo of a BENCH!") == "a photo of a bench"
-    assert known.shared("a photo of a bench in a park") is None, "short references count as a whole"
-    assert known.shared("Yesterday the quick, brown fox jumps over the lazy cat") == (
-        "the quick brown fox jumps over the lazy"
-    )
-    assert known.shared("quick brown fox jumps over the lazy cat and then some") is None
-    assert known.shared("") is None and TextOverlap([""], 3).shared("") is None
-    with pytest.raises(ValueError, match="positive"):
-        TextOverlap([], 0)
-
-
 def test_references_are_read(tmp_path):
     rows = [{"image_path": "a.png", "question": "What is it?"}, {"prompt": "a cat", "n": 3}, {"prompt": 5}]
     found = read_references([str(write_lines(tmp_path / "r.jsonl", rows))])
     assert found.images == (tmp_path / "a.png",) and found.texts == ("What is it?", "a cat")
     with pytest.raises(InputError, match=r"r.jsonl:1: image_path"):
         read_references([str(write_lines(tmp_path / "r.jsonl", [{"image_path": "../a.png"}]))])
-
-
-def test_benchmark_prompts(coco):
-    """GenEval's own prompts are found, captions of photographs are not."""
-    geneval = coco.parent / "benchmarks" / "geneval" / "evaluation_metadata.jsonl"
-    references = read_references([str(geneval)])
-    assert len(references.texts) == 553 and not references.images
-    known = TextOverlap(references.texts, 8)
-    assert all(known.shared(text) for text in references.texts)
-    captions = read_references([str(coco / "generation.jsonl")]).texts
-    assert not any(known.shared(text) for text in captions)

@@ -11,13 +11,13 @@ from pairuni.config import PairConfig
 from pairuni.data.dedup import (
     PerceptualHash,
     References,
-    TextOverlap,
     cosine_of_bits,
     near_copies,
     near_references,
     read_references,
 )
 from pairuni.data.features import Extractor, Images, extract, hash_images
+from pairuni.data.text_overlap import TextOverlap
 from pairuni.records import Quadruple
 
 UNREADABLE = "image cannot be read"

@@ -7,8 +7,7 @@ an image with itself at a similarity near 1. Exact copies are found by content; 
 is kept. Shapes: N images, R reference images, D features.
 """
 
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from pairuni.data.match import candidates
 from pairuni.files import read_jsonl
 from pairuni.records import resolve_image
 
-_WORD = re.compile(r"\w+")
 _BITS = 64
 _ROWS = 2048  # rows of a block of the self-join; its columns begin where its rows do
 _TEXTS = ("prompt", "question")
@@ -73,28 +71,6 @@ def near_references(
         return {}
     edges = candidates(features_ND[rows], references_RD, 1, floor)
     return {int(rows[g]): (int(u), float(s)) for g, u, s in zip(edges.g_E, edges.u_E, edges.similarity_E, strict=True)}
-
-
-class TextOverlap:
-    """Which texts share `size` words in a row with a reference text; shorter ones count where they are equal."""
-
-    def __init__(self, references: Iterable[str], size: int) -> None:
-        """Raises ValueError: size < 1."""
-        if size < 1:
-            raise ValueError(f"size must be positive, not {size}")
-        self.size = size
-        self._known = {gram for text in references for gram in self._grams(text)}
-
-    def shared(self, text: str) -> str | None:
-        """The words that are shared first, None where none are."""
-        return next((" ".join(gram) for gram in self._grams(text) if gram in self._known), None)
-
-    def _grams(self, text: str) -> Iterator[tuple[str, ...]]:
-        words = tuple(_WORD.findall(text.lower()))
-        if 0 < len(words) <= self.size:
-            yield words
-        for start in range(len(words) - self.size + 1):
-            yield words[start : start + self.size]
 
 
 @dataclass(frozen=True)
