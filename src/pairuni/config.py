@@ -189,7 +189,7 @@ class PairConfig:
     """JSON Lines of evaluation or pre-training sets (image_path, prompt, question): what is in them is left out."""
     reference_words: int = 8
     """Words in a row that a prompt or question may not share with a reference's; shorter ones may not be equal. Options
-    and instructions ("Answer with the option's letter ...") are cut first; what many references share does not count."""
+    and instructions ("Answer with the option's letter") are cut first; what many references share does not count."""
     clusters: int = 5000
     """K of k-means; capped at half the images, with a notice. The paper's 4,971 aligned pairs suggest about 5,000."""
     kmeans: Literal["lloyd", "minibatch"] = "lloyd"

@@ -18,11 +18,51 @@ TAILS = (
     "\nProvide a short and direct response.",
     "",
 )
-NAMES = (
-    "otter kettle ladder violin cactus tractor lantern walnut pigeon saddle anchor barrel candle donkey easel".split()
-)
-PLACES = "harbour orchard stairwell meadow workshop balcony quarry library greenhouse tunnel courtyard attic".split()
-TRAITS = "rusty striped wooden tiny broken painted golden spotted folded crooked shiny dusty".split()
+NAMES = [
+    "otter",
+    "kettle",
+    "ladder",
+    "violin",
+    "cactus",
+    "tractor",
+    "lantern",
+    "walnut",
+    "pigeon",
+    "saddle",
+    "anchor",
+    "barrel",
+    "candle",
+    "donkey",
+    "easel",
+]
+PLACES = [
+    "harbour",
+    "orchard",
+    "stairwell",
+    "meadow",
+    "workshop",
+    "balcony",
+    "quarry",
+    "library",
+    "greenhouse",
+    "tunnel",
+    "courtyard",
+    "attic",
+]
+TRAITS = [
+    "rusty",
+    "striped",
+    "wooden",
+    "tiny",
+    "broken",
+    "painted",
+    "golden",
+    "spotted",
+    "folded",
+    "crooked",
+    "shiny",
+    "dusty",
+]
 
 
 def made_up(rng: np.random.Generator) -> str:
