@@ -180,11 +180,12 @@ class PairConfig:
     """host:port of a running Ray cluster, or auto for the one that this machine is part of. All its machines must see
     images and `output` under the same paths. Default: a Ray that is started for this run, on this machine."""
     dedup: Literal["exact", "near"] = "exact"
-    """exact: one quadruple per image content; near: also per image that was resized, encoded again or cropped."""
+    """exact: one quadruple per image content; near: also per image that was resized, encoded again, cropped by up to a
+    fifth of a side, or made brighter or darker. Hashes and features propose copies, pixels decide."""
     dedup_bits: int = 6
-    """Most bits of 64 in which perceptual hashes of near copies differ (resized or encoded again: up to 2 or so)."""
-    dedup_cosine: float = 0.95
-    """Least cosine of near copies' features, for crops, which hashes miss. Depends on the extractor."""
+    """Most bits of 64 in which the perceptual hashes of proposed copies differ."""
+    dedup_cosine: float = 0.7
+    """Least cosine of near copies' features. Depends on the extractor; lower finds more and takes longer."""
     references: list[str] = field(default_factory=list)
     """JSON Lines of evaluation or pre-training sets (image_path, prompt, question): what is in them is left out."""
     reference_words: int = 8

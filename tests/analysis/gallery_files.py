@@ -46,7 +46,7 @@ def write_world(folder: Path) -> Path:
     )
     pairs = [pair("a0", 1.0, g0, g0), pair("r0", 0.7, g1, u1), pair("r1", 0.9, g2, u2), pair("r2", 0.651234, g3, u3)]
     path = write_lines(folder / "pairs.jsonl", pairs)
-    copy = quadruple("c0", "red", "generation", "cats") | {"reason": "near copy by hash", "of": "g0"}
+    copy = quadruple("c0", "red", "generation", "cats") | {"reason": "near copy", "of": "g0"}
     words = quadruple("c1", "red", "generation", "birds") | {"reason": "text of a reference set", "of": "a big red bus"}
     write_lines(folder / "removed.jsonl", [copy | {"similarity": 0.97}, words | {"similarity": 1.0}])
     alone = quadruple("u9", "yellow", "understanding", "count", "a lonely lamp") | {"reason": "nothing is near enough"}
@@ -59,7 +59,7 @@ def write_world(folder: Path) -> Path:
         "options": {"quadruples": str(folder / "complete" / "quadruples.jsonl")},
         "extractor": "colour_hog-1",
         "pairs_hash": file_hash(path),
-        "counts": {"inputs": 11, "removed": {"near copy by hash": 1}},
+        "counts": {"inputs": 11, "removed": {"near copy": 1}},
         "random_pair_cosine": {"0": 0.0, "0.05": 0.1, "0.25": 0.2, "0.5": 0.3, "0.75": 0.4, "0.95": 0.55, "1": 0.9},
         "notices": [f"notice {HOSTILE}"],
     }

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,23 @@ from pairuni.config import PairConfig
 from pairuni.data.dedup import (
     PerceptualHash,
     References,
+    Same,
     cosine_of_bits,
     near_copies,
     near_references,
+    proposed,
     read_references,
 )
 from pairuni.data.features import Extractor, Images, extract, hash_images
+from pairuni.data.images import load_image
+from pairuni.data.same_picture import Thumbnail, same_picture, thumbnail
 from pairuni.data.text_overlap import TextOverlap
 from pairuni.records import Quadruple
 
 UNREADABLE = "image cannot be read"
-COPY, NEAR_HASH, NEAR_FEATURES = "copy of an image", "near copy by hash", "near copy by features"
+COPY, NEAR_COPY = "copy of an image", "near copy"
 REFERENCE_IMAGE, REFERENCE_TEXT = "image of a reference set", "text of a reference set"
-REASONS = (UNREADABLE, COPY, NEAR_HASH, NEAR_FEATURES, REFERENCE_IMAGE, REFERENCE_TEXT)
+REASONS = (UNREADABLE, COPY, NEAR_COPY, REFERENCE_IMAGE, REFERENCE_TEXT)
 
 
 @dataclass(frozen=True)
@@ -58,30 +63,45 @@ def clean(
         for index, (other, similarity) in found.items():
             removals[index] = Removal(index, reason, names[other], similarity)
 
-    def kept() -> np.ndarray:
-        return np.array([n not in removals for n in range(len(quadruples))])
-
     ids = [q.id for q in quadruples]
     first: dict[str, int] = {}
     remove({n: (first[key], 1.0) for n, key in enumerate(images.hashes) if first.setdefault(key, n) != n}, COPY, ids)
     references = read_references(config.references)
-    batch, bits_ND = config.feature_batch, np.empty((0, 1))
     if config.dedup == "near" or references.images:
-        bits_ND = extract(images.paths, PerceptualHash(), batch, cache, hashes=images.hashes)
-    floor = cosine_of_bits(config.dedup_bits)
-    if config.dedup == "near":
-        remove(near_copies(bits_ND, floor, kept()), NEAR_HASH, ids)
-        remove(near_copies(images.features_ND, config.dedup_cosine, kept()), NEAR_FEATURES, ids)
-    if references.images:
-        names, hashes = [str(path) for path in references.images], hash_images(references.images)
-        for probe, rows_ND, least in (
-            (PerceptualHash(), bits_ND, floor),
-            (extractor, images.features_ND, config.dedup_cosine),
-        ):
-            others_RD = extract(references.images, probe, batch, cache, hashes=hashes)
-            remove(near_references(rows_ND, others_RD, least, kept()), REFERENCE_IMAGE, names)
+        floors = config.dedup_cosine, cosine_of_bits(config.dedup_bits)
+
+        def probed(paths: Sequence[Path], hashes: Sequence[str]) -> np.ndarray:
+            return extract(paths, PerceptualHash(), config.feature_batch, cache, hashes=hashes)
+
+        def kept() -> np.ndarray:
+            return np.array([n for n in range(len(quadruples)) if n not in removals])
+
+        bits_ND = probed(images.paths, images.hashes)
+        if config.dedup == "near":
+            rows = kept()
+            own = images.features_ND[rows], bits_ND[rows]
+            found = near_copies(proposed(own, own, *floors), _same([images.paths[n] for n in rows]))
+            remove({int(rows[i]): (int(rows[j]), cosine) for i, (j, cosine) in found.items()}, NEAR_COPY, ids)
+        if references.images:
+            rows, hashes = kept(), hash_images(references.images)
+            own = images.features_ND[rows], bits_ND[rows]
+            others = extract(references.images, extractor, config.feature_batch, cache, hashes=hashes)
+            pairs = proposed(own, (others, probed(references.images, hashes)), *floors)
+            found = near_references(pairs, _same([images.paths[n] for n in rows], references.images))
+            names = [str(path) for path in references.images]
+            remove({int(rows[i]): of for i, of in found.items()}, REFERENCE_IMAGE, names)
     _remove_texts(quadruples, references, config.reference_words, removals)
     return [removals[n] for n in sorted(removals)]
+
+
+def _same(paths: Sequence[Path], others: Sequence[Path] | None = None) -> Same:
+    """Whether row i of `paths` and row j of `others` (default: of `paths`) show one picture, read from disk."""
+
+    @lru_cache(maxsize=4096)
+    def seen(path: Path) -> Thumbnail:
+        return thumbnail(load_image(path))
+
+    return lambda i, j: same_picture(seen(paths[i]), seen((paths if others is None else others)[j]))
 
 
 def _remove_texts(

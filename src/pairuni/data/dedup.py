@@ -1,26 +1,32 @@
 """What has to go before pairing: the same image twice, and what evaluation sets hold (paper 2.2, "de-duplicated and
 checked for overlap").
 
-Pure functions but for `read_references`. An image that is there twice, within or across sides, would become a pair of
-an image with itself at a similarity near 1. Exact copies are found by content; near copies by perceptual hash
-(resized or encoded again) and by the cosine of features (crops, which hashes miss). The earlier one, in file order,
-is kept. Shapes: N images, R reference images, D features.
+An image that is there twice, within or across sides, would become a pair of an image with itself at a similarity near
+1. Exact copies are found by content. Near copies are proposed by perceptual hash and by the cosine of features, and
+pixels decide (same_picture.py). The earlier one, in file order, is kept. Texts are text_overlap.py's.
+Shapes: N images, R reference images, D features.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
-from pairuni.data.match import candidates
+from pairuni.data.features import DECODERS
+from pairuni.data.match import candidates, normalise
+from pairuni.data.ordered import in_order
 from pairuni.files import read_jsonl
 from pairuni.records import resolve_image
 
 _BITS = 64
-_ROWS = 2048  # rows of a block of the self-join; its columns begin where its rows do
+_MOST = 32  # nearest rows that are looked at
 _TEXTS = ("prompt", "question")
+
+Same = Callable[[int, int], bool]
+"""Whether a row and another are one picture."""
 
 
 class PerceptualHash:
@@ -41,36 +47,55 @@ def cosine_of_bits(different: int) -> float:
     return 1 - 2 * different / _BITS
 
 
-def near_copies(features_ND: np.ndarray, floor: float, kept_N: np.ndarray) -> dict[int, tuple[int, float]]:
-    """{row: (earlier row that it copies, cosine)}, rows in `kept_N` alone. What a copy copies is itself no copy.
+def proposed(
+    rows: tuple[np.ndarray, np.ndarray], others: tuple[np.ndarray, np.ndarray], floor: float, bits_floor: float
+) -> dict[tuple[int, int], float]:
+    """{(row, other row): cosine of their features} of what may be near copies, by row, the most similar first.
+
+    Proposed are each row's `_MOST` nearest others by features and by hash, as far as their features are alike enough.
 
     Args:
-        features_ND: any finite rows that are not zero.
-        floor: least cosine of a copy, in [0, 1].
-        kept_N: bool; rows that still count.
+        rows, others: features [N, D], finite and not zero, and the bits [N, 64] of `PerceptualHash`.
+        floor: least cosine of the features, in [0, 1].
+        bits_floor: least cosine of the bits, from `cosine_of_bits`.
     """
-    rows = np.flatnonzero(kept_N)
-    copies: dict[int, tuple[int, float]] = {}
-    for start in range(0, len(rows), _ROWS):
-        # Columns from the block's first row on: each pair of rows is compared once.
-        edges = candidates(features_ND[rows[start : start + _ROWS]], features_ND[rows[start:]], 0, floor)
-        later = edges.u_E > edges.g_E
-        found = zip(edges.g_E[later] + start, edges.u_E[later] + start, edges.similarity_E[later], strict=True)
-        for i, j, cosine in sorted((int(i), int(j), float(s)) for i, j, s in found):
-            if i not in copies:
-                copies.setdefault(j, (i, cosine))
-    return {int(rows[j]): (int(rows[i]), cosine) for j, (i, cosine) in sorted(copies.items())}
-
-
-def near_references(
-    features_ND: np.ndarray, references_RD: np.ndarray, floor: float, kept_N: np.ndarray
-) -> dict[int, tuple[int, float]]:
-    """{row: (most similar reference, cosine)} of the rows that reach the floor."""
-    rows = np.flatnonzero(kept_N)
-    if not len(rows) or not len(references_RD):
+    (features_ND, bits_ND), (features_RD, bits_RD) = rows, others
+    if not len(features_ND) or not len(features_RD):
         return {}
-    edges = candidates(features_ND[rows], references_RD, 1, floor)
-    return {int(rows[g]): (int(u), float(s)) for g, u, s in zip(edges.g_E, edges.u_E, edges.similarity_E, strict=True)}
+    unit_ND, unit_RD = normalise(features_ND), normalise(features_RD)
+    pairs: set[tuple[int, int]] = set()
+    for one_ND, other_RD, least in ((unit_ND, unit_RD, floor), (bits_ND, bits_RD, bits_floor)):
+        edges = candidates(one_ND, other_RD, _MOST, least)
+        pairs |= set(zip(edges.g_E.tolist(), edges.u_E.tolist(), strict=True))
+    found = {(row, other): float(unit_ND[row] @ unit_RD[other]) for row, other in pairs}
+    return dict(sorted(((k, s) for k, s in found.items() if s >= floor), key=lambda one: (one[0][0], -one[1], one[0])))
+
+
+def near_copies(pairs: Mapping[tuple[int, int], float], same: Same) -> dict[int, tuple[int, float]]:
+    """{row: (the earlier row that it copies, cosine)}, pairs being `proposed(rows, rows, ...)`.
+
+    What a copy copies is itself no copy.
+    """
+    either = {(max(pair), min(pair)): cosine for pair, cosine in pairs.items() if pair[0] != pair[1]}
+    copies: dict[int, tuple[int, float]] = {}
+    for (later, earlier), agrees in _judged(sorted(either, key=lambda pair: (pair[0], -either[pair], pair[1])), same):
+        if agrees and later not in copies and earlier not in copies:
+            copies[later] = (earlier, either[later, earlier])
+    return copies
+
+
+def near_references(pairs: Mapping[tuple[int, int], float], same: Same) -> dict[int, tuple[int, float]]:
+    """{row: (the most similar reference that it copies, cosine)}, pairs being `proposed(rows, references, ...)`."""
+    copies: dict[int, tuple[int, float]] = {}
+    for (row, reference), agrees in _judged(list(pairs), same):
+        if agrees:
+            copies.setdefault(row, (reference, pairs[row, reference]))
+    return copies
+
+
+def _judged(pairs: Sequence[tuple[int, int]], same: Same) -> Iterator[tuple[tuple[int, int], bool]]:
+    judged = in_order(lambda pair: same(*pair), iter(pairs), DECODERS)
+    return tqdm(judged, total=len(pairs), desc="near copies", unit="pair", disable=not pairs)
 
 
 @dataclass(frozen=True)

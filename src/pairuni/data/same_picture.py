@@ -1,0 +1,128 @@
+"""Are two images one picture that was resized, encoded again, cropped a little, or made brighter or darker?
+
+Hashes and features call different texts, charts and flat colours alike, so they only propose; here pixels decide.
+The smaller picture is laid over the part of the other one that it fits best, one gain and offset bring them to the
+same brightness, and no patch may differ by more than encoding and resampling make it differ.
+Arrays are [H, W, 3]; boxes are (left, top, right, bottom) as fractions of a picture.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+from scipy.optimize import least_squares
+from scipy.signal import fftconvolve
+
+_STORED = 192
+"""Side of what is kept of a picture."""
+_SIDE = 96
+"""Side at which patches are compared, and the side of the smallest image for which `_LIMIT` holds."""
+_PATCH = 8
+_LIMIT = 18.0
+"""Most mean difference of a patch, of 255. Made cases: copies of photographs up to 14, of charts 20; different texts
+and charts 29 and more (tests/data/test_near_copies.py)."""
+_LEAST = 0.78
+"""Least share of a side that a crop keeps."""
+_COARSE = 32
+_ALIKE = 0.85
+"""Least correlation at the coarse side for a closer look."""
+_FLAT = 3.0
+"""Standard deviations of pixels below this are no structure that a change of brightness could be told from."""
+_CLIPPED = 4
+_GAINS = (0.5, 2.0)
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """What is kept of an image for comparing it."""
+
+    picture: Image.Image
+    """RGB, square."""
+    side: int
+    """The shorter side of the image, in pixels."""
+
+
+def thumbnail(image: np.ndarray) -> Thumbnail:
+    """From uint8 [H, W, 3]."""
+    side = min(image.shape[:2])
+    how = Image.Resampling.BOX if side >= _STORED else Image.Resampling.BICUBIC
+    return Thumbnail(Image.fromarray(image).resize((_STORED, _STORED), how), side)
+
+
+def same_picture(first: Thumbnail, second: Thumbnail) -> bool:
+    """Whether one is the other resized, encoded again, brightened, or cropped by up to a fifth of each side."""
+    limit = _LIMIT * min(1.0, min(first.side, second.side) / _SIDE)
+    if _difference(_resized(first.picture, _SIDE), _resized(second.picture, _SIDE)) <= limit:
+        return True
+    for whole, part in ((first.picture, second.picture), (second.picture, first.picture)):
+        box = _coarse_box(whole, part)
+        if box is not None:
+            for side in (_COARSE, _SIDE):
+                box = _fitted_box(whole, part, box, side)
+            if _difference(_resized(whole, _SIDE, box), _resized(part, _SIDE)) <= limit:
+                return True
+    return False
+
+
+def _resized(picture: Image.Image, side: int, box: Box = (0, 0, 1, 1)) -> np.ndarray:
+    """float32 [side, side, 3] of what the box holds."""
+    pixels = tuple(_STORED * edge for edge in box)
+    return np.asarray(picture.resize((side, side), Image.Resampling.BILINEAR, box=pixels), dtype=np.float32)
+
+
+def _difference(pixels: np.ndarray, wanted: np.ndarray) -> float:
+    """The largest mean difference of a patch, after one gain and one offset for all pixels that are not clipped."""
+    clear = ((wanted > _CLIPPED) & (wanted < 255 - _CLIPPED)).all(axis=2)
+    x, y = (pixels[clear], wanted[clear]) if clear.mean() > 0.01 else (pixels, wanted)
+    gain, offset = 1.0, 0.0
+    if max(pixels.std(axis=(0, 1)).max(), wanted.std(axis=(0, 1)).max()) > _FLAT and x.std() > 0:
+        gain = float(np.clip(((x - x.mean()) * (y - y.mean())).mean() / x.var(), *_GAINS))
+        offset = float(y.mean() - gain * x.mean())
+    apart = np.abs(np.clip(gain * pixels + offset, 0, 255) - wanted).max(axis=2)
+    patches = len(apart) // _PATCH
+    return float(apart.reshape(patches, _PATCH, patches, _PATCH).mean(axis=(1, 3)).max())
+
+
+def _coarse_box(whole: Image.Image, part: Image.Image) -> Box | None:
+    """Where the part fits the whole best by correlation of grey values, None where it fits nowhere."""
+    grey = _resized(whole, _COARSE).mean(axis=2)
+    grey -= grey.mean()
+    best, box = _ALIKE, None
+    for height in np.linspace(_LEAST, 1, 4):
+        for width in np.linspace(_LEAST, 1, 4):
+            rows, columns = round(_COARSE * height), round(_COARSE * width)
+            small = part.resize((columns, rows), Image.Resampling.BILINEAR).convert("RGB")
+            template = np.asarray(small, dtype=np.float32).mean(axis=2)
+            template -= template.mean()
+            ones = np.ones_like(template)
+            squares = fftconvolve(grey**2, ones, "valid") - fftconvolve(grey, ones, "valid") ** 2 / template.size
+            size = np.sqrt(np.maximum(squares, 1e-3)) * max(float(np.linalg.norm(template)), 1e-3)
+            fit = fftconvolve(grey, template[::-1, ::-1], "valid") / size
+            y, x = np.unravel_index(np.argmax(fit), fit.shape)
+            if fit[y, x] > best:
+                best = float(fit[y, x])
+                box = (x / _COARSE, y / _COARSE, (x + columns) / _COARSE, (y + rows) / _COARSE)
+    return box
+
+
+def _fitted_box(whole: Image.Image, part: Image.Image, box: Box, side: int) -> Box:
+    """The box moved to where grey values, brought to one brightness, differ least."""
+
+    def normed(grey: np.ndarray) -> np.ndarray:
+        return (grey - grey.mean()) / (np.linalg.norm(grey - grey.mean()) + 1e-6)
+
+    wanted = normed(_resized(part, side).mean(axis=2))
+
+    def apart(edges: np.ndarray) -> np.ndarray:
+        left, top, right, bottom = np.clip(edges - 1, 0, 1)
+        if min(right - left, bottom - top) < 0.5:
+            return np.ones(side * side)
+        return (normed(_resized(whole, side, (left, top, right, bottom)).mean(axis=2)) - wanted).ravel()
+
+    # Edges in [1, 2]: the step of the numerical derivative is relative.
+    start = np.clip(box, 0.002, 0.998) + 1
+    found = least_squares(apart, start, diff_step=0.2 / side, bounds=(1, 2), max_nfev=12)
+    left, top, right, bottom = (float(edge) for edge in found.x - 1)
+    return left, top, right, bottom
