@@ -7,7 +7,7 @@ pixels decide (same_picture.py). The earlier one, in file order, is kept. Texts 
 Shapes: N images, R reference images, D features.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,7 +93,7 @@ def near_references(pairs: Mapping[tuple[int, int], float], same: Same) -> dict[
     return copies
 
 
-def _judged(pairs: Sequence[tuple[int, int]], same: Same) -> Iterator[tuple[tuple[int, int], bool]]:
+def _judged(pairs: Sequence[tuple[int, int]], same: Same) -> Iterable[tuple[tuple[int, int], bool]]:
     judged = in_order(lambda pair: same(*pair), iter(pairs), DECODERS)
     return tqdm(judged, total=len(pairs), desc="near copies", unit="pair", disable=not pairs)
 

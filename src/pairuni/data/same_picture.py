@@ -68,7 +68,8 @@ def same_picture(first: Thumbnail, second: Thumbnail) -> bool:
 
 def _resized(picture: Image.Image, side: int, box: Box = (0, 0, 1, 1)) -> np.ndarray:
     """float32 [side, side, 3] of what the box holds."""
-    pixels = tuple(_STORED * edge for edge in box)
+    left, top, right, bottom = box
+    pixels = _STORED * left, _STORED * top, _STORED * right, _STORED * bottom
     return np.asarray(picture.resize((side, side), Image.Resampling.BILINEAR, box=pixels), dtype=np.float32)
 
 
