@@ -332,7 +332,7 @@ def test_keys_of_the_data_files(demo_data: Path, tmp_path: Path) -> None:
     write_jsonl(tmp_path / "u.jsonl", [source])
     write_jsonl(tmp_path / "g.jsonl", [{"id": "g9", "image_path": "gone.png", "prompt": "a red circle"}])
     config = CompleteConfig(str(tmp_path / "u.jsonl"), str(tmp_path / "g.jsonl"), output=str(tmp_path))
-    assert main(["complete", *(f"--{k}={vars(config)[k]}" for k in ("understanding", "generation", "output"))]) == 0
+    assert main(["complete", *(f"--{k}={vars(config)[k]}" for k in ("understanding", "generation", "output"))]) == 2
     shown = next(json.loads(text) for _, text in EXAMPLES if '"reason"' in text)
     assert set(rows(tmp_path / "rejected.jsonl")[0]) == set(shown)
 

@@ -13,7 +13,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "pairuni"
 RANKS = [
     ["errors", "streams"],
-    ["files", "watch", "chart_style"],
+    ["files", "watch", "chart_style", "replies"],
     ["records", "config", "runs"],
     ["llm", "dist", "preparation", "shapes"],
     ["data", "policies", "rewards", "algo"],

@@ -9,9 +9,12 @@ import pytest
 
 from llm_server import Endpoint
 from pairuni import llm
-from pairuni.config import LlmConfig
+from pairuni.cli.options import parse_config
+from pairuni.config import CompleteConfig, LlmConfig
 from pairuni.errors import InputError
 from pairuni.llm import BadReply, Chat, Ledger, Picture, Question, Reply, Unanswered
+
+SOURCES = ["--understanding=u.jsonl", "--generation=g.jsonl", "--output=o", "--completer=llm", "--llm.model=m"]
 
 
 class Verdict(Reply):
@@ -75,17 +78,14 @@ def test_pictures_and_schema_are_sent(endpoint, tmp_path):
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (completion(None), "empty"),
-        (completion("  "), "empty"),
-        (b'{"choices": []}', "empty"),
-        (b"{}", "empty"),
+        (completion(None), "no text"),
+        (completion("  "), "no text"),
         (completion('{"contradiction": fal', "length"), "cut off"),
         (completion(None, refusal="no"), "refuses"),
         (completion('{"contradiction": fal'), "not as asked for"),
         (completion('{"contradiction": false}'), "reason: Field required"),
         (completion('{"contradiction": false, "reason": "", "more": 1}'), "more: Extra"),
         (completion('{"contradiction": "perhaps", "reason": ""}'), "contradiction"),
-        (b"<html>busy</html>", "not JSON"),
     ],
 )
 def test_bad_replies_are_recorded_and_not_paid_again(endpoint, tmp_path, body, message):
@@ -97,9 +97,187 @@ def test_bad_replies_are_recorded_and_not_paid_again(endpoint, tmp_path, body, m
     assert chat(endpoint, tmp_path).ask(Question("well?", (), 1), Verdict).contradiction is False
 
 
-def test_fenced_json_is_taken(endpoint, tmp_path):
-    endpoint.scripted = [(200, completion('```json\n{"contradiction": true, "reason": "x"}\n```'))]
-    assert chat(endpoint, tmp_path).ask(Question("well?"), Verdict) == Verdict(contradiction=True, reason="x")
+FAILURES_AS_200 = {
+    "error": (b'{"error": {"message": "Provider returned error", "code": 429}}', r"Provider returned error \(429\)"),
+    "error of words": (b'{"error": "upstream is gone"}', "upstream is gone"),
+    "error beside null choices": (b'{"choices": null, "error": {"message": "busy", "code": "overloaded"}}', "busy"),
+    "error in the choice": (
+        b'{"choices": [{"index": 0, "finish_reason": "error", "error": {"message": "lost", "code": 502},'
+        b' "message": {"role": "assistant", "content": "{"}}]}',
+        r"lost \(502\)",
+    ),
+    "no choices": (b'{"id": "c", "object": "chat.completion"}', "without choices"),
+    "empty choices": (b'{"choices": [], "detail": "warming up"}', "without choices: warming up"),
+    "no message": (b'{"choices": [{"index": 0, "message": null}]}', "without a message"),
+    "a page": (b"<html>gateway busy</html>", "not JSON: <html>gateway busy"),
+    "nothing": (b"", "with nothing"),
+    "cut": (b'{"choices": [{"mess', "not JSON"),
+    "a list": (b"[1]", "no chat completion"),
+}
+
+
+@pytest.mark.parametrize("name", FAILURES_AS_200)
+def test_a_failure_sent_as_200_is_retried_and_never_recorded(endpoint, tmp_path, name):
+    body, words = FAILURES_AS_200[name]
+    endpoint.scripted = [(200, body)] * 2
+    talk = chat(endpoint, tmp_path / "ledger", retries=1)
+    with pytest.raises(Unanswered, match=words):
+        talk.ask(Question("well?"), Verdict)
+    assert len(endpoint.requests) == 2 and not (tmp_path / "ledger").exists() and talk.usage.failed == 1
+    endpoint.scripted = [(200, body)]
+    assert talk.ask(Question("well?"), Verdict).contradiction is False  # the second try has a reply
+    assert len(endpoint.requests) == 4 and len(talk.ledger) == 1 and talk.usage.calls == 1
+
+
+@pytest.mark.parametrize("code", [401, 402, 403, 404])
+def test_a_refusal_sent_as_200_stops_at_once(endpoint, tmp_path, code):
+    endpoint.scripted = [(200, json.dumps({"error": {"message": "no credit", "code": code}}).encode())]
+    with pytest.raises(InputError, match=f"refuses: .*no credit \\({code}\\)"):
+        chat(endpoint, tmp_path).ask(Question("well?"), Verdict)
+    assert len(endpoint.requests) == 1
+
+
+def test_a_ledger_with_failures_is_healed(endpoint, tmp_path, capsys):
+    talk = chat(endpoint, tmp_path)
+    rows = [
+        {"fault": f}
+        for f in ("the reply is empty", "the reply is not JSON", "the reply is not one of the chat protocol")
+    ]
+    rows += [{"fault": "the reply is empty", "prompt_tokens": 7}]  # it was paid for: a reply
+    for n, row in enumerate(rows):
+        talk.ledger.add(talk.key(Question(str(n)), Verdict), {"text": None, "prompt_tokens": 0, **row})
+    talk.ledger.close()
+    healed = chat(endpoint, tmp_path)
+    assert "3 recorded replies are the endpoint's failures" in capsys.readouterr().out
+    assert (len(healed.ledger), healed.usage.healed) == (1, 3)
+    assert [healed.ask(Question(str(n)), Verdict).contradiction for n in range(3)] == [False] * 3
+    with pytest.raises(BadReply, match="empty"):
+        healed.ask(Question("3"), Verdict)
+    assert len(endpoint.requests) == 3 and len(chat(endpoint, tmp_path, replay=True).ledger) == 4
+
+
+def test_null_usage_counts_as_nothing(endpoint, tmp_path):
+    body = json.loads(completion('{"contradiction": true, "reason": "x"}'))
+    body["usage"] = {"prompt_tokens": None, "completion_tokens": None, "total_tokens": None}
+    endpoint.scripted = [(200, json.dumps(body).encode())]
+    talk = chat(endpoint, tmp_path)
+    assert talk.ask(Question("well?"), Verdict).contradiction
+    assert (talk.usage.prompt_tokens, talk.usage.completion_tokens) == (0, 0)
+
+
+WANTED = '{"contradiction": true, "reason": "x {1}"}'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"```json\n{WANTED}\n```",
+        f"```{WANTED}```",
+        f"<think>\nIt shows {{two}} cats, or {{}}.\n</think>\n\n{WANTED}",
+        f'It shows {{"cats": 2}}.\n</think>\n\n{WANTED}',
+        f"Here is the JSON you asked for:\n\n```json\n{WANTED}\n```",
+        f"```json\n{WANTED}\n```\n\nLet me know if you need anything else!",
+        f"Sure! {WANTED}",
+        f"{WANTED}\n\nAgain: {WANTED}",
+        f"The set {{a, b}} is meant. {WANTED}",
+    ],
+)
+def test_the_one_json_object_of_a_reply_is_read(endpoint, tmp_path, text):
+    endpoint.scripted = [(200, completion(text))]
+    assert chat(endpoint, tmp_path).ask(Question("well?"), Verdict) == Verdict(contradiction=True, reason="x {1}")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f"{WANTED} or {WANTED.replace('true', 'false')}", "2 different JSON objects"),
+        (f"```json\n{WANTED}\n```\n```json\n{{}}\n```", "2 different JSON objects"),
+        (f'{{"verdict": {WANTED}', "not as asked for"),  # cut off: what is inside is not taken for the whole
+        (f'{{"verdict": {WANTED}, oh}}', "not as asked for"),
+        (f"<think>It may be {WANTED}", "not as asked for"),
+        (WANTED.replace("true", '"true-ish"'), "contradiction"),
+        ("no object at all", "not as asked for"),
+    ],
+)
+def test_what_holds_no_one_object_is_refused(endpoint, tmp_path, text, message):
+    endpoint.scripted = [(200, completion(text))]
+    with pytest.raises(BadReply, match=message):
+        chat(endpoint, tmp_path).ask(Question("well?"), Verdict)
+
+
+def error(status: int, message: str, **more) -> tuple[int, bytes]:
+    return status, json.dumps({"error": {"message": message, **more}}).encode()
+
+
+NO_MAX_TOKENS = error(
+    400, "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+)
+NO_TEMPERATURE = error(400, "Unsupported value: 'temperature' does not support 0.7 with this model.")
+
+
+def test_other_spellings_are_tried_once_and_kept(endpoint, tmp_path, capsys):
+    endpoint.scripted = [NO_MAX_TOKENS, NO_TEMPERATURE]
+    talk = chat(endpoint, tmp_path)
+    talk.ask(Question("well?"), Verdict)
+    talk.ask(Question("and now?"), Verdict)
+    sent = [("max_tokens" in r, "max_completion_tokens" in r, "temperature" in r) for r in endpoint.requests]
+    assert sent == [(True, False, True), (False, True, True), (False, True, False), (False, True, False)]
+    said = capsys.readouterr().out
+    assert said.count("llm.max_tokens_name") == said.count("no temperature is sent (llm.temperature)") == 1
+    again = chat(endpoint, tmp_path, replay=True)  # a run that spells as the first one did finds the replies
+    assert again.ask(Question("well?"), Verdict).contradiction is False
+
+
+def test_the_only_temperature_that_a_model_takes_is_sent(endpoint, tmp_path):
+    only = error(400, "'temperature' does not support 0.7 with this model. Only the default (1) value is supported.")
+    endpoint.scripted = [only]
+    talk = chat(endpoint, tmp_path)
+    talk.ask(Question("well?"), Verdict)
+    assert [r.get("temperature") for r in endpoint.requests] == [0.7, 1.0]
+    endpoint.scripted = [only]
+    talk.ask(Question("and now?"), Verdict)
+    assert [r.get("temperature") for r in endpoint.requests[2:]] == [1.0, None]
+
+
+def test_other_spellings_by_option(endpoint, tmp_path):
+    chat(endpoint, tmp_path, temperature=None, max_tokens_name="max_completion_tokens").ask(Question("well?"), Verdict)
+    (sent,) = endpoint.requests
+    assert sent["max_completion_tokens"] == 1024 and not {"max_tokens", "temperature"} & sent.keys()
+    assert parse_config(CompleteConfig, [*SOURCES, "--llm.temperature=null"], "complete").llm.temperature is None
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        error(400, "Invalid schema for response_format 'Verdict'", param="response_format"),
+        error(400, "no such thing", code="unsupported_parameter", param="top_k"),
+        error(400, "max_tokens must be at most 512"),
+        error(422, "response_format: Extra inputs are not permitted"),
+        error(200, "Unknown parameter: response_format", code=400),
+        error(429, "You exceeded your current quota", code="insufficient_quota"),
+    ],
+)
+def test_a_parameter_that_is_refused_stops_at_once(endpoint, tmp_path, refusal):
+    endpoint.scripted = [refusal] * 9
+    words = json.loads(refusal[1])["error"]["message"]
+    with pytest.raises(InputError, match=f"refuses: HTTP .*{words}"):
+        chat(endpoint, tmp_path).ask(Question("well?"), Verdict)
+    assert len(endpoint.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        error(400, "The response was filtered: content management policy", code="content_filter"),
+        error(400, "maximum context length is 4096 tokens, max_tokens is invalid", param="max_tokens"),
+        error(400, "Invalid image", param="messages.[0].content", code="unsupported_value"),
+    ],
+)
+def test_a_call_that_is_refused_for_what_it_holds_is_one_without_reply(endpoint, tmp_path, refusal):
+    endpoint.scripted = [refusal]
+    with pytest.raises(Unanswered, match="HTTP 400"):
+        chat(endpoint, tmp_path).ask(Question("well?"), Verdict)
+    assert chat(endpoint, tmp_path).ask(Question("well?"), Verdict).contradiction is False
 
 
 @pytest.mark.parametrize("way", ["rate_limit", "server_error", "time_out", "cut"])

@@ -48,9 +48,12 @@ class LlmConfig:
     """The endpoint's name of the model; it must accept images."""
     api_key_env: str = "OPENAI_API_KEY"
     """Environment variable that holds the API key; local servers need none."""
-    temperature: float = 0.7
+    temperature: float | None = 0.7
+    """null: none is sent, for models that take none but their own. Left out by itself where the endpoint refuses it."""
     max_tokens: int = 1024
     """Longest reply."""
+    max_tokens_name: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """What the endpoint calls that; the second is taken by itself where the endpoint asks for it."""
     structured: Literal["json_schema", "json_object", "none"] = "json_schema"
     """How the endpoint is asked for JSON; replies are validated here in any case."""
     image_side: int = 1024
@@ -78,7 +81,7 @@ class LlmConfig:
         for name in ("max_tokens", "image_side", "concurrency", "timeout"):
             _check(vars(self)[name] > 0, f"llm.{name}", f"must be positive, not {vars(self)[name]}")
         for name in ("temperature", "retries", "price_prompt", "price_completion", "image_tokens"):
-            _check(vars(self)[name] >= 0, f"llm.{name}", f"must not be negative, not {vars(self)[name]}")
+            _check((vars(self)[name] or 0) >= 0, f"llm.{name}", f"must not be negative, not {vars(self)[name]}")
         # What stands here is printed and written; a key must not be, so neither message repeats the value.
         named = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.api_key_env) is not None
         _check(named, "llm.api_key_env", "must be the name of an environment variable, not the key itself")

@@ -3,13 +3,15 @@
 The only network code beside rewards/remote.py. A call is keyed by the hash of everything that its reply depends on. A
 reply is written to the ledger before it is used, so that a killed run continues without asking or paying for it again.
 Several processes or hosts may share a ledger folder: each appends to a file of its own and all read all files.
-Retries of rate limits, server errors, time-outs and cut connections are the openai SDK's.
+Retries of rate limits, server errors, time-outs and cut connections are the openai SDK's, and so are those of failures
+that come as HTTP 200 (replies.py).
 """
 
 import base64
 import hashlib
 import json
 import os
+import re
 import socket
 import threading
 import uuid
@@ -20,17 +22,33 @@ from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from tqdm import tqdm
 
 from pairuni.config import LlmConfig
 from pairuni.errors import InputError
 from pairuni.files import check_folder
+from pairuni.replies import json_object, unmask, words_of
 
 _FATAL_STATUS = (401, 402, 403, 404)
 """No later call can fare better: wrong key, no money, no such model."""
+_FATAL_CODES = ("insufficient_quota", "unsupported_parameter", "unsupported_value", "unknown_parameter")
+"""Nor can one where a server of whatever status says this."""
+_PARAMETERS = ("max_tokens", "max_completion_tokens", "temperature", "response_format", "json_schema", "model")
+"""What every call of a run says alike. A 400 about one of these comes back at every call."""
+_ABOUT_THE_REQUEST = (400, 422)
+_REFUSES = re.compile(
+    r"unsupported|not supported|(?:does|do) not support|unknown|unrecognized|not permitted|not allowed|invalid|must be",
+    re.IGNORECASE,
+)
+_ONLY_VALUE = re.compile(r"default \((\d+(?:\.\d+)?)\)")
+"""The one temperature that a model takes, in its provider's words."""
+_OF_ONE_CALL = re.compile(r"context length|context window|too long|filter|policy", re.IGNORECASE)
+"""Words about what this call holds. Another one may be shorter or harmless."""
+_OLD_FAILURES = ("the reply is empty", "the reply is not JSON", "the reply is not one of the chat protocol")
+"""What ledgers up to version 0.1 hold of failed calls, without a token: those rows are passed over."""
 _HOPELESS = 20
 """Calls in a row that end in an error before the endpoint counts as unreachable and the run stops."""
 _KEY_BYTES = 16
-_FENCE = "```"
 
 
 class Reply(BaseModel):
@@ -77,6 +95,8 @@ class Usage:
     calls: int = 0
     replayed: int = 0
     failed: int = 0
+    healed: int = 0
+    """Rows of the ledger that recorded a failure as a reply and were passed over."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
@@ -89,6 +109,8 @@ class Usage:
 class Ledger:
     """Replies by key, kept in `folder`/*.jsonl. Safe for threads; a torn last line of a killed writer is passed over.
 
+    Rows of failed calls, which early versions wrote, are passed over too and counted in `failures`.
+
     The replies themselves stay on disk: memory holds 16 bytes of key and a position per reply.
     """
 
@@ -99,8 +121,12 @@ class Ledger:
         self._places: dict[bytes, tuple[Path, int]] = {}
         self._own: Any = None
         self._size = 0
+        self.failures = 0
         for path in sorted(folder.glob("*.jsonl")):
             for start, row in _rows(path):
+                if row.get("fault") in _OLD_FAILURES and not row.get("prompt_tokens"):
+                    self.failures += 1
+                    continue
                 self._places.setdefault(bytes.fromhex(row["key"])[:_KEY_BYTES], (path, start))
 
     def __len__(self) -> int:
@@ -156,22 +182,26 @@ class Chat:
 
     def __init__(self, config: LlmConfig, ledger: Ledger) -> None:
         """Raises InputError: the address or the environment variable with the key is unusable."""
-        self.config, self.ledger, self.usage = config, ledger, Usage()
+        self.config, self.ledger, self.usage = config, ledger, Usage(healed=ledger.failures)
         self._lock, self._errors_in_a_row = threading.Lock(), 0
+        self._limit_name, self._temperature = config.max_tokens_name, config.temperature
         self._client: Any = None
         address = urlsplit(config.base_url)
         if address.scheme not in ("http", "https") or not address.hostname:
             raise InputError("must be an http(s) address such as https://host/v1", field="llm.base_url")
         if address.username or address.password:
             raise InputError("must not hold a user name or password", field="llm.base_url")
+        if ledger.failures:
+            tqdm.write(f"note: {ledger.failures} recorded replies are the endpoint's failures and are asked for again")
 
     def ask(self, question: Question, schema: type[Answer]) -> Answer:
         """The reply as a `schema`.
 
         Raises:
-            BadReply: empty, cut off, refused, not JSON, or not of the schema.
-            Unanswered: no reply after all retries, or, with `llm.replay`, none in the ledger.
-            InputError: the endpoint refuses every call (key, model, address).
+            BadReply: without text, cut off, refused, or without one JSON object of the schema.
+            Unanswered: no reply after all retries, or, with `llm.replay`, none in the ledger. HTTP 200 with an error,
+                without choices or with a page that is not JSON is no reply.
+            InputError: the endpoint refuses every call (key, model, address, a parameter that it does not take).
         """
         return _parse(self._recorded(question, schema), schema)
 
@@ -222,27 +252,46 @@ class Chat:
         import openai  # here, since everything but a real call does without
 
         client = self._connect()
-        try:
-            # The key lets an endpoint that knows such headers answer a call again that was in flight at a kill.
-            reply = client.chat.completions.create(
-                **self._request(question, schema), extra_headers={"Idempotency-Key": key}
-            )
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            return _useless("the reply is not JSON")
-        except openai.APIStatusError as err:
-            if err.status_code in _FATAL_STATUS:
-                raise InputError(f"{self._where()} refuses: {self._status(err)}", field="llm") from None
-            raise self._failed(self._status(err)) from None
-        except openai.APITimeoutError:
-            raise self._failed("time-out") from None
-        except openai.APIConnectionError:
-            raise self._failed("connection failed") from None
+        while True:
+            request = self._request(question, schema)
+            try:
+                # The key lets an endpoint that knows such headers answer a call again that was in flight at a kill.
+                reply = client.chat.completions.create(**request, extra_headers={"Idempotency-Key": key})
+                row = _row(reply)
+                break
+            except openai.APIStatusError as err:
+                words = self._words(err)
+                if err.status_code in _ABOUT_THE_REQUEST and self._spelled_otherwise(request, words):
+                    continue
+                if _is_final(err, words):
+                    raise InputError(f"{self._where()} refuses: {words}", field="llm") from None
+                raise self._failed(words) from None
+            except openai.APITimeoutError:
+                raise self._failed("time-out") from None
+            except openai.APIConnectionError:
+                raise self._failed("connection failed") from None
+            except (AttributeError, TypeError, ValueError):  # the SDK takes any JSON for a reply
+                raise self._failed("the reply is not one of the chat protocol") from None
         with self._lock:
             self._errors_in_a_row = 0
-        try:
-            return _row(reply)
-        except (AttributeError, TypeError):  # the SDK takes any JSON for a reply
-            return _useless("the reply is not one of the chat protocol")
+        return row
+
+    def _spelled_otherwise(self, request: Mapping[str, Any], words: str) -> bool:
+        """Whether another spelling of the request, which all later calls then have, is worth a try."""
+        with self._lock:
+            if "max_tokens" in request and "max_completion_tokens" in words:
+                changed, self._limit_name = self._limit_name == "max_tokens", "max_completion_tokens"
+                note = "max_completion_tokens is sent in place of max_tokens (llm.max_tokens_name)"
+            elif "temperature" in request and "temperature" in words and _REFUSES.search(words):
+                only = _ONLY_VALUE.search(words)
+                other = float(only[1]) if only and request["temperature"] != float(only[1]) else None
+                changed, self._temperature = self._temperature == request["temperature"], other
+                note = f"{'no temperature' if other is None else f'temperature {other:g}'} is sent (llm.temperature)"
+            else:
+                return False
+        if changed:  # not by another thread whose call was under way too
+            tqdm.write(f"note: {self._where()} refuses a parameter: {words}; {note}")
+        return True
 
     def _request(self, question: Question, schema: type[Reply] | None) -> dict[str, Any]:
         urls = [f"data:image/{p.kind};base64,{base64.b64encode(p.content()).decode()}" for p in question.pictures]
@@ -250,10 +299,11 @@ class Chat:
         content.insert(0 if question.pictures_last else len(content), {"type": "text", "text": question.text})
         request: dict[str, Any] = {
             "model": self.config.model,
-            "temperature": self.config.temperature,
-            "max_tokens": self.config.max_tokens,
+            self._limit_name: self.config.max_tokens,
             "messages": [{"role": "user", "content": content}],
         }
+        if self._temperature is not None:
+            request["temperature"] = self._temperature
         if schema is None:
             return request
         if self.config.structured == "json_schema":
@@ -274,6 +324,7 @@ class Chat:
                     api_key=os.environ.get(self.config.api_key_env) or "none",
                     timeout=self.config.timeout,
                     max_retries=self.config.retries,
+                    http_client=openai.DefaultHttpxClient(event_hooks={"response": [unmask]}),
                 )
             return self._client
 
@@ -286,51 +337,52 @@ class Chat:
             return InputError(f"{self._where()} answers nothing: {what}, {_HOPELESS} calls in a row", field="llm")
         return Unanswered(f"the endpoint does not answer: {what}")
 
-    def _status(self, err: Any) -> str:
+    def _words(self, err: Any) -> str:
         """Status and the server's words, cut short: never the request, nor the key, which servers may repeat."""
-        body = err.body if isinstance(err.body, dict) else {}
-        words, key = str(body.get("message") or ""), os.environ.get(self.config.api_key_env)
-        words = words.replace(key, "(the key)") if key else words
-        return f"HTTP {err.status_code} {words[:200]}".strip()
+        words, key = words_of(err), os.environ.get(self.config.api_key_env)
+        return words.replace(key, "(the key)") if key else words
 
     def _where(self) -> str:
         return f"{self.config.base_url} ({self.config.model})"
 
 
-def _useless(fault: str) -> dict[str, Any]:
-    """What the ledger keeps of a reply without a text."""
-    return {"text": None, "fault": fault, "prompt_tokens": 0, "completion_tokens": 0}
+def _is_final(err: Any, words: str) -> bool:
+    """Whether no later call can fare better, as far as the server says."""
+    body = err.body if isinstance(err.body, dict) else {}
+    code, about = str(body.get("code")), str(body.get("param") or "")
+    if err.status_code in _FATAL_STATUS or (code in _FATAL_CODES and not about.startswith("messages")):
+        return True
+    if err.status_code not in _ABOUT_THE_REQUEST or _OF_ONE_CALL.search(words):
+        return False
+    named = about in _PARAMETERS or any(re.search(rf"\b{name}\b", words) for name in _PARAMETERS[:-1])
+    return named and _REFUSES.search(words) is not None
 
 
 def _row(reply: Any) -> dict[str, Any]:
     """What the ledger keeps of a reply. Servers differ in what they leave out."""
-    choice = reply.choices[0] if reply.choices else None
-    text = choice.message.content if choice is not None and choice.message is not None else None
+    choice, used = reply.choices[0], reply.usage
+    text = choice.message.content
+    if isinstance(text, list):  # parts, as requests have them
+        text = "".join(part["text"] for part in text if part.get("type") == "text")
     fault = None
-    if choice is not None and choice.finish_reason == "length":
+    if choice.finish_reason == "length":
         fault = "the reply is cut off at max_tokens"
-    elif choice is not None and choice.message is not None and choice.message.refusal:
+    elif choice.message.refusal:
         fault = "the model refuses"
     elif not (text or "").strip():
-        fault = "the reply is empty"
-    used = reply.usage
-    return {
-        "text": text,
-        "fault": fault,
-        "prompt_tokens": used.prompt_tokens if used else 0,
-        "completion_tokens": used.completion_tokens if used else 0,
-    }
+        fault = "the reply has no text"
+    tokens = {name: getattr(used, name, None) or 0 for name in ("prompt_tokens", "completion_tokens")}
+    return {"text": text, "fault": fault, **tokens}
 
 
 def _parse(row: Mapping[str, Any], schema: type[Answer]) -> Answer:
     if row["fault"]:
         raise BadReply(row["fault"])
-    text = row["text"].strip()
-    if text.startswith(_FENCE) and text.endswith(_FENCE):  # some servers wrap JSON in a Markdown block
-        text = text.removesuffix(_FENCE).partition("\n")[2]
     try:
-        return schema.model_validate_json(text)
+        return schema.model_validate_json(json_object(row["text"]))
     except ValidationError as err:
         first = err.errors()[0]
         place = ".".join(str(p) for p in first["loc"])
         raise BadReply(f"the reply is not as asked for: {place}{': ' if place else ''}{first['msg']}") from None
+    except ValueError as err:
+        raise BadReply(str(err)) from None

@@ -205,6 +205,29 @@ def test_samples_without_a_reply_are_counted_and_asked_again_later(sources, tmp_
     assert set(second["counts"]["reasons"]) == {"contradiction", "the image does not exist"}
 
 
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b'{"error": {"message": "Provider returned error", "code": 429}}', "Provider returned error (429)"),
+        (b"<html>gateway</html>", "<html>gateway</html>"),
+        (b'{"choices": []}', "HTTP 200 without choices"),
+    ],
+)
+def test_failures_sent_as_200_are_no_replies(sources, tmp_path, endpoint, capsys, body, words):
+    few = make_sources(tmp_path / "few", 4)  # eight samples: fewer than what counts as a dead endpoint
+    endpoint.scripted = [(200, body)] * 7
+    arguments = [f"--{s}={few / s}.jsonl" for s in Side] + [f"--output={tmp_path / 'o'}", "--completer=llm"]
+    arguments += ["--llm.model=m", f"--llm.base_url={endpoint.url}", "--llm.retries=0"]
+    assert main(["complete", *arguments]) != 0
+    said = capsys.readouterr()
+    assert "nothing was completed: all 8 samples were rejected (7 x no reply, 1 x the image does not exist)" in said.err
+    reasons = rejections(tmp_path / "o")
+    assert [words in reason for reason in reasons if reason.startswith("no reply: ")] == [True]
+    assert not (tmp_path / "o" / "ledger").exists()
+    assert main(["complete", *arguments]) == 0
+    assert len(read_quadruples(tmp_path / "o" / "quadruples.jsonl", few)) == 7
+
+
 def test_in_order_keeps_order_and_reads_ahead_a_little():
     taken = []
 

@@ -5,6 +5,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +129,19 @@ def test_scores_under_both_protocols(
     # The user's prompts are the authors': the same replies, under the protocol's own name.
     assert given == result | {"protocol": protocol}
     assert texts == {f"{row['edit_type']}: {row['prompt']}!" for row in ITEMS.values()}
+
+
+def test_a_judge_whose_failures_come_as_replies_scores_nothing(made: Callable[..., EvalConfig], tmp_path: Path) -> None:
+    with Endpoint(say=lambda request: "<think>Is it 1: 1?</think>\nA: 5\nB: 5\nC: 5") as endpoint:
+        config = made(endpoint.url)
+        config = replace(config, judge=replace(config.judge, retries=0))
+        endpoint.scripted = [(200, b'{"error": {"message": "Provider returned error", "code": 429}}')] * 4
+        with pytest.raises(InputError, match=r"Provider returned error \(429\)"):
+            evaluate(Editor(), config, tmp_path / "out", "m")
+        endpoint.scripted = []
+        result = evaluate(Editor(), config, tmp_path / "out", "m")["imgedit"]
+        endpoint.shutdown()
+    assert (result["score"], result["unparsed"], result["n"]) == (5.0, 0, 4)
 
 
 def sent(request: dict) -> list[np.ndarray]:

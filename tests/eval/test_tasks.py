@@ -335,3 +335,22 @@ def test_a_judge_that_does_not_answer_ends_the_run_and_scores_nothing(tmp_path: 
     with pytest.raises(InputError, match=r"judge\.base_url: the endpoint does not answer"):
         evaluate(Scripted(), config("http://127.0.0.1:9/v1"), out, "m")
     assert (out / "answers_wise.jsonl").read_text(encoding="utf-8") == kept and len(kept.splitlines()) == 2
+
+
+BUSY = (200, b'{"error": {"message": "Provider returned error", "code": 429}}')
+
+
+def test_a_judge_whose_failures_come_as_replies_scores_nothing_until_it_works(tmp_path: Path) -> None:
+    def judged(request: dict) -> str:
+        return "<think>Consistency: 0 if it fails.</think>\n2\n2\n2"
+
+    with Endpoint(say=judged) as endpoint:
+        judge = LlmConfig(base_url=endpoint.url, model="judge-1", ledger=str(tmp_path / "ledger"), retries=0)
+        config = EvalConfig(benchmarks="wise", data={"wise": str(wise_folder(tmp_path / "data"))}, judge=judge)
+        endpoint.scripted = [BUSY] * 6
+        with pytest.raises(InputError, match=r"judge\.base_url: .*Provider returned error \(429\); the same command"):
+            evaluate(Scripted(), config, tmp_path / "out", "m")
+        endpoint.scripted = []
+        result = evaluate(Scripted(), config, tmp_path / "out", "m")["wise"]
+        endpoint.shutdown()
+    assert (result["score"], result["unparsed"], result["n"]) == (1.0, 0, 6)

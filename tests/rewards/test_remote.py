@@ -145,8 +145,11 @@ PASSING = [
     hang_up,
     cut,
     drip,
+    (200, {"error": {"message": "busy", "code": 429}}),
+    (200, {"scores": None, "error": "out of memory"}),
+    (200, b"<html>gateway</html>"),
 ]
-NAMES = ["500", "503", "429", "408", "malformed", "empty", "slow", "hang_up", "cut", "drip"]
+NAMES = ["500", "503", "429", "408", "malformed", "empty", "slow", "hang_up", "cut", "drip", "error", "null", "page"]
 
 
 @pytest.mark.parametrize("failure", PASSING, ids=NAMES)
@@ -163,6 +166,14 @@ def test_what_does_not_pass_is_missing_after_bounded_tries(ask, failure, capsys)
     assert np.isnan(scores).all() and len(server.bodies) == 2
     assert time.monotonic() - began < 5
     assert "3 of 3 scores are missing" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("failure", "words"), [(PASSING[-3], "'busy'"), (PASSING[-1], "not JSON: <html>gateway</html>")]
+)
+def test_a_failure_sent_as_200_is_missing_in_the_server_s_words(ask, failure, words, capsys):
+    scores, _ = ask(failure, retries=0)
+    assert np.isnan(scores).all() and words in capsys.readouterr().out
 
 
 def test_a_batch_that_fails_takes_no_other_with_it_and_the_rest_is_tried_once(ask):

@@ -57,6 +57,10 @@ def run_complete(config: CompleteConfig) -> None:
         tokens = f"{used['prompt_tokens']:,} + {used['completion_tokens']:,} tokens"
         print(f"{used['calls']} calls ({tokens}, cost {used['cost']:.2f}), {used['replayed']} replayed from the ledger")
     print(summary["quadruples"])
+    if counts["inputs"] and not sum(counts["completed"].values()):
+        reasons = ", ".join(f"{number} x {reason}" for reason, number in counts["reasons"].items())
+        message = f"nothing was completed: all {counts['inputs']} samples were rejected ({reasons})"
+        raise InputError(message, file=Path(summary["quadruples"]).with_name("rejected.jsonl"))
 
 
 def pair(arguments: list[str]) -> int:

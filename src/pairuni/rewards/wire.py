@@ -22,6 +22,8 @@ from pairuni.records import Quadruple, Side
 from pairuni.rewards.base import RewardInput
 
 PROTOCOL = 1
+_WORDS = 80
+"""Characters of a server's words that are passed on."""
 
 
 class _Half(BaseModel):
@@ -50,7 +52,7 @@ class _Request(BaseModel):
 
 
 class BadReply(ValueError):
-    """A reply that is not JSON, as one that was cut off: asking again may help."""
+    """A reply that is not JSON, as one that was cut off, or an error sent as HTTP 200: asking again may help."""
 
 
 def encode_request(items: Sequence[RewardInput]) -> bytes:
@@ -87,14 +89,17 @@ def decode_reply(body: bytes, count: int) -> list[float]:
     """The scores of a reply to `count` items, NaN for null and for NaN, which is no JSON but common.
 
     Raises:
-        BadReply: it is not JSON.
+        BadReply: it is not JSON, or {"error": ...} without scores.
         InputError: it is JSON but not as version 1 has it: the server does something else than this.
     """
     try:
         reply = json.loads(body)
     except (ValueError, RecursionError):
-        raise BadReply("the reply is not JSON") from None
+        said = " ".join(body.decode(errors="replace").split())[:_WORDS]
+        raise BadReply(f"the reply is not JSON{f': {said}' if said else ''}") from None
     scores = reply.get("scores") if isinstance(reply, dict) else None
+    if scores is None and isinstance(reply, dict) and reply.get("error"):
+        raise BadReply(f"HTTP 200 with an error: {reply['error']!r:.{_WORDS}}")
     if not isinstance(scores, list):
         raise InputError(f'must be {{"scores": [...]}}, not {reply!r:.80}', field="reply")
     if reply.get("protocol", PROTOCOL) != PROTOCOL:

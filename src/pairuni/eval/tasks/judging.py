@@ -15,6 +15,7 @@ from pairuni.errors import InputError
 from pairuni.llm import BadReply, Chat, Ledger, Picture, Question, Unanswered
 from pairuni.policies.base import SamplingSpec
 from pairuni.records import Side
+from pairuni.replies import without_thinking
 
 _TRIES = 3
 """Replies that cannot be parsed are asked for again, as by WISE's script."""
@@ -66,7 +67,7 @@ class Judged:
                 # Not a score of 0: that would be kept. Replies that came are in the ledger.
                 message = f"{err}; the same command goes on from here"
                 raise InputError(message, field=f"{self.config.group}judge.base_url") from None
-            numbers = read(reply)
+            numbers = read(without_thinking(reply))
             if numbers:
                 return reply, numbers
         return reply, ()
