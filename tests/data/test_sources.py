@@ -19,7 +19,7 @@ from PIL import Image
 from data_files import write_lines
 from pairuni.config import CompleteConfig, SourceConfig
 from pairuni.data.complete import run_complete
-from pairuni.data.images import look
+from pairuni.data.images import StoredImage, load_image, look
 from pairuni.data.sources import image_place, kind, open_sources
 from pairuni.errors import InputError
 from pairuni.files import read_jsonl
@@ -246,6 +246,46 @@ def test_odd_images_are_put_right_and_noted():
     assert not isinstance(plain, str) and plain.notes == () and (plain.pixels == np.asarray(image)).all()
     shapes = [(f.pixels.shape, f.notes) for f in found if not isinstance(f, str)]
     assert shapes == [((30, 20, 3), ("turned as its EXIF says",)), ((20, 30, 3), ("CMYK turned into RGB",))]
+
+
+def several(format: str, **options: Any) -> bytes:
+    first, *others = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    return encoded(first, format, save_all=True, append_images=others, **options)
+
+
+@pytest.mark.parametrize("format", ["GIF", "PNG", "WEBP"])
+def test_what_plays_is_animated_for_every_reader(format):
+    content = several(format)
+    assert look(content) == "the image is animated"
+    with pytest.raises(InputError, match=r"items.jsonl:3: .*it is animated"):
+        load_image(StoredImage(content, "items.jsonl", 3))
+
+
+@pytest.mark.parametrize("format", ["MPO", "TIFF"])
+def test_the_first_of_several_pictures_is_the_photograph(format):
+    """Phones put depth and gain maps into their .jpg files; scanners put pages into one .tiff."""
+    content = several(format)
+    found = look(content)
+    assert not isinstance(found, str) and (found.pixels[..., 0] > 200).all() and (found.pixels[..., 2] < 60).all()
+    assert np.array_equal(load_image(StoredImage(content, "items.jsonl", 1)), found.pixels)
+
+
+@pytest.mark.parametrize(("mode", "values"), [("I", [[0, 70_000], [35_000, 1]]), ("F", [[0.0, 1.0], [0.5, 0.0]])])
+def test_wide_grey_values_are_scaled_to_their_range(mode, values):
+    kind = np.int32 if mode == "I" else np.float32
+    content = encoded(Image.fromarray(np.array(values, kind)), "TIFF")
+    found = look(content)
+    assert not isinstance(found, str) and found.notes[0].endswith("scaled to its range")
+    assert found.pixels[..., 1].tolist() == [[0, 255], [128, 0]]
+    assert np.array_equal(load_image(StoredImage(content, "items.jsonl", 1)), found.pixels)
+
+
+@pytest.mark.parametrize("values", [[[np.nan, 1.0]], [[np.inf, 1.0]], [[0.25, 0.25]]])
+def test_wide_grey_values_without_a_range_are_refused(values):
+    content = encoded(Image.fromarray(np.array(values, np.float32)), "TIFF")
+    assert look(content) == "the image cannot be read"
+    with pytest.raises(InputError, match="floating-point grey, mode F"):
+        load_image(StoredImage(content, "items.jsonl", 1))
 
 
 def test_unusable_images_are_said_to_be():

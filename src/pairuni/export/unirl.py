@@ -74,7 +74,7 @@ def _row(pair: WeightedPair, side: Side, file: str) -> dict[str, Any]:
 def _store(content: bytes, folder: Path) -> str:
     """Writes the image, once for all pairs that have it, under a name that no user gave. Returns its uri."""
     with Image.open(io.BytesIO(content)) as image:
-        kind = str(image.format).lower()
+        kind = str(image.format).lower().replace("mpo", "jpeg")  # a JPEG with further pictures behind the first
     uri = f"{IMAGES}/{sha256(content).hexdigest()}.{kind}"
     if not (folder / uri).exists():
         (folder / uri).write_bytes(content)
