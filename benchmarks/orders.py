@@ -58,8 +58,9 @@ def rolled(policy: DimooPolicy, side: Side, prompts: int, rollouts: int) -> Roll
 
 @torch.no_grad()
 def agreement(policy: DimooPolicy, rollouts: Rollouts) -> dict[str, float]:
-    """Over all decisions: how often the likeliest id was drawn, its mean probability, the standard error of the
-    difference, and the mean recorded log-prob."""
+    """Over all slots: how often the likeliest id was drawn, its mean probability, the standard error of the difference;
+    and the mean recorded log-prob of what is scored. What lies behind an answer's end is looked at as well: which slots
+    these are depends on later draws, so that a choice among them would tell of itself."""
     task, trace = policy._task(rollouts.side, rollouts.spec), rollouts.context
     actions_nN, steps_nN = rollouts.actions_BRT.flatten(0, 1), trace.steps_nN
     prompts = [ids for ids in trace.encoded.ids for _ in range(rollouts.shape[1])]
@@ -84,7 +85,7 @@ def agreement(policy: DimooPolicy, rollouts: Rollouts) -> dict[str, float]:
         "drawn": float(hit.mean()),
         "says": float(said.mean()),
         "error": error,
-        "logp": float(rollouts.sampled_logp_BRT.mean()),
+        "logp": float(rollouts.sampled_logp_BRT[rollouts.mask_BRT].mean()),
     }
 
 

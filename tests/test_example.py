@@ -40,7 +40,7 @@ def test_losses_gradients_and_statistics(hand, side, update):
     credit = hand["credit"][side].flatten()
     loss, parts = torch.zeros((), dtype=torch.float64), []
     for k in (slice(0, 3), slice(3, 8)):
-        scale = row_scales(rows[k].sum(-1), "sequence_mean", side_totals(mask))
+        scale = row_scales(rows[k].sum(-1), "sequence_mean", side_totals(mask.sum(-1)))
         part, stats = side_loss(logp[k], old[k], credit[k], rows[k], scale, hand["CLIP_EPS"])
         loss = loss + part
         parts.append(stats)

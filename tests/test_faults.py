@@ -396,8 +396,8 @@ FAULTS = {
     ),
     "what is not masked is trained": Fault(
         "policies/dimoo/estimators.py",
-        "return masked_nN.long() - 1, masked_nN",
-        "return masked_nN.long() - 1, everything",
+        "return Scoring(masked_nN.long() - 1, mask_nN, ",
+        "return Scoring(masked_nN.long() - 1, answer_nN, ",
         ESTIMATED,
     ),
     "masks of a prompt drawn anew": Fault(

@@ -27,7 +27,7 @@ def loss_in_chunks(rows_per_chunk, norm, beta=0.0, seed=0):
     logp, old, ref, mask, rewards = rollouts(seed)
     logp.requires_grad_()
     credit = pair_credit(rewards, torch.tensor([1.0, 0.8, 0.5, 1.0])).flatten()
-    totals = side_totals(mask.view(B, R, T))
+    totals = side_totals(mask.view(B, R, T).sum(-1))
     loss, parts = torch.zeros((), dtype=torch.float64), []
     for start in range(0, B * R, rows_per_chunk):
         k = slice(start, start + rows_per_chunk)
@@ -85,7 +85,7 @@ def test_a_rollout_scored_in_several_steps_has_one_scale():
     """A chunk may hold part of a rollout's decisions; the scale is that of the whole rollout."""
     logp, old, _, mask, rewards = rollouts()
     credit = pair_credit(rewards, torch.ones(B)).flatten()
-    scale = row_scales(mask.sum(-1), "sequence_mean", side_totals(mask.view(B, R, T)))
+    scale = row_scales(mask.sum(-1), "sequence_mean", side_totals(mask.view(B, R, T).sum(-1)))
     whole, _ = side_loss(logp, old, credit, mask, scale, EPS)
     first = mask & (torch.arange(T) % 2 == 0)
     parts = [side_loss(logp, old, credit, part, scale, EPS)[0] for part in (first, mask & ~first)]
@@ -94,7 +94,7 @@ def test_a_rollout_scored_in_several_steps_has_one_scale():
 
 def test_ranks_add_up():
     masks = [torch.arange(5) < torch.tensor([[2], [5]]), torch.arange(5) < torch.tensor([[1], [0]])]
-    total = side_totals(masks[0][None]) + side_totals(masks[1][None])
+    total = side_totals(masks[0][None].sum(-1)) + side_totals(masks[1][None].sum(-1))
     assert total == Totals(rollouts=4, decisions=8)
     scales = torch.cat([row_scales(m.sum(-1), "sequence_mean", total) for m in masks])
     np.testing.assert_allclose(scales, [1 / 8, 1 / 20, 1 / 4, 0], atol=1e-7)
@@ -148,7 +148,7 @@ def test_missing_rewards_and_empty_rollouts_never_give_nan(norm):
     logp = torch.full((4, 3), -1.0, requires_grad=True)
     mask = torch.tensor([[1, 1, 0], [0, 0, 0], [1, 1, 1], [1, 0, 0]], dtype=torch.bool)
     credit = pair_credit(np.array([[1.0, np.nan, 0.0, np.nan]]), torch.ones(1)).flatten()
-    scale = row_scales(mask.sum(-1), norm, side_totals(mask[None]), LENGTH)
+    scale = row_scales(mask.sum(-1), norm, side_totals(mask[None].sum(-1)), LENGTH)
     loss, stats = side_loss(logp, logp.detach(), credit, mask, scale, EPS, logp.detach() - 0.5, 0.1)
     loss.backward()
     assert logp.grad is not None and bool(torch.isfinite(logp.grad).all()) and math.isfinite(float(loss.detach()))
@@ -158,7 +158,7 @@ def test_missing_rewards_and_empty_rollouts_never_give_nan(norm):
 
 def test_merging_chunks_without_decisions():
     mask = torch.zeros(2, 3, dtype=torch.bool)
-    scale = row_scales(mask.sum(-1), "sequence_mean", side_totals(mask[None]))
+    scale = row_scales(mask.sum(-1), "sequence_mean", side_totals(mask[None].sum(-1)))
     loss, stats = side_loss(torch.zeros(2, 3), torch.zeros(2, 3), torch.ones(2), mask, scale, EPS)
     assert float(loss) == 0
     assert merge_stats([stats]) == {"ratio_mean": 1, "ratio_max": 1, "clip_fraction": 0, "decisions": 0}

@@ -136,6 +136,11 @@ def test_rollouts_hold_what_the_contract_says(policy: Policy) -> None:
         assert rollouts.actions_BRT.dtype == torch.int64 and rollouts.mask_BRT.dtype == torch.bool
         assert rollouts.sampled_logp_BRT.dtype == rollouts.cond_logp_BRT.dtype == torch.float32
         assert rollouts.mask_BRT.shape == rollouts.sampled_logp_BRT.shape == rollouts.cond_logp_BRT.shape == shape
+        assert rollouts.length_BR.dtype == torch.int64 and rollouts.length_BR.shape == (3, R)
+        assert ((rollouts.length_BR > 0) & (rollouts.length_BR <= shape[2])).all()
+        if rollouts.weight_BRT is not None:
+            assert rollouts.weight_BRT.dtype == torch.float32 and rollouts.weight_BRT.shape == shape
+            assert (rollouts.weight_BRT > 0).all()
         same = torch.equal(rollouts.sampled_logp_BRT, rollouts.cond_logp_BRT)
         if side is Side.GENERATION:
             images = rollouts.images_BRHWC
@@ -236,6 +241,9 @@ def test_chunks_cover_every_decision_once(policy: Policy, side: Side, budget: in
         for i, row in enumerate(chunk.rows):
             covered[row, :width] += chunk.mask_kN[i].cpu()
             assert torch.equal(chunk.recorded_kN[i].cpu() * chunk.mask_kN[i].cpu(), recorded[row, :width])
+        assert (chunk.weight_kN is None) == (rollouts.weight_BRT is None)
+        if chunk.weight_kN is not None and rollouts.weight_BRT is not None:
+            assert torch.equal(chunk.weight_kN.cpu(), rollouts.weight_BRT.flatten(0, 1)[list(chunk.rows), :width])
     assert torch.equal(covered, mask.long())
 
 

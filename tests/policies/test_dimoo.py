@@ -160,6 +160,8 @@ def frequencies(policy: DimooPolicy, rows: int) -> tuple[np.ndarray, np.ndarray]
         sampled_logp_BRT=ones,
         cond_logp_BRT=ones,
         context=replace(base.context, groups_nN=steps.expand(81, -1)),
+        weight_BRT=None,
+        counted_BR=None,
     )
     (chunk,) = policy.chunks(rollouts, 100)
     with torch.no_grad():
@@ -248,8 +250,13 @@ def test_steps_that_are_not_scored_have_no_decision(tiny_dimoo: DimooPolicy) -> 
     assert torch.equal(part.logp_BRT, whole.logp_BRT * part.mask_BRT)
     (chunk,) = tiny_dimoo.chunks(part, 100)
     torch.testing.assert_close(tiny_dimoo.logprobs(part, chunk), part.logp_BRT.flatten(0, 1), atol=1e-5, rtol=0)
+    assert (part.length_BR == 16).all() and part.weight_BRT is not None
+    assert (part.weight_BRT == 2.5).all(), "5 steps, 2 of them scored"
     text = sampled(tiny_dimoo, Side.UNDERSTANDING, SamplingSpec(max_new_tokens=5))
-    assert text.mask_BRT.all()
+    assert text.weight_BRT is not None and (text.weight_BRT == 1).all()
+    assert all(
+        m[:length].all() for m, length in zip(text.mask_BRT.flatten(0, 1), text.length_BR.flatten(), strict=True)
+    )
 
 
 # ---- prompts ----------------------------------------------------------------------------------------------------
@@ -283,6 +290,10 @@ def test_an_answer_ends_where_it_says(tiny_dimoo: DimooPolicy) -> None:
     assert tiny_dimoo.prompts.text(words) == "A. red"
     banned = set(tiny_dimoo.prompts.banned().tolist())
     assert c.mask_token_id in banned and c.image_id in banned and c.answer_end_id not in banned
+    written = torch.tensor(
+        [[4, c.eos_id, 4, c.eos_id], [c.padding_id, 4, 4, 4], [4, 4, 4, 4], [4, 4, 4, c.answer_end_id]]
+    )
+    assert tiny_dimoo.prompts.lengths(written).tolist() == [2, 1, 4, 4]
 
 
 def test_without_guidance_an_edit_still_sees_its_image(tiny_dimoo: DimooPolicy) -> None:

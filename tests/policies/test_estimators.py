@@ -140,11 +140,14 @@ def test_shares_of_masked_slots() -> None:
     """random_mask: a uniform share, never nothing. coupled: both sets between a tenth and nine tenths on average."""
     n, slots = 4000, 50
     steps, seeds = torch.zeros(n, slots, dtype=torch.int64), np.arange(n, dtype=np.uint64)
-    groups, mask = estimators.scoring_groups("random_mask", steps, 0, seeds)
+    whole = torch.full((n,), slots)
+    made = estimators.scoring("random_mask", steps, whole, 0, seeds)
+    groups, mask = made.groups_nN, made.mask_nN
     share = mask.float().mean(1).numpy()
     assert mask.any(1).all() and torch.equal(groups == 0, mask)
     np.testing.assert_allclose(np.quantile(share, [0.1, 0.5, 0.9]), [0.1, 0.5, 0.9], atol=0.04)
-    groups, mask = estimators.scoring_groups("coupled", steps, 0, seeds)
+    made = estimators.scoring("coupled", steps, whole, 0, seeds)
+    groups, mask = made.groups_nN, made.mask_nN
     first = (groups == 0).float().mean(1).numpy()
     assert mask.all() and set(groups.unique().tolist()) == {0, 1}
     np.testing.assert_allclose(np.quantile(first, [0.1, 0.5, 0.9]), [0.18, 0.5, 0.82], atol=0.04)

@@ -31,7 +31,7 @@ class Totals:
     rollouts: int
     """Sampled rollouts; those with a missing reward count."""
     decisions: int
-    """True positions of their masks."""
+    """All of theirs, scored or not (`Rollouts.length_BR`)."""
     sides: int = 1
     """Sides that share the denominator. It is then the mean over sides, so that equal draws weigh as without sharing.
     """
@@ -52,9 +52,9 @@ def shared_totals(totals: Sequence[Totals]) -> Totals:
     return Totals(sum(t.rollouts for t in totals), sum(t.decisions for t in totals), len(totals))
 
 
-def side_totals(mask_BRT: Tensor) -> Totals:
-    """The totals of one rank's rollouts of one side, from their decision mask [B, R, T]. Add them over ranks."""
-    return Totals(mask_BRT.shape[0] * mask_BRT.shape[1], int(mask_BRT.sum()))
+def side_totals(length_BR: Tensor) -> Totals:
+    """The totals of one rank's rollouts of one side, from their decisions [B, R]. Add them over ranks."""
+    return Totals(length_BR.numel(), int(length_BR.sum()))
 
 
 def pair_credit(rewards_BR: Tensor | np.ndarray, weights_B: Tensor, std_eps: float = 1e-6) -> Tensor:
@@ -72,7 +72,8 @@ def row_scales(lengths_k: Tensor, loss_norm: LossNorm, totals: Totals, norm_leng
     decisions are the mean over sides.
 
     Args:
-        lengths_k: [k] decisions of the whole rollout each row belongs to (a chunk may hold only some of them).
+        lengths_k: [k] decisions of the whole rollout each row belongs to (a chunk may hold only some of them, and some
+            may not be scored at all).
         totals: of the side, or `shared_totals`; global.
         norm_length: of `constant`.
 
@@ -104,7 +105,7 @@ def side_loss(
     old_kN: Tensor,
     advantage_k: Tensor,
     mask_kN: Tensor,
-    scale_k: Tensor,
+    scale_kN: Tensor,
     clip_eps: float,
     ref_kN: Tensor | None = None,
     kl_beta: float = 0.0,
@@ -114,7 +115,8 @@ def side_loss(
     Args:
         logp_kN, old_kN, mask_kN: [k, N] as in `clipped_surrogate`.
         advantage_k: [k] pair weight times group advantage.
-        scale_k: [k] from `row_scales`.
+        scale_kN: [k] from `row_scales`, or [k, N]: those times the factors of single decisions (`Chunk.weight_kN`).
+            Statistics leave them out.
         ref_kN: [k, N] log-probs of the reference model, None when kl_beta is 0.
         kl_beta: weight of the KL term (paper: 0).
 
@@ -128,10 +130,12 @@ def side_loss(
     if kl_beta < 0 or (kl_beta > 0) != (ref_kN is not None):
         raise ValueError(f"kl_beta = {kl_beta} {'with' if ref_kN is not None else 'without'} reference log-probs")
     # One surrogate for every denominator: the scale is positive, so it may go through min into the advantage.
-    loss, stats = clipped_surrogate(logp_kN, old_kN, advantage_k * scale_k.to(advantage_k), mask_kN, clip_eps)
+    scale_kN = scale_kN if scale_kN.ndim == 2 else scale_kN[:, None]
+    credit_kN = advantage_k[:, None] * scale_kN.to(advantage_k)
+    loss, stats = clipped_surrogate(logp_kN, old_kN, credit_kN, mask_kN, clip_eps)
     stats["decisions"] = mask_kN.sum()
     if ref_kN is not None:
-        loss = loss + kl_beta * k3_kl(logp_kN, ref_kN, mask_kN, scale_k)
+        loss = loss + kl_beta * k3_kl(logp_kN, ref_kN, mask_kN, scale_kN)
         with torch.no_grad():
             stats["kl"] = k3_kl(logp_kN, ref_kN, mask_kN) / stats["decisions"].clamp(min=1)
     return loss, stats

@@ -9,17 +9,17 @@ from torch import Tensor
 
 
 def clipped_surrogate(
-    logp_BT: Tensor, old_logp_BT: Tensor, advantage_B: Tensor, mask_BT: Tensor, clip_eps: float
+    logp_BT: Tensor, old_logp_BT: Tensor, advantage_BT: Tensor, mask_BT: Tensor, clip_eps: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Masked sum of -min(rho A, clip(rho, 1 - eps, 1 + eps) A), rho = exp(logp - old_logp).
 
     Positions outside the mask may hold anything (-inf and NaN included) and reach neither value nor gradient.
-    A positive scale per row may be folded into the advantage: min commutes with it.
+    A positive scale of a row or a decision may be folded into the advantage: min commutes with it.
 
     Args:
         logp_BT: [B, T] differentiable log-probs.
         old_logp_BT: [B, T] those of the policy that sampled; no gradient flows into them.
-        advantage_B: [B].
+        advantage_BT: [B], or what broadcasts to [B, T].
         mask_BT: [B, T] bool, True at decisions.
         clip_eps: positive. The paper names none.
 
@@ -29,22 +29,22 @@ def clipped_surrogate(
     """
     mask_BT = mask_BT.bool()
     old_logp_BT = old_logp_BT.detach()
-    advantage_B1 = advantage_B.detach().to(logp_BT)[:, None]
+    advantage_BT = _columns(advantage_BT.detach().to(logp_BT))
     # A zero advantage would give inf * 0 where the ratio overflows; it has no term, so it is masked like padding.
-    gap_BT = _gap(logp_BT, old_logp_BT, mask_BT & (advantage_B1 != 0))
+    gap_BT = _gap(logp_BT, old_logp_BT, mask_BT & (advantage_BT != 0))
     ratio_BT = gap_BT.exp()
     clipped_BT = ratio_BT.clamp(1 - clip_eps, 1 + clip_eps)
-    terms_BT = torch.minimum(ratio_BT * advantage_B1, clipped_BT * advantage_B1)
+    terms_BT = torch.minimum(ratio_BT * advantage_BT, clipped_BT * advantage_BT)
     loss = -terms_BT.where(mask_BT, 0.0).sum()
     with torch.no_grad():
         ratio_BT = _gap(logp_BT, old_logp_BT, mask_BT).exp()
-        high_BT = (ratio_BT > 1 + clip_eps) & (advantage_B1 > 0)
-        low_BT = (ratio_BT < 1 - clip_eps) & (advantage_B1 < 0)
+        high_BT = (ratio_BT > 1 + clip_eps) & (advantage_BT > 0)
+        low_BT = (ratio_BT < 1 - clip_eps) & (advantage_BT < 0)
         stats = _masked_stats(ratio_BT, (high_BT | low_BT) & mask_BT, mask_BT)
     return loss, stats
 
 
-def k3_kl(logp_BT: Tensor, ref_logp_BT: Tensor, mask_BT: Tensor, scale_B: Tensor | None = None) -> Tensor:
+def k3_kl(logp_BT: Tensor, ref_logp_BT: Tensor, mask_BT: Tensor, scale_BT: Tensor | None = None) -> Tensor:
     """Masked sum of scale * (exp(d) - d - 1), d = ref_logp - logp: a low-variance estimate of KL(policy || reference).
 
     Never negative, 0 where both agree. The gradient is that of the estimate at the sampled decisions.
@@ -52,14 +52,18 @@ def k3_kl(logp_BT: Tensor, ref_logp_BT: Tensor, mask_BT: Tensor, scale_B: Tensor
     Args:
         logp_BT, ref_logp_BT: [B, T]; no gradient flows into the reference. Values outside the mask are not read.
         mask_BT: [B, T] bool.
-        scale_B: [B], 1 by default.
+        scale_BT: [B], or what broadcasts to [B, T]; 1 by default.
     """
     mask_BT = mask_BT.bool()
     gap_BT = -_gap(logp_BT, ref_logp_BT.detach(), mask_BT)
     terms_BT = gap_BT.exp() - gap_BT - 1
-    if scale_B is not None:
-        terms_BT = terms_BT * scale_B.detach().to(logp_BT)[:, None]
+    if scale_BT is not None:
+        terms_BT = terms_BT * _columns(scale_BT.detach().to(logp_BT))
     return terms_BT.where(mask_BT, 0.0).sum()
+
+
+def _columns(values: Tensor) -> Tensor:
+    return values[:, None] if values.ndim == 1 else values
 
 
 def _gap(logp_BT: Tensor, other_BT: Tensor, keep_BT: Tensor) -> Tensor:

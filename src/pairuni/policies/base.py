@@ -58,7 +58,7 @@ class Rollouts:
     actions_BRT: Tensor
     """int64 token ids or image codes as sampled, never re-tokenised."""
     mask_BRT: Tensor
-    """bool, True at decisions (an end-of-answer token counts, what follows it does not)."""
+    """bool, True at decisions that are scored (an end-of-answer token counts, what follows it does not)."""
     sampled_logp_BRT: Tensor
     """fp32, of the distribution that was sampled (under guidance: the guided one)."""
     cond_logp_BRT: Tensor
@@ -69,6 +69,12 @@ class Rollouts:
     """uint8 images (generation)."""
     context: Any = None
     """What the family needs to score again; opaque to everyone else."""
+    weight_BRT: Tensor | None = None
+    """fp32 factors, above 0, of the decisions in their rollout's sum; None: 1. Where only some of a rollout's decisions
+    are scored, one over the probability of being scored, so that the expectation is the sum over all of them."""
+    counted_BR: Tensor | None = None
+    """int64, how many decisions each rollout is said to have; None: those of the mask. Another number where not all of
+    them are scored, or where something is scored that is no part of the answer."""
 
     @property
     def logp_BRT(self) -> Tensor:
@@ -80,6 +86,11 @@ class Rollouts:
     def scored_guided(self) -> bool:
         """Whether scoring needs the unconditional logits too."""
         return self.side is Side.GENERATION and self.spec.score == "cfg" and self.spec.guidance > 1
+
+    @property
+    def length_BR(self) -> Tensor:
+        """int64, the decisions that denominators and token counts go by."""
+        return self.mask_BRT.sum(-1) if self.counted_BR is None else self.counted_BR
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -98,6 +109,8 @@ class Chunk:
     """fp32 log-probs of them, recorded while sampling, on the model's device."""
     step: int | None = None
     """Which trace step, for families that score a rollout in several forwards."""
+    weight_kN: Tensor | None = None
+    """fp32, their factors in the loss (`Rollouts.weight_BRT`), on the model's device; None: 1."""
 
 
 class Sampler(Protocol):

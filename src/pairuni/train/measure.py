@@ -149,6 +149,8 @@ def _longest(rollouts: Rollouts, side: Side, work: Workload) -> Rollouts:
         mask_BRT=torch.ones_like(extended(rollouts.mask_BRT)),
         sampled_logp_BRT=extended(rollouts.sampled_logp_BRT),
         cond_logp_BRT=extended(rollouts.cond_logp_BRT),
+        weight_BRT=None,
+        counted_BR=None,
     )
 
 

@@ -54,7 +54,7 @@ def rollout_metrics(batch: Mapping[Side, SideBatch], credits: Mapping[Side, Tens
     """Rewards, advantages, token counts and pair weights of what was sampled.
 
     Means leave missing rewards out; a side without a rollout gives NaN. behaviour_gap is the mean over decisions of
-    |log p guided - log p conditional|. advantage_abs includes the pair weight.
+    |log p guided - log p conditional|, estimated from those that are scored. advantage_abs includes the pair weight.
 
     Args:
         credits: per side, pair weight times advantage [B, R].
@@ -120,8 +120,9 @@ def _seen(sampled: SideBatch) -> list[_Seen]:
     seen: list[_Seen] = []
     for call in sampled.calls:
         gap_BRT = (call.sampled_logp_BRT - call.cond_logp_BRT).abs().where(call.mask_BRT, 0.0)
+        gap_BRT = gap_BRT if call.weight_BRT is None else gap_BRT * call.weight_BRT
         gaps = gap_BRT.double().sum(dim=(1, 2)).tolist()
-        counts = call.mask_BRT.sum(dim=(1, 2)).tolist()
+        counts = call.length_BR.sum(dim=1).tolist()
         images = call.images_BRHWC
         shown = [None] * len(gaps) if images is None else [looks(images_RHWC) for images_RHWC in images]
         seen += [_Seen(*values) for values in zip(counts, gaps, shown, strict=True)]

@@ -132,7 +132,7 @@ def _totals(batch: Mapping[Side, SideBatch], config: TrainConfig) -> dict[Side, 
     """
     totals = {}
     for side, sampled in batch.items():
-        own = sum((side_totals(call.mask_BRT) for call in sampled.calls), Totals(0, 0))
+        own = sum((side_totals(call.length_BR) for call in sampled.calls), Totals(0, 0))
         totals[side] = Totals(int(global_sum(own.rollouts)), int(global_sum(own.decisions)))
     if config.pairing.mode == "vanilla":
         return dict.fromkeys(totals, shared_totals(list(totals.values())))
@@ -147,7 +147,7 @@ def _pieces(policy: Policy, sampled: SideBatch, credit_BR: Tensor, totals: Total
     start, credit_Br = 0, sampled.own(credit_BR)
     for call in sampled.calls:
         credit_n = credit_Br[start : start + call.shape[0]].flatten()
-        lengths_n = call.mask_BRT.flatten(0, 1).sum(-1)
+        lengths_n = call.length_BR.flatten()
         start += call.shape[0]
         scale_n = row_scales(lengths_n.cpu(), config.loss_norm, totals, config.norm_length) * side_weight
         # With a KL term every row has a gradient; a side of weight 0 has none.
@@ -177,7 +177,8 @@ def _narrow(piece: _Piece, keep: list[int], trained: bool = True) -> _Piece:
     """The piece with only these of its rows."""
     chunk = piece.chunk
     rows = tuple(chunk.rows[i] for i in keep)
-    narrowed = Chunk(rows, chunk.mask_kN[keep], chunk.recorded_kN[keep], chunk.step)
+    weight_kN = None if chunk.weight_kN is None else chunk.weight_kN[keep]
+    narrowed = Chunk(rows, chunk.mask_kN[keep], chunk.recorded_kN[keep], chunk.step, weight_kN)
     return _Piece(piece.rollouts, narrowed, piece.credit_k[keep], piece.scale_k[keep], trained)
 
 
@@ -194,12 +195,14 @@ def _backward(
         if reference is not None:
             with torch.no_grad():
                 piece.reference_kN = reference.logprobs(piece.rollouts, chunk)
+    scale_kN = piece.scale_k.to(logp_kN.device)[:, None]
+    scale_kN = scale_kN if chunk.weight_kN is None else scale_kN * chunk.weight_kN
     loss, stats = side_loss(
         logp_kN,
         piece.old_kN,
         piece.credit_k.to(logp_kN.device),
         chunk.mask_kN,
-        piece.scale_k.to(logp_kN.device),
+        scale_kN,
         config.clip_eps,
         piece.reference_kN,
         config.kl_beta,

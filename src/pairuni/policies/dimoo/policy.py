@@ -20,7 +20,7 @@ from pairuni.errors import InputError
 from pairuni.files import atomic_path
 from pairuni.policies.base import Chunk, Rollouts, SamplingSpec
 from pairuni.policies.dimoo import decode
-from pairuni.policies.dimoo.estimators import masked_prompt, scoring_groups, seen
+from pairuni.policies.dimoo.estimators import masked_prompt, scoring, seen
 from pairuni.policies.dimoo.model import Dimoo, states_at
 from pairuni.policies.dimoo.prompts import DimooPrompts, Encoded
 from pairuni.policies.sampler import check_request, evaluating
@@ -80,27 +80,30 @@ class DimooPolicy:
             with self._autocast():
                 filled = decode.fill(self.module.language, rows, task, spec, seeds_n)
             c = self.module.language.config
-            scored = c.scored_image_steps if side is Side.GENERATION else 0
-            groups_nN, mask_nN = scoring_groups(c.estimator, filled.steps_nN, scored, seeds_n)
             shape = (*seeds_BR.shape, -1)
             texts = images = None
+            lengths_n, steps = torch.full((len(seeds_n),), filled.actions_nN.shape[1]), c.scored_image_steps
             if side is Side.UNDERSTANDING:
+                lengths_n, steps = self.prompts.lengths(filled.actions_nN), 0
                 written = [self.prompts.text(row) for row in filled.actions_nN.tolist()]
                 texts = tuple(tuple(written[b * rollouts : (b + 1) * rollouts]) for b in range(len(prompts)))
             else:
                 pixels = self.module.decode_pixels(filled.actions_nN)
                 images = pixels.reshape(*seeds_BR.shape, *pixels.shape[1:])
+        scored = scoring(c.estimator, filled.steps_nN, lengths_n, steps, seeds_n)
         return Rollouts(
             side=side,
             spec=spec,
             prompts=tuple(prompts),
             actions_BRT=filled.actions_nN.view(shape),
-            mask_BRT=mask_nN.view(shape),
-            sampled_logp_BRT=(filled.sampled_logp_nN * mask_nN).view(shape),
-            cond_logp_BRT=(filled.cond_logp_nN * mask_nN).view(shape),
+            mask_BRT=scored.mask_nN.view(shape),
+            sampled_logp_BRT=(filled.sampled_logp_nN * scored.mask_nN).view(shape),
+            cond_logp_BRT=(filled.cond_logp_nN * scored.mask_nN).view(shape),
             texts=texts,
             images_BRHWC=images,
-            context=_Trace(encoded, filled.steps_nN, groups_nN, seeds_n),
+            context=_Trace(encoded, filled.steps_nN, scored.groups_nN, seeds_n),
+            weight_BRT=scored.weight_nN.view(shape),
+            counted_BR=lengths_n.view(seeds_BR.shape),
         )
 
     def chunks(self, rollouts: Rollouts, budget: int, tokens: int = 0) -> list[Chunk]:
@@ -110,6 +113,7 @@ class DimooPolicy:
         self._refuse_cache()
         trace = _trace(rollouts)
         mask, recorded = rollouts.mask_BRT.flatten(0, 1), rollouts.logp_BRT.flatten(0, 1)
+        weight = None if rollouts.weight_BRT is None else rollouts.weight_BRT.flatten(0, 1)
         answer = len(self._task(rollouts.side, rollouts.spec).layout.ids_A)
         cost = max(len(row) for row in trace.encoded.ids) + answer
         cost *= 2 if rollouts.scored_guided else 1
@@ -119,10 +123,12 @@ class DimooPolicy:
         chunks = []
         for start in range(0, len(mask), size):
             rows = list(range(start, min(len(mask), start + size)))
+            recorded_kN = recorded[rows].to(self.device)
+            weight_kN = None if weight is None else weight[rows].to(self.device)
             for group in [None] if whole else groups:
                 part = mask[rows] if group is None else mask[rows] & (trace.groups_nN[rows] == group)
                 if part.any():
-                    chunks.append(Chunk(tuple(rows), part.to(self.device), recorded[rows].to(self.device), group))
+                    chunks.append(Chunk(tuple(rows), part.to(self.device), recorded_kN, group, weight_kN))
         return chunks
 
     def logprobs(self, rollouts: Rollouts, chunk: Chunk) -> Tensor:

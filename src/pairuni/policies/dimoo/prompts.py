@@ -55,6 +55,8 @@ class DimooPrompts:
     def __init__(self, module: Dimoo, tokenizer: PreTrainedTokenizerBase) -> None:
         """Raises InputError: the tokenizer gives a special token another id than config.json does."""
         self.module, self.tokenizer, self.config = module, tokenizer, module.language.config
+        self.ends = frozenset({self.config.answer_end_id, self.config.eos_id, self.config.padding_id})
+        """Ids of which the first ends an answer."""
         known = tokenizer.get_vocab()
         for name, number in self.config.tokens().items():
             if known.get(name, number) != number:
@@ -98,15 +100,18 @@ class DimooPrompts:
 
     def text(self, ids: Sequence[int]) -> str:
         """An answer's text, up to the first id that ends it."""
-        ends = {self.config.answer_end_id, self.config.eos_id, self.config.padding_id}
-        kept = next((n for n, number in enumerate(ids) if number in ends), len(ids))
+        kept = next((n for n, number in enumerate(ids) if number in self.ends), len(ids))
         return str(self.tokenizer.decode(list(ids[:kept]), skip_special_tokens=True)).strip()
+
+    def lengths(self, ids_nN: Tensor) -> Tensor:
+        """int64 [n]: slots of each answer, the id that ends it included; N where none does."""
+        ended_nN = torch.isin(ids_nN, torch.tensor(sorted(self.ends), device=ids_nN.device)).long().cumsum(1) > 0
+        return ((~ended_nN).sum(1) + 1).clamp(max=ids_nN.shape[1])
 
     def banned(self) -> Tensor:
         """int64: ids below the image codes that no answer may hold, since it could not be read back."""
         c = self.config
-        ends = {c.answer_end_id, c.eos_id, c.padding_id}
-        return torch.tensor(sorted(set(c.tokens().values()) - ends))
+        return torch.tensor(sorted(set(c.tokens().values()) - self.ends))
 
     def chat(self, system: str, text: str | None, images: Sequence[Tensor]) -> Tensor:
         """int64 [P]: a prompt with the ids of its images; without text it is the unconditional one."""
