@@ -1,15 +1,25 @@
 """streams: each use of randomness has numbers of its own, and what is frozen stays as it was."""
 
+import hashlib
 import itertools
 import random
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from pairuni import streams
+from pairuni.shapes.held_out import held_out_prompts, held_out_questions
 from pairuni.streams import Stream, generator, number
 
+SOURCE = Path(streams.__file__).parent
+MAKERS = re.compile(
+    r"\b(default_rng|manual_seed|manual_seed_all|seed_everything|set_seed|RandomState|SeedSequence|Philox|PCG64|MT19937"
+    r"|Random|torch\.Generator|PRNGKey|random\.seed)\("
+)
+"""What makes or seeds a generator."""
 KEYED = {Stream.ROLLOUTS, Stream.FILL_ORDER}
 FROZEN = {s: 1 for s in Stream if s.name.startswith(("TEST_", "PRETRAIN_"))}
 FROZEN |= dict.fromkeys((Stream.PRETRAIN_CODEBOOK, Stream.PRETRAIN_READABLE), 0)
@@ -109,3 +119,41 @@ def test_other_libraries_generators_are_seeded() -> None:
 
 def test_names_are_read_as_what_they_are() -> None:
     assert len({str(s) for s in Stream}) == len(Stream.__members__), "one name has one stream"
+
+
+def test_nothing_else_makes_a_generator() -> None:
+    found = [
+        f"{file.relative_to(SOURCE)}:{n}: {line.strip()}"
+        for file in sorted(SOURCE.rglob("*.py"))
+        if file != Path(streams.__file__)
+        for n, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1)
+        if MAKERS.search(line)
+    ]
+    assert not found, "take pairuni.streams instead:\n" + "\n".join(found)
+    for made in (
+        "np.random.default_rng(0)",
+        "torch.manual_seed(s)",
+        "random.seed(1)",
+        "Philox(key=1)",
+        "random.Random(2)",
+    ):
+        assert MAKERS.search(made)
+
+
+def test_every_stream_is_drawn_from() -> None:
+    text = "\n".join(f.read_text(encoding="utf-8") for f in SOURCE.rglob("*.py") if f != Path(streams.__file__))
+    uses = {name: re.findall(rf"\bStream\.{name}\b", text) for name in Stream.__members__}
+    assert not [name for name, found in uses.items() if not found]
+
+
+def test_test_items_are_those_of_published_results() -> None:
+    """Hashes of what version 1 drew: the first 2,000 test questions with their images, the first 1,000 test prompts."""
+    questions, prompts = hashlib.sha256(), hashlib.sha256()
+    for item in held_out_questions(2_000):
+        asked = item.question
+        questions.update(repr((item.id, asked.type, asked.stem, asked.options, asked.answer)).encode())
+        questions.update(item.image.tobytes())
+    for prompt in held_out_prompts(1_000):
+        prompts.update(repr((prompt.id, prompt.task, prompt.text)).encode())
+    assert questions.hexdigest() == "6a7384e5864d97f6b8655f58bf2411fa14c88e3d4a97d44f0ed15530fa71ddc6"
+    assert prompts.hexdigest() == "b6813818ad9fc0ea5729a58cb9f71feb294dfb11fc4fd5ccaca027634a268c53"

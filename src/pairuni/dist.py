@@ -1,4 +1,4 @@
-"""Processes: rank and world size, global sums, gradient sums, gathering, seeding. Everything is a no-op on one process.
+"""Processes: rank and world size, global sums, gradient sums, gathering. Everything is a no-op on one process.
 
 Data parallelism here is an explicit sum of gradients: losses are already divided by global denominators
 (algo/pair_grpo.py), so gradients are added over ranks, not averaged, and no module is wrapped. Sharding is
@@ -7,14 +7,12 @@ Start with `torchrun --nproc-per-node N -m pairuni train ...`.
 """
 
 import os
-import random
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from itertools import chain, zip_longest
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 import torch.distributed as td
 from torch import Tensor, nn
@@ -199,13 +197,6 @@ def like(tensor: Tensor, other: Tensor) -> Tensor:
     if not isinstance(other, DTensor):
         return tensor.to(other.device, copy=True)
     return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements)
-
-
-def seed_all(seed: int) -> None:
-    """Seeds Python, NumPy and torch. Rollouts do not use these: their seeds are counters (policies/sampling.py)."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
 
 
 def _sum_bucket(parameters: Sequence[nn.Parameter]) -> None:

@@ -13,13 +13,25 @@ import hashlib
 import json
 import operator
 import random
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 import numpy as np
 
 VERSION = 2
 """Of all streams but the frozen ones. Version 1, without names, is whatever says no version."""
+
+
+def other_streams(recorded: Mapping[str, Any]) -> str | None:
+    """Why what says `recorded["streams"]` cannot be continued; None where it has this version."""
+    found = recorded.get("streams", 1)
+    if found == VERSION:
+        return None
+    return (
+        f"was made with random streams version {found}, and this release draws version {VERSION}: what follows would "
+        "not belong to what is there. Start anew in another output folder, or finish it with the release that began it"
+    )
 
 
 class Stream(StrEnum):
@@ -32,8 +44,10 @@ class Stream(StrEnum):
     """Who is joined with whom in mode random_pairs."""
     UNPAIRED_ORDER = "order of choice in unpaired"
     """Which generation half chooses first in mode unpaired."""
+    ADAPTERS = "adapters at the start of training"
+    """Python's, NumPy's and torch's own generators while a model is loaded."""
     TRAINING = "training"
-    """Python's, NumPy's and torch's own generators in a training process: adapters, dropout."""
+    """The same generators in the steps of training, for what in a model draws by itself."""
     ROLLOUTS = "rollouts"
     """Tokens of a rollout. Keyed by (run, step, pair, side, rollout): policies/sampling.py."""
     FILL_ORDER = "order in which a prompt's slots are filled"

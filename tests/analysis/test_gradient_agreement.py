@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from pairuni.algo.advantages import group_advantages
 from pairuni.analysis import gradients
@@ -16,9 +17,10 @@ from pairuni.analysis.gradient_summary import corrected, summarise, table
 from pairuni.analysis.gradients import Gauge, cosines, drawn_pairs, measure_gradients
 from pairuni.cli.main import main
 from pairuni.config import GradientsConfig, RewardConfig, TrainConfig
+from pairuni.data.mixing import mix
 from pairuni.errors import InputError
 from pairuni.policies import load_policy
-from pairuni.records import Side, read_pairs
+from pairuni.records import Pair, Quadruple, Side, read_pairs
 from train_world import make_config, read_halves, roll_out, write_pairs
 
 MIXES: Any = ["pairs", "random_pairs"]
@@ -184,6 +186,34 @@ def test_fewer_pairs_are_the_first_of_more(train: TrainConfig) -> None:
     few, many = (drawn_pairs(train, "pairs", GradientsConfig(run="", pairs=n, seed=3)) for n in (2, 9))
     assert len(many) == 6 and few == many[:2]
     assert many != drawn_pairs(train, "pairs", GradientsConfig(run="", pairs=9, seed=4))
+
+
+def test_which_pairs_are_drawn_says_nothing_about_their_partners(
+    train: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Drawn random pairs form no chain, and drawn unlike pairs are as unlike as all."""
+    number, drawn, seeds = 300, 30, range(20)
+    halves = [[Quadruple(f"{s}{n}", None, "i.png", "c", "q", "A") for n in range(number)] for s in "gu"]
+    made = [Pair(str(n), "retrieved", 0.7, *both) for n, both in enumerate(zip(*halves, strict=True))]
+    rows = {q.id: np.random.default_rng(n).random(6) for n, q in enumerate(halves[0] + halves[1])}
+
+    def mixed(train: TrainConfig) -> list[Pair]:
+        return mix(made, train.pairing.mode, train.seed, lambda some: np.stack([rows[q.id] for q in some]))
+
+    monkeypatch.setattr(gradients, "mixed_pairs", mixed)
+    chained, unlike, every = 0, [], []
+    for seed in seeds:
+        seeded, config = dataclasses.replace(train, seed=seed), GradientsConfig(run="", pairs=drawn, seed=seed)
+        pairs = drawn_pairs(seeded, "random_pairs", config)
+        chained += len({p.generate.id[1:] for p in pairs} & {p.understand.id[1:] for p in pairs})
+        unlike.append(np.mean([p.similarity for p in drawn_pairs(seeded, "unpaired", config)]))
+        unpaired = dataclasses.replace(seeded, pairing=dataclasses.replace(seeded.pairing, mode="unpaired"))
+        every.append([p.similarity for p in mixed(unpaired)])
+    trials, chance = drawn * len(seeds), (drawn - 1) / (number - 1)
+    low, high = stats.binom.interval(1 - 1e-4, trials, chance)
+    assert low <= chained <= high, f"{chained / trials:.1%} of their partners are drawn, by chance {chance:.1%}"
+    error = np.std(every) / np.sqrt(trials)
+    assert abs(np.mean(unlike) - np.mean(every)) < 4 * error, f"{np.mean(unlike):.3f}, of all {np.mean(every):.3f}"
 
 
 def row(mix: str, across: float, one: float, other: float) -> dict[str, Any]:

@@ -88,6 +88,16 @@ def test_a_checkpoint_of_other_pairs_is_refused():
             PairSampler(made, batch, seed, mode).restore(state)
 
 
+@pytest.mark.parametrize("other", [{"streams": 3}, {}])
+def test_a_checkpoint_of_other_random_streams_is_refused_by_name(other):
+    sampler = PairSampler(pairs(5), 2, seed=0)
+    state = sampler.state(17)
+    del state["streams"]  # as in checkpoints of version 1
+    version = other.get("streams", 1)
+    with pytest.raises(InputError, match=f"random streams version {version}, .* version 2.* Start anew .*release"):
+        sampler.restore(state | other)
+
+
 def test_refuses_nothing_to_draw():
     for made, batch in (([], 1), (pairs(1), 0)):
         with pytest.raises(ValueError, match="needs pairs"):

@@ -1,14 +1,19 @@
 """mixing: each mode is what the paper's ablation of that name says."""
 
+from collections import Counter
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from pairuni.config import MixingConfig
+from pairuni.config import MixingConfig, PairingMode
+from pairuni.data.dataset import PairSampler
 from pairuni.data.mixing import UNWEIGHTED, image_features, mix
 from pairuni.errors import InputError
 from pairuni.records import Pair, Quadruple, Side, read_quadruples
+from pairuni.streams import Stream, generator
 
 U, G = Side.UNDERSTANDING, Side.GENERATION
 
@@ -69,10 +74,55 @@ def test_unpaired_halves_are_unlike():
             for a, b in zip(plane([p.generate for p in mixed]), plane([p.understand for p in mixed]), strict=True)
         ]
         assert np.allclose([p.similarity for p in mixed], np.clip(cosine, 0, 1), atol=1e-5)
-    first = np.random.default_rng(0).permutation(len(PAIRS))[0]
+    first = generator(0, Stream.UNPAIRED_ORDER).permutation(len(PAIRS))[0]
     unlike = mix(PAIRS, "unpaired", 0, plane)[first]
     angles = [abs(int(p.understand.id[1:]) - int(PAIRS[first].generate.id[1:])) for p in PAIRS]
     assert abs(int(unlike.understand.id[1:]) - int(unlike.generate.id[1:])) == max(angles), "the first one may choose"
+
+
+def test_random_pairs_are_any_derangement_alike():
+    pairs = [Pair(str(n), "retrieved", 0.7, quad(f"g{n}", G), quad(f"u{n}", U)) for n in range(4)]
+    counts = Counter(tuple(p.understand.id for p in mix(pairs, "random_pairs", seed)) for seed in range(1800))
+    all_of_them = [o for o in permutations(range(4)) if all(n != m for n, m in enumerate(o))]
+    assert set(counts) == {tuple(f"u{n}" for n in order) for order in all_of_them} and len(all_of_them) == 9
+    assert stats.chisquare([*counts.values()]).pvalue > 1e-3
+
+
+NUMBER, BATCH, SEEDS = 320, 16, range(10)
+MADE = [Pair(str(n), "retrieved", 0.7, quad(f"g{n}", G), quad(f"u{n}", U)) for n in range(NUMBER)]
+
+
+def positive(quadruples) -> np.ndarray:
+    """Features of a quadruple's name, with all cosines between 0 and 1."""
+    rows = [np.random.default_rng([ord(q.id[0]), int(q.id[1:])]).random(6) for q in quadruples]
+    return np.stack(rows).astype(np.float32)
+
+
+@pytest.mark.parametrize("epochs", [1, 10])
+@pytest.mark.parametrize("mode", ["random_pairs", "unpaired", "vanilla"])
+def test_old_partners_meet_in_a_batch_as_often_as_chance_has_it(mode: PairingMode, epochs: int):
+    together = 0
+    for seed in SEEDS:
+        sampler = PairSampler(mix(MADE, mode, seed, positive), BATCH, seed, mode)
+        for step in range(epochs * NUMBER // BATCH):
+            halves = sampler.batch_at(step)
+            names = [{half.quadruple.id[1:] for half in halves[side]} for side in (U, G)]
+            together += len(set.intersection(*names))
+    # The place of one is given; of the others, the partner's is any (a pair and its partner's new pair are two).
+    chance = (2 * BATCH - 1) / (2 * NUMBER - 1) if mode == "vanilla" else (BATCH - 1) / (NUMBER - 1)
+    trials = NUMBER * epochs * len(SEEDS)
+    low, high = stats.binom.interval(1 - 1e-4, trials, chance)
+    assert low <= together <= high, f"{together / trials:.1%} meet, by chance {chance:.1%}"
+
+
+def test_batches_of_unpaired_halves_are_equally_unlike_over_an_epoch():
+    steps, trends = np.arange(NUMBER // BATCH), []
+    for seed in SEEDS:
+        sampler = PairSampler(mix(MADE, "unpaired", seed, positive), BATCH, seed, "unpaired")
+        means = [np.mean([half.similarity for half in sampler.batch_at(int(step))[G]]) for step in steps]
+        trends.append(float(np.corrcoef(steps, means)[0, 1]))
+    # Without a trend, a correlation of n points has a standard deviation of 1 / sqrt(n - 1).
+    assert abs(np.mean(trends)) < 4 / np.sqrt((len(steps) - 1) * len(SEEDS)), f"{trends}"
 
 
 def test_two_unpaired_halves_change_partners():

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pairuni.streams import Stream, generator
+
 _BLOCK = 1 << 20
 
 
@@ -50,7 +52,7 @@ def count_sketch(vector: Tensor, size: int, seed: int) -> Tensor:
     """
     if size < 1:
         raise ValueError(f"a sketch needs a positive size, not {size}")
-    rng = np.random.default_rng(seed)
+    rng = generator(seed, Stream.GRADIENT_SKETCH)
     sketch = np.zeros(size)
     for block in vector.detach().flatten().split(_BLOCK):
         # One draw for both: the lowest bit is the sign.

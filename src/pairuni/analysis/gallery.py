@@ -14,7 +14,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from tqdm import tqdm
@@ -27,6 +26,7 @@ from pairuni.data.pictures import Picture, embed
 from pairuni.errors import InputError
 from pairuni.files import atomic_path, check_folder
 from pairuni.records import Pair, Quadruple, read_pairs
+from pairuni.streams import Stream, generator
 
 _ABOUT = {
     "unmatched": "Quadruples that are in no pair.",
@@ -127,7 +127,7 @@ def stratified(keys: Sequence[tuple], limit: int, seed: int) -> list[int]:
     total = len(keys)
     if not limit or total <= limit:
         return list(range(total))
-    rng = np.random.default_rng(seed)
+    rng = generator(seed, Stream.GALLERY)
     ties = rng.permutation(total).tolist()
     order = sorted(range(total), key=lambda n: (keys[n], ties[n]))
     edges = [n * total // limit for n in range(limit + 1)]

@@ -12,6 +12,7 @@ from scipy import stats
 
 from pairuni.files import atomic_path, write_json, write_text
 from pairuni.records import Side
+from pairuni.streams import Stream, generator
 
 RESAMPLES = 2000
 """Of the pairs, for an interval."""
@@ -66,7 +67,7 @@ def corrected(across_n: np.ndarray, one_n: np.ndarray, other_n: np.ndarray, seed
 def _interval(values: tuple[np.ndarray, ...], statistic: Any, seed: int) -> tuple[float, float]:
     if all(np.ptp(each) == 0 for each in values):  # of one pair, or of equal ones
         return math.nan, math.nan
-    rng = np.random.default_rng(seed)
+    rng = generator(seed, Stream.GRADIENT_INTERVAL)
     options: dict[str, Any] = {"paired": len(values) > 1, "method": "percentile", "n_resamples": RESAMPLES, "rng": rng}
     with warnings.catch_warnings():
         # Where some resamples have no value there is no interval, which the table shows.

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pairuni import dist
 from pairuni.algo.gradients import count_sketch
 from pairuni.algo.pair_grpo import pair_credit
 from pairuni.analysis.gradient_summary import KINDS, summarise, write_summary
@@ -32,6 +31,7 @@ from pairuni.policies.base import Policy
 from pairuni.records import Pair, Side, resolve_image
 from pairuni.rewards import side_reward
 from pairuni.rewards.combined import total
+from pairuni.streams import VERSION, Stream, generator, other_streams, seed_all
 from pairuni.train.inputs import input_record
 from pairuni.train.loop import image_root, mixed_pairs
 from pairuni.train.resume import FREE, flat_config
@@ -75,7 +75,7 @@ def measure_gradients(config: GradientsConfig, train: TrainConfig, output: Path)
     with locked(output):
         path, settings = output / "gradients.jsonl", _settings(config, train)
         kept = _continued(output / "settings.json", path, settings)
-        dist.seed_all(config.seed)  # adapters begin at random
+        seed_all(config.seed, Stream.GRADIENT_ADAPTERS)  # adapters begin at random
         gauge = Gauge(load_trainable(train.model, train.model.path, train.model.device), train, config.sketch)
         if not kept:
             write_json(output / "settings.json", settings)
@@ -95,7 +95,8 @@ def measure_gradients(config: GradientsConfig, train: TrainConfig, output: Path)
 def _settings(config: GradientsConfig, train: TrainConfig) -> dict[str, Any]:
     """What all rows of one file have in common: more pairs and other mixes may be added to it."""
     bound = {name: value for name, value in flat_config(train).items() if not name.startswith((*FREE, *_UNUSED))}
-    return json.loads(json.dumps({"sketch": config.sketch, **bound, "inputs": input_record(train)}))
+    own = {"streams": VERSION, "sketch": config.sketch}
+    return json.loads(json.dumps(own | bound | {"inputs": input_record(train)}))
 
 
 def _continued(settings: Path, path: Path, wanted: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -112,6 +113,9 @@ def _continued(settings: Path, path: Path, wanted: Mapping[str, Any]) -> list[di
         rows.append(row)
     if rows:
         found = read_json(settings)
+        problem = other_streams(found)
+        if problem:
+            raise InputError(problem, file=settings, field="streams")
         other = sorted(name for name in {*wanted, *found} if found.get(name) != wanted.get(name))
         if other:
             problem = "the measurements that are there have another one; take another folder"
@@ -131,7 +135,7 @@ def drawn_pairs(train: TrainConfig, mode: PairingMode, config: GradientsConfig) 
         if err.field != "pairing.mode":
             raise
         raise InputError(f"{err}; leave {mode} out", field="mixes") from None
-    order = np.random.default_rng(config.seed).permutation(len(mixed))
+    order = generator(config.seed, Stream.GRADIENT_PAIRS).permutation(len(mixed))
     return [mixed[i] for i in order[: config.pairs].tolist()]
 
 

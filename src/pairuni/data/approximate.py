@@ -12,6 +12,7 @@ import numpy as np
 
 from pairuni.data.match import Edges, candidates, normalise, ordered, scored
 from pairuni.errors import InputError
+from pairuni.streams import Stream, generator, number
 
 _MARGIN = 1e-5  # of faiss's float32 products
 _ROWS = 4096  # generation rows that are looked up at once
@@ -36,8 +37,9 @@ def approximate_candidates(
     lists = max(1, min(4 * isqrt(len(und_UD)), len(und_UD) // 4))
     centres = faiss.IndexFlatIP(und_UD.shape[1])
     index = faiss.IndexIVFFlat(centres, und_UD.shape[1], lists, faiss.METRIC_INNER_PRODUCT)
-    index.cp.seed, index.cp.spherical, index.cp.min_points_per_centroid = seed, True, 1
-    some = np.random.default_rng(seed).permutation(len(und_UD))[: _TRAINING * lists]
+    index.cp.spherical, index.cp.min_points_per_centroid = True, 1
+    index.cp.seed = number(seed, Stream.INDEX_LISTS, bits=31)
+    some = generator(seed, Stream.INDEX_TRAINING).permutation(len(und_UD))[: _TRAINING * lists]
     index.train(np.take(und_UD, some, axis=0))
     index.add(und_UD)
     index.nprobe = min(probes, lists)
@@ -62,7 +64,7 @@ def recall(
 
     1.0 where the sample has no edge.
     """
-    rows = np.sort(np.random.default_rng(seed).permutation(len(gen_GD))[:_SAMPLE])
+    rows = np.sort(generator(seed, Stream.INDEX_RECALL).permutation(len(gen_GD))[:_SAMPLE])
     true = candidates(np.take(gen_GD, rows, axis=0), und_UD, neighbours, floor)
     width = len(und_UD)
     found = np.isin(rows[true.g_E] * width + true.u_E, edges.g_E * width + edges.u_E)

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from pairuni.data.match import normalise
 from pairuni.data.products import above, below, exact, fastest
+from pairuni.streams import Stream, generator
 
 PASSES = 50
 """Most passes of Lloyd's algorithm; it usually settles earlier."""
@@ -83,13 +84,13 @@ def cluster(
     if passes < 1:
         raise ValueError(f"passes must be positive, not {passes}")
     features_ND = normalise(features_ND)
-    rng = np.random.default_rng(seed)
-    run = (_lloyd if kmeans == "lloyd" else _minibatch)(features_ND, clusters, rng, passes)
+    k_means = _lloyd if kmeans == "lloyd" else _minibatch
+    run = k_means(features_ND, clusters, generator(seed, Stream.CLUSTERS), passes)
     score_N = exact(features_ND, run.centroids_CD, np.arange(len(features_ND)), run.assignment_N)
     length_C = np.maximum(np.linalg.norm(run.centroids_CD, axis=1), np.finfo(np.float32).tiny)
     mean_cosine = float((score_N / length_C[run.assignment_N]).mean())
     if select == "random":
-        score_N = rng.random(len(features_ND))
+        score_N = generator(seed, Stream.CLUSTER_MEMBER).random(len(features_ND))
     ordered = np.lexsort((np.arange(len(score_N)), -score_N, run.assignment_N))
     _, first = np.unique(run.assignment_N[ordered], return_index=True)
     sizes_C = np.bincount(run.assignment_N, minlength=clusters)

@@ -18,6 +18,7 @@ from pairuni.config import PairingMode
 from pairuni.data.images import load_image
 from pairuni.errors import InputError
 from pairuni.records import Pair, Quadruple, Side
+from pairuni.streams import VERSION, Stream, generator, other_streams
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class PairSampler:
         self._draws = batch * len(together)
         self._orders: dict[int, np.ndarray] = {}
         rows = json.dumps([p.to_json() for p in self._pairs], sort_keys=True)
-        what = f"{rows}|{batch}|{seed}|{mode == 'vanilla'}"
+        what = f"{rows}|{batch}|{seed}|{mode == 'vanilla'}|{VERSION}"
         self.fingerprint = hashlib.sha256(what.encode()).hexdigest()
 
     def batch_at(self, step: int) -> dict[Side, list[Half]]:
@@ -70,11 +71,14 @@ class PairSampler:
         return halves
 
     def state(self, step: int) -> dict[str, Any]:
-        """What a checkpoint keeps: the next step and the fingerprint of pairs, batch, seed and mode."""
-        return {"step": step, "fingerprint": self.fingerprint}
+        """What a checkpoint keeps: next step, version of random streams, fingerprint of pairs, batch, seed and mode."""
+        return {"step": step, "streams": VERSION, "fingerprint": self.fingerprint}
 
     def restore(self, state: dict[str, Any]) -> int:
-        """The step to continue at. Raises InputError when the state belongs to other pairs, batch, seed or mode."""
+        """The step to continue at. Raises InputError when the state has other streams, pairs, batch, seed or mode."""
+        problem = other_streams(state)
+        if problem:
+            raise InputError(problem)
         if state["fingerprint"] != self.fingerprint:
             raise InputError("the checkpoint was made with other pairs, batch size, seed or mixing mode")
         return int(state["step"])
@@ -82,7 +86,9 @@ class PairSampler:
     def _order(self, epoch: int) -> np.ndarray:
         if epoch not in self._orders:
             kept = {e: o for e, o in self._orders.items() if e == epoch - 1}
-            self._orders = kept | {epoch: np.random.default_rng([self.seed, epoch]).permutation(len(self._units))}
+            self._orders = kept | {
+                epoch: generator(self.seed, Stream.SAMPLER_ORDER, epoch).permutation(len(self._units))
+            }
         return self._orders[epoch]
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from string import Template
 from typing import TypeVar
 
-import numpy as np
 from PIL import Image
 
 from pairuni.data.completion import Attempt, Rejected
@@ -20,6 +19,7 @@ from pairuni.errors import InputError
 from pairuni.files import read_text
 from pairuni.llm import BadReply, Chat, Picture, Question, Reply, Unanswered
 from pairuni.records import Quadruple, Sample, Side
+from pairuni.streams import Stream, generator
 
 LETTERS = "ABCD"
 INSTRUCTION = "Answer with the options letter from the given choices directly."
@@ -163,7 +163,7 @@ def picture(image: LoadedImage, chat: Chat) -> Picture:
 def dealt_letter(position: int, seed: int) -> int:
     """Index of the right option: each block of four samples has each letter once."""
     block, place = divmod(position, len(LETTERS))
-    return int(np.random.default_rng([seed, block]).permutation(len(LETTERS))[place])
+    return int(generator(seed, Stream.LETTERS, block).permutation(len(LETTERS))[place])
 
 
 def composed(question: str, options: Sequence[str], letter: int) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from pairuni.data.features import extract, load_extractor
 from pairuni.data.match import normalise
 from pairuni.errors import InputError
 from pairuni.records import Pair, Quadruple, Side
+from pairuni.streams import Stream, generator
 
 UNWEIGHTED: frozenset[PairingMode] = frozenset({"random_pairs", "unpaired", "vanilla"})
 """Modes without a meaningful similarity."""
@@ -76,12 +77,13 @@ def _from_source(pairs: Sequence[Pair], side: Side) -> list[Pair]:
 
 
 def _derangement(n: int, seed: int) -> np.ndarray:
-    """A random cyclic permutation of n: no index stays."""
+    """A permutation of n of which no index stays, each of these as likely as any other."""
     _need_two(n, "random_pairs")
-    order = np.random.default_rng(seed).permutation(n)
-    partner = np.empty(n, dtype=np.int64)
-    partner[order] = np.roll(order, -1)
-    return partner
+    rng = generator(seed, Stream.RANDOM_PARTNERS)
+    while True:  # e times on average
+        partner = rng.permutation(n)
+        if not (partner == np.arange(n)).any():
+            return partner
 
 
 def _unpaired(pairs: Sequence[Pair], seed: int, features: Features) -> list[Pair]:
@@ -90,7 +92,7 @@ def _unpaired(pairs: Sequence[Pair], seed: int, features: Features) -> list[Pair
     und_ND = normalise(features([p.understand for p in pairs]))
     free_N = np.ones(len(pairs), bool)
     partner = np.empty(len(pairs), dtype=np.int64)
-    for g in np.random.default_rng(seed).permutation(len(pairs)).tolist():
+    for g in generator(seed, Stream.UNPAIRED_ORDER).permutation(len(pairs)).tolist():
         cosine_N = und_ND @ gen_ND[g]
         cosine_N[g] = 2.0  # its partner, the last resort
         partner[g] = int(np.argmin(np.where(free_N, cosine_N, np.inf)))

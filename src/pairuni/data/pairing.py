@@ -31,6 +31,7 @@ from pairuni.data.ray_engine import choose_engine
 from pairuni.errors import InputError
 from pairuni.files import file_hash, read_jsonl, write_json, write_jsonl
 from pairuni.records import Pair, Quadruple, Side, read_quadruples
+from pairuni.streams import Stream, generator
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 _RANDOM_PAIRS = 10_000
@@ -104,7 +105,7 @@ def build_pairs(
     rest = np.setdiff1d(np.arange(len(images)), clustering.selected)
     is_generation = np.array([q.side is Side.GENERATION for q in images])
     und, gen = rest[~is_generation[rest]], rest[is_generation[rest]]
-    gen = np.random.default_rng(options.seed).permutation(gen)
+    gen = generator(options.seed, Stream.VISITING_ORDER).permutation(gen)
     edges, graph = _graph(features_ND[gen], features_ND[und], options)
     chosen = choose(edges, (len(gen), len(und)), options.matching)
     g, u, similarity = gen[edges.g_E[chosen]], und[edges.u_E[chosen]], edges.similarity_E[chosen]
@@ -165,7 +166,7 @@ def _cut(
     if not most or most >= len(selected) + len(edges):
         return selected, edges
     if most < len(selected):
-        selected = sorted(np.random.default_rng(options.seed).choice(selected, most, replace=False).tolist())
+        selected = sorted(generator(options.seed, Stream.CUT).choice(selected, most, replace=False).tolist())
     best = sorted(edges, key=lambda e: (-e[2], e[0], e[1]))[: most - len(selected)]
     return selected, sorted(best)
 
@@ -281,7 +282,7 @@ def _quantiles(values: Sequence[float] | np.ndarray) -> dict[str, float] | None:
 
 def _random_cosines(features_ND: np.ndarray, hashes: Sequence[str], seed: int) -> np.ndarray:
     """Cosines of random pairs of different images: what the floor has to be seen against."""
-    i, j = np.random.default_rng(seed).integers(len(hashes), size=(2, _RANDOM_PAIRS))
+    i, j = generator(seed, Stream.RANDOM_COSINES).integers(len(hashes), size=(2, _RANDOM_PAIRS))
     different = np.array([hashes[a] != hashes[b] for a, b in zip(i.tolist(), j.tolist(), strict=True)])
     return np.einsum("nd,nd->n", features_ND[i[different]], features_ND[j[different]])
 

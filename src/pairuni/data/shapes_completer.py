@@ -1,7 +1,5 @@
 """The offline completer of the Shapes world: reads images with the detector, captions them, asks about them."""
 
-import hashlib
-
 import numpy as np
 
 from pairuni.data.completion import Attempt
@@ -11,6 +9,7 @@ from pairuni.records import Sample
 from pairuni.shapes.captions import Requirement, describe, placed, prompt_split, relation_held_out, write
 from pairuni.shapes.detector import read_scene
 from pairuni.shapes.questions import ask
+from pairuni.streams import Stream, generator
 
 WORDINGS = 20
 """Tries at a caption whose wording is not held out; one in six is."""
@@ -53,5 +52,4 @@ class ShapesCompleter:
         return None if question is None else (question.text, question.answer)
 
     def _rng(self, sample: Sample, attempt: Attempt) -> np.random.Generator:
-        name = int.from_bytes(hashlib.sha256(sample.id.encode()).digest()[:8])
-        return np.random.default_rng([self.seed, name, attempt.number])
+        return generator(self.seed, Stream.SHAPES_COMPLETER, sample.id, attempt.number)

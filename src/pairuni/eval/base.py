@@ -15,6 +15,7 @@ import numpy as np
 from pairuni.data.images import StoredImage
 from pairuni.policies.base import SamplingSpec
 from pairuni.records import Side
+from pairuni.streams import Stream, generator
 
 _RESAMPLES = 400  # of the bootstrap; its own error is then about 3.5 % of the standard error
 
@@ -168,7 +169,7 @@ def standard_error(answers: Sequence[Answer], benchmark: Benchmark) -> float:
     if benchmark.factor is not None and len(groups) == len(answers):
         scores = np.array([answer.score for answer in answers])
         return benchmark.factor * float(scores.std(ddof=1)) / math.sqrt(len(scores))
-    rng, kept = np.random.default_rng(0), list(groups.values())
+    rng, kept = generator(0, Stream.SCORE_ERROR), list(groups.values())
     values = []
     for _ in range(_RESAMPLES):
         drawn = rng.integers(len(kept), size=len(kept))

@@ -13,6 +13,7 @@ import numpy as np
 
 from pairuni.policies.base import SamplingSpec
 from pairuni.records import Prompt, Side
+from pairuni.streams import Stream, generator
 
 RESIDENT, OPTIMISER = "resident", "optimiser step"
 ROLLOUT = {Side.GENERATION: "image rollout", Side.UNDERSTANDING: "text rollout"}
@@ -144,7 +145,7 @@ def made_up(side: Side, work: Workload, pixels: int, tokens: Callable[[Prompt], 
         pixels: the side of an image.
         tokens: of a prompt's text with its template.
     """
-    noise = np.random.default_rng(0).integers(0, 256, (work.prompts, pixels, pixels, 3), dtype=np.uint8)
+    noise = generator(0, Stream.MEMORY_NOISE).integers(0, 256, (work.prompts, pixels, pixels, 3), dtype=np.uint8)
     images = [(image,) if side is Side.UNDERSTANDING else () for image in noise]
 
     def prompt(n: int, words: int) -> Prompt:

@@ -7,7 +7,6 @@ show up as a gap between recorded and scored log-probs.
 Shapes: n rows or decisions, T decisions of a row, V vocabulary.
 """
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from pairuni.policies.base import SamplingSpec
 from pairuni.records import Side
+from pairuni.streams import Stream, content_key, keyed
 
 
 def counter_seed(run: int, step: int, pair: str | int, side: Side, rollout: int) -> int:
@@ -26,7 +26,7 @@ def counter_seed(run: int, step: int, pair: str | int, side: Side, rollout: int)
     Pair 1 and pair "1" differ.
     """
     key = json.dumps([run, step, pair, str(side), rollout])
-    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
+    return content_key(Stream.ROLLOUTS, key.encode())
 
 
 def row_uniforms(seeds: np.ndarray, count: int) -> Tensor:
@@ -34,7 +34,7 @@ def row_uniforms(seeds: np.ndarray, count: int) -> Tensor:
 
     A longer `count` extends the rows and changes nothing before.
     """
-    rows = [np.random.Generator(np.random.Philox(key=int(seed))).random(count) for seed in seeds]
+    rows = [keyed(int(seed)).random(count) for seed in seeds]
     return torch.from_numpy(np.stack(rows))
 
 

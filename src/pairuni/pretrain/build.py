@@ -23,6 +23,8 @@ from transformers import (
 )
 from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
 
+from pairuni.streams import Stream, number, seed_torch
+
 BOS, EOS, PAD = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜▁pad▁｜>"
 IMAGE, BOI, EOI, USER, ASSISTANT = (
     "<image_placeholder>",
@@ -180,7 +182,7 @@ def build_janus(
     """A random Janus of `size` and its processor, in eval mode; the same for the same arguments."""
     tokenizer = build_tokenizer(corpus, size.vocabulary)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        seed_torch(number(seed, Stream.PRETRAIN_WEIGHTS))
         model = JanusForConditionalGeneration(build_config(size, tokenizer))
         _widen(model)
     model.generation_config = GenerationConfig(

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from pairuni.policies.dimoo.model import Dimoo, DimooConfig, DimooModel
 from pairuni.policies.dimoo.prompts import EDIT, GENERATE, UNDERSTAND
 from pairuni.pretrain.build import EMBEDDING_STD
+from pairuni.streams import Stream, number, seed_torch
 
 # In the order of their ids, the image codes behind the last.
 SPECIALS = {
@@ -78,7 +79,7 @@ def build_tokenizer(corpus: Iterable[str], vocabulary: int) -> PreTrainedTokeniz
 def widen(language: DimooModel, seed: int) -> None:
     """Draws weights at the scale of their inputs' width, as a narrow model needs them to begin to learn (build.py)."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        seed_torch(number(seed, Stream.PRETRAIN_WEIGHTS))
         for layer in language.modules():
             if isinstance(layer, nn.Embedding):
                 layer.weight.normal_(std=EMBEDDING_STD)
@@ -106,7 +107,7 @@ def build_dimoo(size: DimooSize, corpus: Iterable[str], seed: int) -> tuple[Dimo
     )
     levels = len(size.vq_channels)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        seed_torch(number(seed, Stream.PRETRAIN_WEIGHTS))
         vqvae = VQModel(
             down_block_types=("DownEncoderBlock2D",) * levels,
             up_block_types=("UpDecoderBlock2D",) * levels,

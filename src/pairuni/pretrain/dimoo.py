@@ -29,6 +29,7 @@ from pairuni.shapes.captions import caption
 from pairuni.shapes.questions import LETTERS, ask_any
 from pairuni.shapes.renderer import render
 from pairuni.shapes.scenes import GRID, Scene, random_scene
+from pairuni.streams import Stream, generator, number, seed_torch
 
 ANSWERS, CAPTION = (4, 16), 40
 """Slots of an answer, one of these in each step, and of a description."""
@@ -50,7 +51,7 @@ def make_dimoo(config: PretrainConfig, output: Path, size: DimooSize = SIZE) -> 
     images = DimooTokenizer(module.vqvae)
     losses = {"vq_loss": _train_codes(images, config, output), "vq_exact": readable(images, config.seed)}
     module.vqvae.requires_grad_(False)
-    pool = make_pool(config.pool, np.random.default_rng([config.seed, 4]))
+    pool = make_pool(config.pool, generator(config.seed, Stream.PRETRAIN_POOL))
     rows = DimooRows(module, tokenizer, pool, images.encode(pool.images))
     module.language.train()
     _train_sight(module, rows, config, output)
@@ -89,13 +90,13 @@ def _train_codes(images: DimooTokenizer, config: PretrainConfig, output: Path) -
     """
     module, codebook = images.module, images.codebook
     module.train()
-    torch.manual_seed(config.seed)
+    seed_torch(number(config.seed, Stream.PRETRAIN_WEIGHTS))
     reset_convolutions(module)
     torch.nn.init.normal_(codebook.weight)
     codebook.requires_grad_(False)
 
     def draw(phase: int, step: int) -> Tensor:
-        rng = np.random.default_rng([config.seed, 2, phase, step])
+        rng = generator(config.seed, Stream.PRETRAIN_TOKENIZER, phase, step)
         scenes = [random_scene(rng, "train") for _ in range(config.vq_batch)]
         pixels = images.to_pixels(np.stack([render(scene, rng) for scene in scenes]))
         if phase:
@@ -189,11 +190,11 @@ class _Seeing(nn.Module):
 
 
 def _train_sight(module: Dimoo, rows: DimooRows, config: PretrainConfig, output: Path) -> None:
-    torch.manual_seed(config.seed)
+    seed_torch(number(config.seed, Stream.PRETRAIN_WEIGHTS))
     seeing = _Seeing(module).to(module.language.head.weight.device)
 
     def draw(step: int) -> Tensor:
-        rng = np.random.default_rng([config.seed, 6, step])
+        rng = generator(config.seed, Stream.PRETRAIN_SIGHT, step)
         states, scenes = rows.seeing_states(seeing.language, config.sight_batch, rng)
         labels = torch.stack([cell_labels(scene, module.codes_per_side) for scene in scenes]).to(states.device)
         return F.cross_entropy(seeing.head(states).float().flatten(0, 1), labels.flatten())

@@ -16,6 +16,7 @@ from pairuni.shapes.captions import TASKS, caption, example, prompt_split, rando
 from pairuni.shapes.questions import ask_any
 from pairuni.shapes.renderer import render
 from pairuni.shapes.scenes import Scene, random_scene
+from pairuni.streams import Stream, generator
 
 DESCRIBE = ("Describe the picture.", "What is in the picture?", "Write a caption.")
 IGNORE = -100
@@ -53,7 +54,7 @@ def training_caption(scene: Scene, rng: np.random.Generator) -> str:
 
 def corpus(seed: int, size: int = 3000) -> list[str]:
     """Texts for the tokenizer."""
-    rng = np.random.default_rng([seed, 99])
+    rng = generator(seed, Stream.PRETRAIN_CORPUS)
     texts: list[str] = list(DESCRIBE)
     for _ in range(size):
         scene = random_scene(rng, "train")

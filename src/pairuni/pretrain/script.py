@@ -22,6 +22,7 @@ from pairuni.pretrain.language import Sight, answer_loss, image_loss
 from pairuni.pretrain.rows import Pool, RowWriter, corpus, make_pool
 from pairuni.pretrain.stages import fit, readable, train_language, train_tokenizer, training_seconds
 from pairuni.pretrain.vq import JanusTokenizer
+from pairuni.streams import Stream, generator, number, seed_torch
 
 GUIDANCE = 2.0
 """Of the images that the model card measures: what a model of this size draws best with."""
@@ -81,7 +82,7 @@ def save_model(model: JanusForConditionalGeneration, processor: JanusProcessor, 
 def _train_language(
     model: JanusForConditionalGeneration, processor: JanusProcessor, config: PretrainConfig, output: Path
 ) -> float:
-    pool = make_pool(config.pool, np.random.default_rng([config.seed, 4]))
+    pool = make_pool(config.pool, generator(config.seed, Stream.PRETRAIN_POOL))
     codes = JanusTokenizer(model.model.vqmodel).encode(pool.images)
     model.model.vqmodel.requires_grad_(False)
     model.train()
@@ -100,11 +101,11 @@ def _train_language(
 
 
 def _train_sight(model: JanusForConditionalGeneration, pool: Pool, config: PretrainConfig, output: Path) -> None:
-    torch.manual_seed(config.seed)
+    seed_torch(number(config.seed, Stream.PRETRAIN_WEIGHTS))
     sight = Sight(model).to(model.device)
 
     def draw(step: int) -> torch.Tensor:
-        seen = np.random.default_rng([config.seed, 6, step]).integers(len(pool.scenes), size=config.sight_batch)
+        seen = generator(config.seed, Stream.PRETRAIN_SIGHT, step).integers(len(pool.scenes), size=config.sight_batch)
         pixels = JanusTokenizer(model.model.vqmodel).to_pixels(pool.images[seen])
         return sight.loss(pixels, [pool.scenes[i] for i in seen])
 

@@ -20,6 +20,7 @@ from pairuni.pretrain.rows import make_pool
 from pairuni.shapes.detector import read_scene
 from pairuni.shapes.renderer import render
 from pairuni.shapes.scenes import random_scene
+from pairuni.streams import Stream, generator, number, seed_torch
 
 SAVE_EVERY = 100
 """Steps between saved states."""
@@ -74,10 +75,10 @@ def train_language(
     answers, images = losses
 
     def look(step: int) -> torch.Tensor:
-        return answers(config.answer_rows, 0.0, np.random.default_rng([config.seed, 7, step]))
+        return answers(config.answer_rows, 0.0, generator(config.seed, Stream.PRETRAIN_ANSWERS, step))
 
     def draw(step: int, careless: float = 0.0) -> torch.Tensor:
-        rng = np.random.default_rng([config.seed, 5, step])
+        rng = generator(config.seed, Stream.PRETRAIN_LANGUAGE, step)
         return answers(config.shared_rows or config.answer_rows, careless, rng) + images(rng)
 
     fit(module, look, ("answers", config.answer_steps, config.lr, False), output)
@@ -103,18 +104,20 @@ def train_tokenizer(tokenizer: vq.ImageTokenizer, config: PretrainConfig, output
     """Of Janus, which finds its own codes. Returns the mean loss of the last 50 steps."""
     module = tokenizer.module
     module.train()
-    torch.manual_seed(config.seed)
+    seed_torch(number(config.seed, Stream.PRETRAIN_WEIGHTS))
     vq.reset_convolutions(module)
     loss = math.nan
     phases = {"auto": config.auto_steps, "quantised": config.vq_steps, "decoder": config.decoder_steps}
     for phase, steps in phases.items():
         if phase == "quantised" and not state_file(output, phase).exists():
-            vq.fit_codebook(tokenizer, make_pool(2000, np.random.default_rng([config.seed, 1])).images, config.seed)
+            vq.fit_codebook(
+                tokenizer, make_pool(2000, generator(config.seed, Stream.PRETRAIN_CODEBOOK)).images, config.seed
+            )
 
         def draw(step: int, phase: str = phase) -> torch.Tensor:
-            rng = np.random.default_rng([config.seed, 2, len(phase), step])
+            rng = generator(config.seed, Stream.PRETRAIN_TOKENIZER, len(phase), step)
             images = [render(random_scene(rng, "train"), rng) for _ in range(config.vq_batch)]
-            torch.manual_seed(int(rng.integers(2**31)))
+            seed_torch(int(rng.integers(2**31)))
             return vq.PHASES[phase](tokenizer, tokenizer.to_pixels(np.stack(images)))
 
         loss = fit(module, draw, (phase, steps, config.vq_lr, phase != "auto"), output)
@@ -125,7 +128,7 @@ def train_tokenizer(tokenizer: vq.ImageTokenizer, config: PretrainConfig, output
 @torch.no_grad()
 def readable(tokenizer: vq.ImageTokenizer, seed: int, size: int = 500) -> float:
     """Share of held-out scenes that the detector reads exactly from the tokenizer's reconstruction."""
-    rng = np.random.default_rng([seed, 3])
+    rng = generator(seed, Stream.PRETRAIN_READABLE)
     scenes = [random_scene(rng, "held_out") for _ in range(size)]
     images = np.stack([render(s, rng) for s in scenes])
     made = tokenizer.decode(tokenizer.encode(images))

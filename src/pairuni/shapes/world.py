@@ -16,6 +16,7 @@ from pairuni.shapes.captions import TASKS, caption, example, prompt_split, rando
 from pairuni.shapes.questions import TYPES, Question, ask
 from pairuni.shapes.renderer import BACKGROUND, TINTS, render
 from pairuni.shapes.scenes import Scene, Split, random_scene
+from pairuni.streams import Stream, generator
 
 SOURCES = ("understanding.jsonl", "generation.jsonl")
 """Files of a world's two sources."""
@@ -54,7 +55,7 @@ def write_world(config: ShapesConfig) -> None:
         questions.append(row | {"question": question.text, "answer": question.answer, "tag": question.type})
     again = _again(config)
     for i in range(config.generation):
-        rng = np.random.default_rng([config.seed, 2, i])
+        rng = generator(config.seed, Stream.WORLD_CAPTION, i)
         if i in again:
             scene, tag = _asked(again[i], config)[0], SCENE
             text = _train_caption(scene, rng)
@@ -76,14 +77,14 @@ def _check_names(config: ShapesConfig) -> None:
 
 def _asked(i: int, config: ShapesConfig) -> tuple[Scene, Question, np.random.Generator]:
     """Understanding sample i, and the generator that goes on to draw it."""
-    rng = np.random.default_rng([config.seed, 1, i])
+    rng = generator(config.seed, Stream.WORLD_QUESTION, i)
     types = config.question_types or TYPES
     return *random_question(types[i % len(types)], rng, "train"), rng
 
 
 def _again(config: ShapesConfig) -> dict[int, int]:
     """Generation samples that show the scene of an understanding sample once more: each has another while they last."""
-    rng = np.random.default_rng([config.seed, 3])
+    rng = generator(config.seed, Stream.WORLD_COMMON)
     chosen = rng.permutation(config.generation)[: round(config.common * config.generation)]
     scenes = np.resize(rng.permutation(config.understanding), len(chosen))
     return dict(zip(chosen.tolist(), scenes.tolist(), strict=True))
@@ -92,7 +93,7 @@ def _again(config: ShapesConfig) -> dict[int, int]:
 def _background(source: int, i: int, config: ShapesConfig) -> tuple[int, int, int]:
     """Of image i of source 1 (understanding) or 2 (generation)."""
     if config.backgrounds == "mixed":
-        return TINTS[int(np.random.default_rng([config.seed, 4, source, i]).integers(len(TINTS)))]
+        return TINTS[int(generator(config.seed, Stream.WORLD_BACKGROUND, source, i).integers(len(TINTS)))]
     return TINTS[source - 1] if config.backgrounds == "apart" else BACKGROUND
 
 

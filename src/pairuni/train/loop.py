@@ -29,6 +29,7 @@ from pairuni.records import Pair, Quadruple, Side, read_pairs, resolve_image
 from pairuni.rewards import side_reward
 from pairuni.rewards.base import Reward
 from pairuni.runs import RunDir
+from pairuni.streams import Stream, seed_all
 from pairuni.train.checkpoint import Progress, load_state, load_trained, save_checkpoint
 from pairuni.train.hacking import gamed
 from pairuni.train.inputs import input_record
@@ -168,7 +169,7 @@ def _set_up(
     adapted = config.model.lora.rank > 0
     # What adapters are added to is the model that the run began with: a checkpoint has them merged.
     source = config.model.path if start.checkpoint is None or adapted else str(start.checkpoint / "model")
-    dist.seed_all(config.seed)
+    seed_all(config.seed, Stream.ADAPTERS)
     policy = load_trainable(config.model, source, device)
     initial = _initial(config, policy, start) if config.kl_beta > 0 else None
     if adapted and start.checkpoint is not None:
@@ -182,7 +183,7 @@ def _set_up(
     if config.kl_beta > 0 and initial is None:
         reference = WithoutLora(policy)
     optimizer = Optimizer(policy.trainable(), config.optim)
-    dist.seed_all(config.seed)
+    seed_all(config.seed, Stream.TRAINING)
     if start.checkpoint is not None and start.progress is not None:
         sampler.restore(start.progress.sampler)
         load_state(start.checkpoint, optimizer)

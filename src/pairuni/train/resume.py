@@ -19,6 +19,7 @@ from pairuni.config import TrainConfig
 from pairuni.errors import InputError
 from pairuni.files import check_folder, write_json, write_jsonl, write_text
 from pairuni.runs import RunDir, environment, read_steps
+from pairuni.streams import other_streams
 from pairuni.train.checkpoint import (
     Progress,
     best_step,
@@ -84,7 +85,8 @@ def find_start(run: RunDir, config: TrainConfig) -> Start:
 
     Raises:
         InputError: the directory holds a run with another config (the fields that differ are named), a run that is
-            already further than config.steps, broken metrics, or only damaged checkpoints; or it is no directory.
+            already further than config.steps, was made with other random streams, broken metrics, or only damaged
+            checkpoints; or it is no directory.
     """
     check_folder(run.path)
     _check_config(run, config)
@@ -92,6 +94,9 @@ def find_start(run: RunDir, config: TrainConfig) -> Start:
     checkpoint = find_checkpoint(run, lambda message: tqdm.write(f"warning: {message}"))
     progress = None if checkpoint is None else read_progress(checkpoint)
     start = Start(checkpoint, progress)
+    problem = None if progress is None else other_streams(progress.sampler)
+    if problem:
+        raise InputError(problem, file=checkpoint)
     if progress is not None and progress.config_hash != config_hash(config):
         raise InputError("was made under another config than the run's config.yaml", file=checkpoint)
     if start.step > config.steps:

@@ -27,6 +27,7 @@ from pairuni.shapes.captions import caption
 from pairuni.shapes.questions import ask_any
 from pairuni.shapes.renderer import render
 from pairuni.shapes.scenes import random_scene
+from pairuni.streams import Stream, generator, number, seed_torch
 from pairuni.train.measure import Gauge
 from pairuni.train.optim import Optimizer
 from pairuni.train.rollout import ImageLoader, SideBatch, collect, sampling_spec
@@ -81,7 +82,7 @@ def run_smoke(config: SmokeConfig, say: Callable[[str], None]) -> Smoke:
     trained, adapters = count_trained(planner, config.model)
     gauge = Gauge(pick_device(config.model.device))
     say("loading the model")
-    torch.manual_seed(config.seed)
+    seed_torch(number(config.seed, Stream.SMOKE_MODEL))
     policy = load_trainable(config.model, config.model.path, config.model.device)
     settings = _settings(config)
     optimizer = Optimizer(policy.trainable(), settings.optim)
@@ -185,7 +186,7 @@ def _halves(config: SmokeConfig) -> tuple[dict[Side, list[Half]], ImageLoader]:
     drawn: dict[str, np.ndarray] = {}
     quadruples = []
     for n in range(config.number):
-        rng = np.random.default_rng([config.seed, n])
+        rng = generator(config.seed, Stream.SMOKE_DRAWING, n)
         scene = random_scene(rng, "train")
         question, name = ask_any(scene, rng), f"drawing_{n}.png"
         drawn[name] = render(scene, rng)

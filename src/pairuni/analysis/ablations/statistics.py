@@ -13,6 +13,8 @@ from functools import cache
 import numpy as np
 from scipy import optimize, stats
 
+from pairuni.streams import Stream, generator
+
 LEVEL = 0.95
 _DRAWS = 10_000
 _POINTS = 4096
@@ -136,7 +138,7 @@ def correlation(x_GS: np.ndarray, y_GS: np.ndarray, seed: int = 0) -> Estimate:
     if not (np.ptp(x_GS.mean(1)) and np.ptp(y_GS.mean(1))):
         raise ValueError("one of the two is the same everywhere")
     r = float(np.corrcoef(x_GS.mean(1), y_GS.mean(1))[0, 1])
-    rng, drawn = np.random.default_rng(seed), []
+    rng, drawn = generator(seed, Stream.CORRELATION), []
     while len(drawn) < _DRAWS:
         g, s = rng.integers(G, size=G), rng.integers(S, size=S)
         x, y = x_GS[g][:, s].mean(1), y_GS[g][:, s].mean(1)

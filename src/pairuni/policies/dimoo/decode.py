@@ -6,7 +6,6 @@ the likeliest of draws for all slots, so that what is filled is likelier than th
 Shapes: n rows, A tokens of the answer part, N slots, S slots of a step, H hidden width, V ids of the slice.
 """
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from pairuni.policies.dimoo.cache import CachedLogits, CachedStates
 from pairuni.policies.dimoo.model import DimooModel, states_at
 from pairuni.policies.dimoo.prompts import Layout
 from pairuni.policies.sampling import check, draw, row_uniforms
+from pairuni.streams import Stream, content_key, keyed
 
 # Tokens of a forward while sampling, prompts and unconditional rows included.
 TOKENS = 1 << 16
@@ -64,8 +64,7 @@ def random_order(ids_P: Tensor, plan: Sequence[Step]) -> Tensor:
 
     Not of the row's seed: rollouts of a group then differ in what was drawn alone.
     """
-    key = hashlib.blake2b(ids_P.numpy().tobytes(), digest_size=16).digest()
-    rng = np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
+    rng = keyed(content_key(Stream.FILL_ORDER, ids_P.numpy().tobytes()))
     blocks = {(step.block.start, step.block.stop): None for step in plan}
     return torch.from_numpy(np.concatenate([start + rng.permutation(stop - start) for start, stop in blocks]))
 
