@@ -171,6 +171,10 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda c: forged(c / STATE, json.dumps(read_json(c / STATE) | {"config_hash": "0" * 64})),
         "was made under another config",
     ),
+    "a run of other random streams": (
+        lambda c: forged(c / STATE, json.dumps(read_json(c / STATE) | {"sampler": {"step": 2, "fingerprint": "0"}})),
+        "was made with random streams version 1, and this release draws version 2",
+    ),
     "moments that are no safetensors": (lambda c: forged(c / "state/optimizer.safetensors", "junk"), "cannot be read"),
     "random state that is none": (lambda c: forged(c / "state/random.safetensors", "{}"), "cannot be read"),
 }

@@ -15,6 +15,7 @@ from pairuni.data.cluster import medoids
 from pairuni.data.pairing import ALONE, CUT, TAKEN, build_pairs, run_pair
 from pairuni.errors import InputError
 from pairuni.records import Quadruple, Side, read_pairs, read_quadruples
+from pairuni.streams import Stream, generator
 
 U, G = Side.UNDERSTANDING, Side.GENERATION
 
@@ -41,7 +42,7 @@ def by_hand(quadruples, features, config) -> list[tuple[str, str, str]]:
     gen = np.array([i for i in left if quadruples[i].side is G], dtype=int)
     free = [i for i in left if quadruples[i].side is U]
     found = []
-    for g in np.random.default_rng(config.seed).permutation(gen).tolist():
+    for g in generator(config.seed, Stream.VISITING_ORDER).permutation(gen).tolist():
         near = sorted((-float(unit[g] @ unit[u]), u) for u in free)
         if near and -near[0][0] >= config.similarity_floor:
             found.append((g, near[0][1]))

@@ -89,14 +89,15 @@ def find_start(run: RunDir, config: TrainConfig) -> Start:
             checkpoints; or it is no directory.
     """
     check_folder(run.path)
-    _check_config(run, config)
-    run.resumable_metrics()
     checkpoint = find_checkpoint(run, lambda message: tqdm.write(f"warning: {message}"))
     progress = None if checkpoint is None else read_progress(checkpoint)
+    if progress is not None and progress.step < config.steps:
+        problem = other_streams(progress.sampler)
+        if problem:  # said before what else is new since that release
+            raise InputError(problem, file=checkpoint)
+    _check_config(run, config)
+    run.resumable_metrics()
     start = Start(checkpoint, progress)
-    problem = None if progress is None else other_streams(progress.sampler)
-    if problem:
-        raise InputError(problem, file=checkpoint)
     if progress is not None and progress.config_hash != config_hash(config):
         raise InputError("was made under another config than the run's config.yaml", file=checkpoint)
     if start.step > config.steps:
