@@ -66,13 +66,14 @@ def ablations(arguments: list[str]) -> int:
     check_model(train)
     pair = parse_config(PairConfig, ["--config", config.pair], "pair") if config.pair else None
     from pairuni.analysis.ablations.plan import Base
+    from pairuni.analysis.ablations.results import by_streams
     from pairuni.analysis.ablations.study import run_ablations
     from pairuni.analysis.ablations.write import write_suite
 
     output = Path(config.output)
     outcome = run_ablations(config, Base(train, pair, output), check_names)
     for suite in () if config.dry_run else config.suite:
-        print(f"{write_suite(suite, outcome.results, output)}\n{output / suite}.md\n")
+        print(f"{write_suite(suite, by_streams(outcome.every), output)}\n{output / suite}.md\n")
     for failure in outcome.failures:
         print(f"failed: {failure.stage} of {', '.join(failure.runs)}: {failure.said} ({failure.log})", file=sys.stderr)
     print("\n".join([f"configs: {output / 'configs'}"] * config.dry_run + [outcome.closing]))

@@ -20,6 +20,7 @@ from pairuni import dist
 from pairuni.config import TrainConfig
 from pairuni.data.dataset import ImageCache, PairSampler
 from pairuni.data.mixing import image_features, mix
+from pairuni.data.partners import Partners, co_batching, true_partners
 from pairuni.errors import InputError
 from pairuni.files import locked, read_jsonl, write_json, write_jsonl, write_text
 from pairuni.policies import load_policy
@@ -61,6 +62,8 @@ class _Run:
     reference: Scorer | None
     optimizer: Optimizer
     evaluate: Evaluate | None
+    partners: Partners
+    """Of the file, before mixing; empty where one side alone is trained, or on other processes than the first."""
     trackers: Trackers | None = None
     """On the first process."""
 
@@ -192,7 +195,9 @@ def _set_up(
     def load_image(image_path: str) -> np.ndarray:
         return cache.load(resolve_image(image_path, root))
 
-    return _Run(config, directory, pairs, sampler, rewards, load_image, policy, reference, optimizer, evaluate)
+    both = dist.is_main() and config.sides == "both"
+    partners = true_partners(read_pairs(config.data.pairs, config.data.image_root)) if both else {}
+    return _Run(config, directory, pairs, sampler, rewards, load_image, policy, reference, optimizer, evaluate, partners)
 
 
 def _check_sharding(config: TrainConfig) -> None:
@@ -252,7 +257,8 @@ def _step(run: _Run, step: int, stop: StopSignal) -> dict[str, float] | None:
     """One step's metrics; None when a signal came during the rollout, with the weights untouched."""
     started = time.perf_counter()
     rollouts = run.config.rollout.rollouts
-    parts = {side: dist.own_part(items, rollouts) for side, items in run.sampler.batch_at(step - 1).items()}
+    drawn = run.sampler.batch_at(step - 1)
+    parts = {side: dist.own_part(items, rollouts) for side, items in drawn.items()}
     halves = {side: own for side, (own, _) in parts.items()}
     columns = {side: own for side, (_, own) in parts.items()}
     with gathered(run.policy):
@@ -261,6 +267,8 @@ def _step(run: _Run, step: int, stop: StopSignal) -> dict[str, float] | None:
         return None
     row = train_step(run.policy, batch, run.optimizer, run.config, step, run.reference)
     run.optimizer.zero_grad()  # as large as the weights, and of no use while the next step samples
+    if run.partners:
+        row["co_batching"] = co_batching(drawn, run.partners)
     return row | {"seconds/total": time.perf_counter() - started}
 
 

@@ -40,10 +40,17 @@ class Row:
     reference: str | None
     cells: dict[str, Cell]
     """By benchmark."""
+    together: float | None = None
+    """Share of halves that were trained beside their true partner, mean over seeds; None where it was not measured."""
+    chance: float | None = None
+    """The same, were each half joined with any other."""
 
 
 def compared(suite: Suite, results: Results) -> list[Row]:
     """The arms of a suite that have results, the model before training first.
+
+    Args:
+        results: all with the same random streams.
 
     Raises:
         InputError: two runs of a benchmark have other items.
@@ -73,7 +80,15 @@ def _row(name: str, label: str, reference: str | None, results: Results) -> Row:
         if both and benchmark in results[str(reference), both[0]].benchmarks:
             pair = [[results[arm, seed].benchmarks[benchmark] for seed in both] for arm in (name, str(reference))]
             cells[benchmark] = replace(cells[benchmark], difference=_estimate(*pair))
-    return Row(name, label, tuple(own), reference, cells)
+    together, chance = (_over_runs(name, own, results, key) for key in ("co_batching", "co_batching_chance"))
+    return Row(name, label, tuple(own), reference, cells, together, chance)
+
+
+def _over_runs(arm: str, seeds: Sequence[int], results: Results, key: str) -> float | None:
+    """The mean of a number of training; None where a run has none."""
+    values = [results[arm, seed].training.get(key) for seed in seeds]
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known and len(known) == len(values) else None
 
 
 def seeds_of(arm: str, results: Results) -> list[int]:

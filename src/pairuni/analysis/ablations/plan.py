@@ -22,11 +22,13 @@ from pairuni.files import file_hash, read_json, read_text, write_text
 from pairuni.runs import RunDir
 from pairuni.shapes.recipe import recipe
 from pairuni.shapes.world import SOURCES
+from pairuni.streams import VERSION
 from pairuni.train.inputs import model_record
 from pairuni.train.resume import FREE, flat_config
 
 Config = TypeVar("Config")
 _EVALUATED = "evaluated"
+_VERSIONS = range(1, VERSION + 1)
 BEFORE = "before"
 """The name of the model that every run begins with, in results.jsonl."""
 
@@ -73,9 +75,15 @@ class Run:
     arm: Arm
     seed: int
     stages: tuple[Stage, ...]
-    identity: str
-    """Hash of everything that the result depends on but the seed. Fields at their defaults do not enter, so that a new
-    option of a later version makes no older result another."""
+    identities: Mapping[int, str]
+    """By version of the random streams, a hash of everything else that the result depends on but the seed. Fields at
+    their defaults do not enter, so that a new option of a later version makes no older result another; nor does
+    version 1 of the streams, whose results say none."""
+
+    @property
+    def identity(self) -> str:
+        """Of a run that is made now."""
+        return self.identities[VERSION]
 
     @property
     def name(self) -> str:
@@ -155,7 +163,8 @@ def write_configs(paths: Mapping[Path, Path], texts: Mapping[Path, str]) -> None
 def checked_configs(runs: Sequence[Run], folder: Path) -> tuple[dict[Path, Path], dict[Path, str]]:
     """Where in `folder` the YAML file of each stage stands or would, and its text, by stages' products. Writes none.
 
-    The text has the fields that are not at their defaults.
+    The text has the fields that are not at their defaults, and the version of the random streams that the stage is made
+    with.
 
     Raises:
         InputError: a stage is done, but with another config than the one of now.
@@ -168,7 +177,7 @@ def checked_configs(runs: Sequence[Run], folder: Path) -> tuple[dict[Path, Path]
         seed = f"_{place.name}" if place.name.startswith("seed_") else ""
         paths[product] = folder / f"{place.parent.name if seed else place.name}{seed}_{stage.command}.yaml"
         content = yaml.safe_dump(_own(stage.config), sort_keys=False, allow_unicode=True)
-        text = f"# pairuni {stage.command} --config {paths[product]}\n{content}"
+        text = f"# pairuni {stage.command} --config {paths[product]}\n# random streams: version {VERSION}\n{content}"
         if stage.done and (not paths[product].is_file() or read_text(paths[product]) != text):
             message = "was not made with the settings of now, or with paths spelled otherwise"
             raise InputError(f"{message}; take another output, or remove it", file=product)
@@ -200,7 +209,7 @@ def _before(base: Base, shared: Mapping[str, Any]) -> Run:
     folder = base.output / "runs" / BEFORE
     stage = _eval_stage(base.train, base.train.model.path, folder)
     settings = {"settings": base.train.model.settings} if base.train.model.settings else {}
-    return Run(Arm(BEFORE, "before training"), 0, (stage,), _hashed({**shared, **settings}))
+    return Run(Arm(BEFORE, "before training"), 0, (stage,), dict.fromkeys(_VERSIONS, _hashed({**shared, **settings})))
 
 
 def _run(arm: Arm, base: Base, seed: int, shared: Mapping[str, Any]) -> Run:
@@ -223,7 +232,8 @@ def _run(arm: Arm, base: Base, seed: int, shared: Mapping[str, Any]) -> Run:
         "pair": dict(arm.pair),
         "shapes": dict(arm.shapes),
     }
-    return Run(arm, seed, tuple(stages), _hashed(what))
+    identities = {version: _hashed(what | ({"streams": version} if version > 1 else {})) for version in _VERSIONS}
+    return Run(arm, seed, tuple(stages), identities)
 
 
 def _own_data(arm: Arm, base: Base) -> Any:

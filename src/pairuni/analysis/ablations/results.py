@@ -16,14 +16,22 @@ import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from pairuni.analysis.ablations.plan import Run, Stage
+from pairuni.analysis.ablations.plan import BEFORE, Run, Stage
+from pairuni.analysis.ablations.suites import ARMS
+from pairuni.config import TrainConfig
 from pairuni.data.images import load_image
+from pairuni.data.mixing import mix
+from pairuni.data.partners import chance
 from pairuni.data.shapes_content import ShapesContent
 from pairuni.errors import InputError
 from pairuni.eval import load_benchmark
 from pairuni.files import read_json, read_jsonl, write_jsonl
 from pairuni.records import Side, read_pairs
 from pairuni.runs import RunDir
+from pairuni.streams import VERSION
+
+Key = tuple[str, int, int]
+"""Arm, seed, version of the random streams."""
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -70,20 +78,33 @@ class Result:
     """What it was a run of (plan.Run)."""
     benchmarks: dict[str, Measured]
     training: dict[str, float]
-    """Means over the steps of what metrics.jsonl has; rewards of the first and last tenth."""
+    """Means over the steps of what metrics.jsonl has; rewards of the first and last tenth; co_batching_chance is what
+    co_batching would be, were each half joined with any other."""
     pairs: dict[str, float]
     """Counts of pairing.json; of retrieved pairs the median similarity and, in the Shapes world, the mean cosine of
     what is in their two images."""
     seconds: dict[str, float]
     """Of training, and threads: what it ran on is not what it measures."""
+    streams: int = 1
+    """Version of the random streams that it was trained with; 1 of the model before, which has none."""
+
+    @property
+    def key(self) -> Key:
+        """What there is one row of."""
+        return self.arm, self.seed, self.streams
+
+    @property
+    def sound(self) -> bool:
+        """Whether its arm was what it is called, with these streams."""
+        return self.arm not in ARMS or ARMS[self.arm].sound(self.streams)
 
 
 _RESULT = TypeAdapter(Result)
 
 
-def read_results(path: Path) -> dict[tuple[str, int], Result]:
-    """Rows by arm and seed; none where there is no file. Raises InputError naming the line of a broken one."""
-    found: dict[tuple[str, int], Result] = {}
+def read_results(path: Path) -> dict[Key, Result]:
+    """Rows by key; none where there is no file. Raises InputError naming the line of a broken one."""
+    found: dict[Key, Result] = {}
     for line, row in read_jsonl(path) if path.exists() else ():
         try:
             result = _RESULT.validate_python(row)
@@ -96,21 +117,34 @@ def read_results(path: Path) -> dict[tuple[str, int], Result]:
             raise InputError("is no hex digits", file=path, line=line, field="right") from None
         if wrong:
             raise InputError("is not the number of items that are kept", file=path, line=line, field=f"{wrong[0]}.n")
-        found[result.arm, result.seed] = result
+        found[result.key] = result
     return found
 
 
-def write_results(path: Path, results: Mapping[tuple[str, int], Result]) -> None:
-    """Writes all rows, by arm and seed."""
+def by_streams(results: Mapping[Key, Result]) -> dict[int, dict[tuple[str, int], Result]]:
+    """By version of the random streams, the newest first, what may be compared: its sound rows, by arm and seed.
+
+    The model before training, which no stream made, is in all of them.
+    """
+    before = {(result.arm, result.seed): result for result in results.values() if result.arm == BEFORE}
+    found = {version: dict(before) for version in range(VERSION, 0, -1)}
+    for (arm, seed, version), result in results.items():
+        if arm != BEFORE and result.sound:
+            found.setdefault(version, dict(before))[arm, seed] = result
+    return found
+
+
+def write_results(path: Path, results: Mapping[Key, Result]) -> None:
+    """Writes all rows, by arm, seed and streams."""
     write_jsonl(path, (_RESULT.dump_python(results[key], mode="json") for key in sorted(results)))
 
 
-def known_results(path: Path, runs: Sequence[Run]) -> dict[tuple[str, int], Result]:
+def known_results(path: Path, runs: Sequence[Run]) -> dict[Key, Result]:
     """The results that are kept. Raises InputError where one of `runs` is there with other settings."""
     found = read_results(path)
-    for run in runs:
-        old = found.get((run.arm.name, run.seed))
-        if old is not None and old.identity != run.identity:
+    for run, (version, identity) in ((run, each) for run in runs for each in run.identities.items()):
+        old = found.get((run.arm.name, run.seed, version))
+        if old is not None and old.identity != identity:
             problem = f"{run.name} is there with other settings than the base's now; take another output"
             raise InputError(problem, file=path, field="identity")
     return found
@@ -123,9 +157,12 @@ def gather(run: Run, threads: int) -> Result:
     if "train" in stages:
         rows = RunDir(Path(stages["train"].config.output)).read_metrics()
         training, seconds["training"] = _training(rows), sum(row["seconds/total"] for row in rows)
+        if "co_batching" in training:
+            training["co_batching_chance"] = round(_chance(stages["train"].config), 6)
     if "pair" in stages:
         pairs = _pairs(stages["pair"].product, "shapes" in stages)
-    return Result(run.arm.name, run.seed, run.identity, _benchmarks(stages["eval"]), training, pairs, seconds)
+    streams = VERSION if "train" in stages else 1
+    return Result(run.arm.name, run.seed, run.identity, _benchmarks(stages["eval"]), training, pairs, seconds, streams)
 
 
 def _benchmarks(stage: Stage) -> dict[str, Measured]:
@@ -172,11 +209,20 @@ def _training(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
                 fmean(rewards[:tenth]),
                 fmean(rewards[-tenth:]),
             )
-    for name in ("pair_weight_mean", *(f"zero_std_fraction/{side}" for side in Side), "gradient_cosine", "grad_norm"):
+    means = ("pair_weight_mean", *(f"zero_std_fraction/{side}" for side in Side), "gradient_cosine", "grad_norm")
+    for name in (*means, "co_batching"):
         values = [row[name] for row in rows if isinstance(row.get(name), (int, float)) and math.isfinite(row[name])]
         if values:
             found[name] = fmean(values)
     return {name: round(value, 6) for name, value in found.items()}
+
+
+def _chance(train: TrainConfig) -> float:
+    """What co_batching would be of the run's pairs, or of vanilla's single halves, in random order."""
+    mode, batch = train.pairing.mode, train.data.batch
+    pairs = read_pairs(train.data.pairs, train.data.image_root)
+    number = len(pairs) if mode == "unpaired" else len(mix(pairs, mode, train.seed))
+    return chance(2 * number, 2 * batch) if mode == "vanilla" else chance(number, batch)
 
 
 def _pairs(pairing: Path, shapes: bool) -> dict[str, float]:

@@ -1,27 +1,35 @@
 """`pairuni analyse ablations`: plan, run what is missing, keep results, write tables and figures."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from statistics import fmean
 
 from pairuni.analysis.ablations.execute import Failure, check_launch, run_missing
 from pairuni.analysis.ablations.plan import Base, Run, checked_configs, chosen, plan, write_configs
-from pairuni.analysis.ablations.results import Result, gather, known_results, write_results
-from pairuni.config import AblationsConfig, TrainConfig
+from pairuni.analysis.ablations.results import Key, Result, by_streams, gather, known_results, write_results
+from pairuni.analysis.ablations.suites import SUITES
+from pairuni.config import AblationsConfig, Suite, TrainConfig
 from pairuni.errors import InputError
 from pairuni.files import check_folder, locked
+from pairuni.streams import VERSION
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What a call left."""
 
-    results: dict[tuple[str, int], Result]
+    every: dict[Key, Result]
+    """What results.jsonl has, runs with older random streams among them."""
     missing: list[Run]
-    """Runs of the suites without a result."""
+    """Runs of the suites without a result that counts."""
     failures: list[Failure]
+
+    @property
+    def results(self) -> dict[tuple[str, int], Result]:
+        """Those with the random streams of now, by arm and seed, and the model before."""
+        return by_streams(self.every)[VERSION]
 
     @property
     def closing(self) -> str:
@@ -30,9 +38,13 @@ class Outcome:
             return "nothing is missing"
         commands = Counter(stage.command for run in self.missing for stage in run.stages if not stage.done)
         said = f"missing: {len(self.missing)} runs ({commands['train']} trainings, {commands['eval']} evaluations)"
-        took = [run.seconds["training"] for run in self.results.values() if "training" in run.seconds]
+        took = [run.seconds["training"] for run in self.every.values() if "training" in run.seconds]
         hours = f", about {commands['train'] * fmean(took) / 3600:.1f} hours of training one by one" if took else ""
-        return said + hours
+        seeds: dict[str, list[str]] = {}
+        for run in self.missing:
+            seeds.setdefault(run.arm.name, []).append(str(run.seed))
+        names = "; ".join(f"{arm}: {' '.join(own)}" for arm, own in seeds.items())
+        return f"{said}{hours}\nby arm, with seeds: {names}"
 
 
 def run_ablations(config: AblationsConfig, base: Base, verify: Callable[[TrainConfig], None]) -> Outcome:
@@ -56,33 +68,50 @@ def run_ablations(config: AblationsConfig, base: Base, verify: Callable[[TrainCo
     folder = base.output / "configs"
     with nullcontext() if config.collect else locked(base.output):  # another call may be at work while one collects
         results = known_results(path, whole)
-        missing = _without(runs, results)
+        missing = lacking(runs, config.suite, results)
         configs, texts = checked_configs(missing, folder)
         if not config.collect:
             write_configs(configs, texts)
 
         def keep(run: Run) -> None:
-            results[run.arm.name, run.seed] = gather(run, config.threads_each)
+            _add(results, gather(run, config.threads_each))
             write_results(path, results)
 
         if config.collect or config.dry_run:
             failures = _gathered(missing, results, config)
         else:
             failures = run_missing(missing, configs, config, keep) if missing else []
-    return Outcome(results, _without(runs, results), failures)
+    return Outcome(results, lacking(runs, config.suite, results), failures)
 
 
-def _gathered(missing: Sequence[Run], results: dict[tuple[str, int], Result], config: AblationsConfig) -> list[Failure]:
+def _gathered(missing: Sequence[Run], results: dict[Key, Result], config: AblationsConfig) -> list[Failure]:
     """Adds the results of runs that are done, but not kept yet. Those that cannot be read are failures."""
     failures = []
     for run in missing:
         try:
             if run.done:
-                results[run.arm.name, run.seed] = gather(run, config.threads_each)
+                _add(results, gather(run, config.threads_each))
         except InputError as err:
             failures.append(Failure((run.name,), "result", err.file, err.message))
     return failures
 
 
-def _without(runs: Sequence[Run], results: dict[tuple[str, int], Result]) -> list[Run]:
-    return [run for run in runs if (run.arm.name, run.seed) not in results]
+def _add(results: dict[Key, Result], result: Result) -> None:
+    results[result.key] = result
+
+
+def lacking(runs: Sequence[Run], suites: Sequence[Suite], results: Mapping[Key, Result]) -> list[Run]:
+    """The runs without a result that counts.
+
+    Runs with older random streams count where they and those that they are compared with are there with the same
+    streams, and sound; else both are wanted with the streams of now.
+    """
+    there = by_streams(results)
+    names, wanted = {run.arm.name for run in runs}, set[tuple[str, int]]()
+    for run in runs:
+        beside = [SUITES[suite].reference_of(arm) for suite in suites for arm in SUITES[suite].arms if arm == run.arm]
+        for reference in beside or [None]:
+            together = {(name, run.seed) for name in (run.arm.name, reference) if name in names}
+            if not any(together <= rows.keys() for rows in there.values()):
+                wanted |= together
+    return [run for run in runs if (run.arm.name, run.seed) in wanted - there[VERSION].keys()]

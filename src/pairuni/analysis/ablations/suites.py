@@ -14,6 +14,11 @@ METHOD = "method"
 
 Fields = Mapping[str, Any]
 
+_UNSOUND: Mapping[int, frozenset[PairingMode]] = {1: frozenset({"random_pairs", "unpaired", "vanilla"})}
+"""By version of the random streams, the mixing modes whose runs were not what they are called. In version 1 one
+permutation both joined halves and ordered the pairs of an epoch: random pairs trained beside their true partners, least
+similar ones came sorted by similarity; and vanilla's two sides had a denominator each."""
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -31,6 +36,10 @@ class Arm:
     """Fields of ShapesConfig."""
     data: Literal["any", "shapes", "real"] = "any"
     """For which data it is: the Shapes world, or a user's own."""
+
+    def sound(self, streams: int) -> bool:
+        """Whether its runs with this version of the random streams are what its label says."""
+        return self.train.get("pairing.mode", "pairs") not in _UNSOUND.get(streams, ())
 
     @property
     def data_name(self) -> str:
@@ -156,3 +165,6 @@ SUITES: dict[Suite, Comparison] = {
         ("easy_both", "both easy", {"question_types": _EASY_QUESTIONS, "tasks": _EASY_TASKS}),
     ),
 }
+
+ARMS: dict[str, Arm] = {arm.name: arm for comparison in SUITES.values() for arm in comparison.arms}
+"""Every arm by its name."""

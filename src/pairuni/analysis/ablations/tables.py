@@ -9,21 +9,34 @@ from pairuni.analysis.ablations.compare import Cell, Results, Row, seeds_of
 from pairuni.analysis.ablations.figures import Point
 from pairuni.analysis.ablations.plan import BEFORE
 from pairuni.analysis.ablations.statistics import Estimate
-from pairuni.analysis.ablations.suites import SUITES
+from pairuni.analysis.ablations.suites import ARMS, SUITES
 from pairuni.config import Suite
 from pairuni.eval.runner import DIGITS
 
 
-def table(suite: Suite, rows: Sequence[Row]) -> str:
-    """Markdown: the question, a row per arm, and how to read it."""
-    question = SUITES[suite].question
+def table(suite: Suite, rows: Sequence[Row], streams: int) -> str:
+    """Markdown: the question, a row per arm, and how to read it.
+
+    Args:
+        rows: all with one version of the random streams.
+        streams: that version.
+    """
+    question = f"**{SUITES[suite].question}** Random streams: version {streams}."
     if not rows:
-        return f"**{question}** No results yet.\n"
+        return f"{question} No results yet.\n"
     units = {name: cell.unit for row in rows for name, cell in row.cells.items()}
-    head = ["", "seeds", *(part for name, unit in units.items() for part in (f"{name}, {unit}", "difference"))]
-    lines = [f"**{question}**", "", _line(head), _line(["---"] * len(head))]
-    lines += [_line([row.label, str(len(row.seeds)), *_cells(row, list(units))]) for row in rows]
+    columns = [part for name, unit in units.items() for part in (f"{name}, {unit}", "difference")]
+    head = ["", "seeds", "co-batching", *columns]
+    lines = [question, "", _line(head), _line(["---"] * len(head))]
+    lines += [_line([row.label, str(len(row.seeds)), _together(row), *_cells(row, list(units))]) for row in rows]
     return "\n".join([*lines, "", _note(suite, rows, list(units))]) + "\n"
+
+
+def _together(row: Row) -> str:
+    if row.together is None:
+        alone = row.name == BEFORE or ("sides" in ARMS[row.name].train if row.name in ARMS else False)
+        return "" if alone else "not measured"
+    return f"{100 * row.together:.1f} %" + ("" if row.chance is None else f" (chance {100 * row.chance:.1f} %)")
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -64,6 +77,8 @@ def _note(suite: Suite, rows: Sequence[Row], names: Sequence[str]) -> str:
     comparison = SUITES[suite]
     beside = "pairs from random pairs in the same world" if comparison.reference else comparison.arms[0].label
     text = f"Scores and differences (from: {beside}) with 95 % intervals over seeds and items. Items: {asked}."
+    if any(row.together is not None for row in rows):
+        text += " Co-batching: halves that were trained beside their true partner, by metrics.jsonl of these runs."
     tests = [cell for row in rows for cell in row.cells.values() if cell.difference and cell.q is not None]
     if not tests:
         return text
@@ -83,13 +98,14 @@ def curve_table(panels: Mapping[str, Sequence[Point]], x_label: str) -> str:
     return "\n".join(["", f"Pairs above random pairs, at {x_label}:", "", *lines, ""])
 
 
-def summary(suite: Suite, rows: Sequence[Row], results: Results) -> dict[str, Any]:
-    """The comparison as JSON, with the time that its runs took."""
-    arms = [row.name for row in rows if row.name != BEFORE]
-    runs = [results[arm, seed] for arm in arms for seed in seeds_of(arm, results)]
+def summary(suite: Suite, rows: Mapping[int, Sequence[Row]], results: Mapping[int, Results]) -> dict[str, Any]:
+    """The comparison as JSON, by version of the random streams, with the time that its runs took."""
+    arms = [(version, row.name) for version, own in rows.items() for row in own if row.name != BEFORE]
+    runs = [results[version][arm, seed] for version, arm in arms for seed in seeds_of(arm, results[version])]
     seconds = sum(run.seconds.get("training", 0.0) for run in runs)
     about = {"suite": suite, "question": SUITES[suite].question, "runs": len(runs), "training_seconds": round(seconds)}
-    return about | {"arms": [_plain(asdict(row)) for row in rows]}
+    plain = {str(version): {"arms": [_plain(asdict(row)) for row in own]} for version, own in rows.items()}
+    return about | {"streams": plain}
 
 
 def _plain(value: Any) -> Any:

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 
@@ -21,24 +22,44 @@ _FEWEST = 5
 """Arms, for a correlation: drawn anew, fewer have intervals that are too narrow."""
 
 
-def write_suite(suite: Suite, results: Results, output: Path) -> str:
-    """Writes a suite's files into `output` and returns its table."""
-    rows = compared(suite, results)
-    text, written = table(suite, rows), summary(suite, rows, results)
-    forest(rows, output / f"{suite}.svg")
-    if suite == "pairing":
-        found = _with_cosine(rows, results, output / "pairing_cosine.svg")
-        written["gradient_cosine"] = {name: asdict(estimate) for name, estimate in found.items()}
-        text += said_of(found, "the gradients' cosine while training (mean over steps)")
-    if suite in ("matching", "room"):
-        label, panels = _curve(suite, rows, results)
-        if panels:
-            scatter(panels, label, "pairs above random pairs", output / f"{suite}_curve.svg")
-            written["curve"] = {name: [asdict(point) for point in points] for name, points in panels.items()}
-            text += curve_table(panels, label)
+def write_suite(suite: Suite, results: Mapping[int, Results], output: Path) -> str:
+    """Writes a suite's files into `output` and returns its tables, one per version of the random streams.
+
+    Args:
+        results: by that version, as `by_streams` gives them. A version that compares nothing is left out beside one that
+            does; figures of the newest have the suite's name, those of others their version too.
+    """
+    rows = {version: compared(suite, own) for version, own in sorted(results.items(), reverse=True)}
+    differ = [version for version, own in rows.items() if any(c.difference for row in own for c in row.cells.values())]
+    some = [version for version, own in rows.items() if any(row.name != BEFORE for row in own)]
+    rows = {version: rows[version] for version in differ or some[:1] or list(rows)[:1]}
+    written, texts = summary(suite, rows, results), []
+    for version, own in rows.items():
+        tail = "" if version == max(rows) else f"_streams_{version}"
+        more = _more(suite, own, results[version], output, tail)
+        written["streams"][str(version)] |= more[0]
+        texts.append(table(suite, own, version) + more[1])
+        forest(own, output / f"{suite}{tail}.svg")
+    text = "\n".join(texts)
     write_text(output / f"{suite}.md", text)
     write_json(output / f"{suite}.json", written)
     return text
+
+
+def _more(
+    suite: Suite, rows: Sequence[Row], results: Results, output: Path, tail: str
+) -> tuple[dict[str, dict[str, Any]], str]:
+    """What a suite has beside its table, as JSON and as Markdown; its figure is written."""
+    if suite == "pairing":
+        found = _with_cosine(rows, results, output / f"pairing_cosine{tail}.svg")
+        plain = {name: asdict(estimate) for name, estimate in found.items()}
+        return {"gradient_cosine": plain}, said_of(found, "the gradients' cosine while training (mean over steps)")
+    label, panels = _curve(suite, rows, results) if suite in ("matching", "room") else ("", {})
+    if not panels:
+        return {}, ""
+    scatter(panels, label, "pairs above random pairs", output / f"{suite}_curve{tail}.svg")
+    plain = {name: [asdict(point) for point in points] for name, points in panels.items()}
+    return {"curve": plain}, curve_table(panels, label)
 
 
 def _with_cosine(rows: Sequence[Row], results: Results, path: Path) -> dict[str, Estimate]:
