@@ -17,11 +17,12 @@ from safetensors.torch import load_file
 
 from pairuni.config import LogConfig, LoraOptions, MixingConfig, OptimConfig, RewardConfig, TrainConfig
 from pairuni.data.dataset import PairSampler
+from pairuni.data.mixing import mix
 from pairuni.errors import InputError
 from pairuni.files import locked
 from pairuni.policies import load_policy
 from pairuni.policies.base import Policy
-from pairuni.records import Side
+from pairuni.records import Side, read_pairs
 from pairuni.rewards.base import RewardInput
 from pairuni.runs import RunDir, comparable
 from pairuni.train.loop import train
@@ -387,6 +388,23 @@ def test_mixing_modes_train(tiny_config: TrainConfig, mode: Any) -> None:
     (row,) = RunDir(Path(config.output)).read_metrics()
     assert row["pair_weight_mean"] == (pytest.approx(0.8) if mode == "retrieved_only" else 1.0)
     assert row["grad_norm"] > 0
+
+
+@pytest.mark.parametrize("mode", ["pairs", "vanilla", "random_pairs"])
+def test_every_step_says_how_many_halves_stand_beside_their_partner(
+    tiny_config: TrainConfig, pairs_file: Path, mode: Any
+) -> None:
+    config = dataclasses.replace(tiny_config, steps=3, pairing=MixingConfig(mode=mode))
+    train(config)
+    joined = [(pair.understand.id, pair.generate.id) for pair in read_pairs(pairs_file)]
+    sampler = PairSampler(mix(read_pairs(pairs_file), mode, config.seed), config.data.batch, config.seed, mode)
+    for row in RunDir(Path(config.output)).read_metrics():
+        halves = sampler.batch_at(row["step"] - 1)
+        u, g = ([half.quadruple.id for half in halves[side]] for side in Side)
+        beside = [any((a, b) in joined for b in g) for a in u] + [any((a, b) in joined for a in u) for b in g]
+        assert row["co_batching"] == pytest.approx(np.mean(beside)) and (mode != "pairs" or row["co_batching"] == 1)
+    train(dataclasses.replace(config, sides="generation", pairing=MixingConfig(), output=f"{config.output}_alone"))
+    assert "co_batching" not in RunDir(Path(f"{config.output}_alone")).read_metrics()[0]
 
 
 def test_the_best_checkpoint_by_a_named_score_is_kept_and_named(tiny_config: TrainConfig) -> None:

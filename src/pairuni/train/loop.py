@@ -197,7 +197,9 @@ def _set_up(
 
     both = dist.is_main() and config.sides == "both"
     partners = true_partners(read_pairs(config.data.pairs, config.data.image_root)) if both else {}
-    return _Run(config, directory, pairs, sampler, rewards, load_image, policy, reference, optimizer, evaluate, partners)
+    return _Run(
+        config, directory, pairs, sampler, rewards, load_image, policy, reference, optimizer, evaluate, partners
+    )
 
 
 def _check_sharding(config: TrainConfig) -> None:

@@ -66,9 +66,13 @@ class Processes:
 
     def pair(self, output: Path, config: dict[str, Any]) -> None:
         assert Path(config["quadruples"]).is_file()
-        a, b = (Quadruple(f"q{n}", Side.GENERATION, f"images/{n}.png", "a red circle", "?", "A") for n in range(2))
+        a, b, c = (
+            Quadruple(f"q{n}", side, f"images/{n}.png", "a red circle", "?", "A")
+            for n, side in enumerate((Side.GENERATION, Side.UNDERSTANDING, Side.UNDERSTANDING))
+        )
         output.mkdir(parents=True)
-        (output / "pairs.jsonl").write_text(json.dumps(Pair("r0", "retrieved", 0.7, a, b).to_json()) + "\n")
+        pairs = Pair("r0", "retrieved", 0.7, a, b), *(Pair(f"a{n}", "aligned", 1.0, c, c) for n in range(3))
+        (output / "pairs.jsonl").write_text("".join(json.dumps(pair.to_json()) + "\n" for pair in pairs))
         counts = {"aligned_understanding": 1, "aligned_generation": 2, "retrieved": 1}
         summary = {"counts": counts, "similarity": {"0.5": 0.7}, "options": {"image_root": config.get("image_root")}}
         (output / "pairing.json").write_text(json.dumps(summary))
@@ -80,6 +84,7 @@ class Processes:
         rows = [{"step": n, "seconds/total": 2.0, "reward_mean/generation": 0.5 + n} for n in range(steps)]
         for row in rows if config.get("sides", "both") == "both" else ():
             row["gradient_cosine"] = float(rng.normal())
+            row["co_batching"] = 0.25 + 0.5 * row["step"]
         (output / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     def eval(self, output: Path, config: dict[str, Any]) -> None:

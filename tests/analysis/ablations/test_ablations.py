@@ -34,6 +34,7 @@ from pairuni.config import (
 )
 from pairuni.errors import InputError
 from pairuni.files import locked
+from pairuni.streams import VERSION
 from pairuni.train.resume import flat_config
 
 ALL: list[Any] = list(get_args(Suite))
@@ -148,7 +149,7 @@ def test_results_are_kept_when_the_runs_have_gone(tmp_path: Path, processes: Pro
     (tmp_path / "b" / "results.jsonl").write_bytes((tmp_path / "a" / "results.jsonl").read_bytes())
     processes.done.clear()
     again = ablate(tmp_path / "b", ["weighting"], seeds=1)
-    assert processes.done == [] and again.results == first.results
+    assert processes.done == [] and again.every == first.every
 
 
 def test_a_failure_ends_its_own_run_and_the_next_call_goes_on(
@@ -198,7 +199,7 @@ def test_an_interrupt_keeps_what_was_finished(tmp_path: Path, processes: Process
     processes.fails = interrupted
     with pytest.raises(KeyboardInterrupt):
         ablate(tmp_path, ["weighting"], seeds=1)
-    kept = {name for name, _ in read_results(tmp_path / "results.jsonl")}
+    kept = {name for name, *_ in read_results(tmp_path / "results.jsonl")}
     assert BEFORE in kept and "weight_none" not in kept
     processes.fails = lambda stage: False
     assert not ablate(tmp_path, ["weighting"], seeds=1).missing
@@ -279,7 +280,7 @@ def test_looking_tells_what_cannot_be_read_and_refuses_other_settings(tmp_path: 
 
 def test_a_result_has_every_answer(tmp_path: Path, processes: Processes) -> None:
     outcome = ablate(tmp_path, ["selection"], seeds=1)
-    assert read_results(tmp_path / "results.jsonl") == outcome.results
+    assert read_results(tmp_path / "results.jsonl") == outcome.every
     for (arm, _), result in outcome.results.items():
         folder = tmp_path / "runs" / arm / ("" if arm == BEFORE else "seed_0/evaluated")
         for name in BENCHMARKS:
@@ -354,8 +355,8 @@ def test_differences_are_paired_by_seed_and_item(tmp_path: Path, processes: Proc
             by_hand = [100 * float((x - y).mean()) for x, y in zip(bits[arm], bits[METHOD], strict=True)]
             cell = rows[arm].cells[name]
             assert cell.difference is not None and cell.q is not None and cell.q >= cell.difference.p
-            np.testing.assert_allclose(cell.difference.seeds, by_hand)
-            np.testing.assert_allclose(cell.difference.mean, np.mean(by_hand))
+            np.testing.assert_allclose(cell.difference.seeds, by_hand, atol=1e-9)
+            np.testing.assert_allclose(cell.difference.mean, np.mean(by_hand), atol=1e-9)
             assert cell.n == BENCHMARKS[name]
 
 
@@ -399,13 +400,14 @@ def test_groups_of_items_count_once(tmp_path: Path, processes: Processes) -> Non
         (output / "eval.json").write_text(json.dumps({"benchmarks": {"shapes_generation": entry}}))
 
     processes.eval = grouped  # type: ignore[method-assign]
-    results = ablate(tmp_path, ["selection"], seeds=1).results
+    outcome = ablate(tmp_path, ["selection"], seeds=1)
+    results = outcome.results
     measured = results[BEFORE, 0].benchmarks["shapes_generation"]
     assert (measured.n, measured.right, measured.points) == (6, None, [1.5, 0.0, 0.0])
     score = compared("selection", results)[0].cells["shapes_generation"].score
     known = stats.ttest_1samp([150, 0, 0], 0).confidence_interval()
     np.testing.assert_allclose((score.mean, score.low, score.high), (50, *known))
-    assert read_results(tmp_path / "results.jsonl") == results
+    assert read_results(tmp_path / "results.jsonl") == outcome.every
 
 
 def test_one_seed_of_no_mean_has_no_interval_and_is_no_test(tmp_path: Path, processes: Processes) -> None:
@@ -416,7 +418,7 @@ def test_one_seed_of_no_mean_has_no_interval_and_is_no_test(tmp_path: Path, proc
         results[key] = dataclasses.replace(result, benchmarks=entries)
     linear = next(row for row in compared("weighting", results) if row.name == "weight_linear")
     assert linear.cells["geneval"].q is None and linear.cells["shapes_generation"].q is not None
-    text = write_suite("weighting", results, tmp_path / "out")
+    text = write_suite("weighting", {VERSION: results}, tmp_path / "out")
     assert "geneval, 0 to 1" in text and "| 0.732 |" in text and "4 differences" in text
     assert "Infinity" not in (tmp_path / "out" / "weighting.json").read_text()
 
@@ -427,10 +429,10 @@ def test_curves_are_over_content_and_over_what_both_gain(tmp_path: Path, process
         content = {"content": 0.3 + 0.1 * seed + 0.05 * len(arm)} if arm != BEFORE else {}
         results[arm, seed] = dataclasses.replace(result, pairs=content)
     for suite in ("matching", "room"):
-        text = write_suite(suite, results, tmp_path / "out")
+        text = write_suite(suite, {VERSION: results}, tmp_path / "out")
         written = json.loads((tmp_path / "out" / f"{suite}.json").read_text())
         rows = [row for row in compared(suite, results) if row.reference]
-        for name, points in written["curve"].items():
+        for name, points in written["streams"][str(VERSION)]["curve"].items():
             for point, row in zip(points, rows, strict=True):
                 means = [
                     [results[arm, seed].benchmarks[name].score for seed in range(2)]
@@ -448,7 +450,7 @@ def test_a_world_without_retrieved_pairs_has_no_place_on_the_curve(tmp_path: Pat
     for key in list(results):
         if key[0].startswith("tints"):
             results[key] = dataclasses.replace(results[key], pairs={"retrieved": 0.0})
-    text = write_suite("matching", results, tmp_path)
+    text = write_suite("matching", {VERSION: results}, tmp_path)
     assert "tints distract: pairs" in text and "tints distract |" not in text.partition("content in common")[2]
     assert "all scenes common |" in text.partition("content in common")[2]
 
@@ -457,7 +459,7 @@ def test_files_of_every_suite_and_equal_results_give_equal_files(tmp_path: Path,
     results = ablate(tmp_path, ALL, seeds=2).results
     for folder in ("one", "two"):
         for suite in ALL:
-            write_suite(suite, results, tmp_path / folder)
+            write_suite(suite, {VERSION: results}, tmp_path / folder)
     files = sorted(path.name for path in (tmp_path / "one").iterdir())
     curves = {"pairing_cosine.svg", "matching_curve.svg", "room_curve.svg"}
     assert set(files) == {f"{s}{end}" for s in ALL for end in (".md", ".json", ".svg")} | curves
@@ -472,13 +474,13 @@ def test_files_of_every_suite_and_equal_results_give_equal_files(tmp_path: Path,
     cosines = [np.mean([results[arm, s].training["gradient_cosine"] for s in range(2)]) for arm in both]
     for name in BENCHMARKS:
         gains = [np.mean([results[arm, s].benchmarks[name].score for s in range(2)]) for arm in both]
-        found = written["gradient_cosine"][name]
+        found = written["streams"][str(VERSION)]["gradient_cosine"][name]
         assert found["mean"] == pytest.approx(np.corrcoef(cosines, gains)[0, 1], abs=1e-5)
         assert found["low"] <= found["mean"] <= found["high"] and f"- {name}: {found['mean']:+.2f}" in text
 
 
 def test_no_results_give_no_table(tmp_path: Path) -> None:
-    assert "No results yet" in write_suite("room", {}, tmp_path)
+    assert "No results yet" in write_suite("room", {VERSION: {}}, tmp_path)
 
 
 # ---- the command ------------------------------------------------------------------------------------------------
@@ -626,6 +628,6 @@ def test_the_command_prints_tables_and_fails_where_a_run_fails(
 
 
 def test_writing_and_reading_results(tmp_path: Path, processes: Processes) -> None:
-    results = ablate(tmp_path, ["selection"], seeds=1).results
+    results = ablate(tmp_path, ["selection"], seeds=1).every
     write_results(tmp_path / "again.jsonl", results)
     assert (tmp_path / "again.jsonl").read_bytes() == (tmp_path / "results.jsonl").read_bytes()

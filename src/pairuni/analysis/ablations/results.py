@@ -8,6 +8,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from functools import cache
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -142,9 +143,9 @@ def write_results(path: Path, results: Mapping[Key, Result]) -> None:
 def known_results(path: Path, runs: Sequence[Run]) -> dict[Key, Result]:
     """The results that are kept. Raises InputError where one of `runs` is there with other settings."""
     found = read_results(path)
-    for run, (version, identity) in ((run, each) for run in runs for each in run.identities.items()):
+    for run, version in product(runs, range(1, VERSION + 1)):
         old = found.get((run.arm.name, run.seed, version))
-        if old is not None and old.identity != identity:
+        if old is not None and old.identity != run.identities[version]:
             problem = f"{run.name} is there with other settings than the base's now; take another output"
             raise InputError(problem, file=path, field="identity")
     return found

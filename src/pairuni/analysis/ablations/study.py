@@ -33,7 +33,14 @@ class Outcome:
 
     @property
     def closing(self) -> str:
-        """What is missing, and what it would cost one run at a time where finished ones tell."""
+        """What does not count, what is missing, and what it would cost one run at a time where finished ones tell."""
+        unsound = [result for result in self.every.values() if not result.sound]
+        left_out = f"not counted: {len(unsound)} results of {', '.join(sorted({result.arm for result in unsound}))}"
+        why = "with random streams that made them something else\n"
+        return (f"{left_out}, {why}" if unsound else "") + self._missing
+
+    @property
+    def _missing(self) -> str:
         if not self.missing:
             return "nothing is missing"
         commands = Counter(stage.command for run in self.missing for stage in run.stages if not stage.done)

@@ -26,8 +26,8 @@ def write_suite(suite: Suite, results: Mapping[int, Results], output: Path) -> s
     """Writes a suite's files into `output` and returns its tables, one per version of the random streams.
 
     Args:
-        results: by that version, as `by_streams` gives them. A version that compares nothing is left out beside one that
-            does; figures of the newest have the suite's name, those of others their version too.
+        results: by that version, as `by_streams` gives them. A version that compares nothing is left out beside one
+            that does; figures of the newest have the suite's name, those of others their version too.
     """
     rows = {version: compared(suite, own) for version, own in sorted(results.items(), reverse=True)}
     differ = [version for version, own in rows.items() if any(c.difference for row in own for c in row.cells.values())]
