@@ -1,18 +1,23 @@
 """Tables and figures of docs/evidence.md from the results that are committed: `make evidence`.
 
-In results/, ablations/results.jsonl is what `pairuni analyse ablations` left and gradients/gradients.jsonl what
-`pairuni analyse gradients` did. Each table stands in the page between a marker and its end, <!-- pairing --> and
-<!-- /pairing -->.
+In results/, ablations/results.jsonl is what `pairuni analyse ablations` left, ablations/contrasts.yaml what was to be
+compared, and gradients/gradients.jsonl what `pairuni analyse gradients` left; gradients_v1.jsonl is of version 1 of the
+random streams. The files named unsound_v1.jsonl are read by no table. Each table stands in the page between a marker
+and its end, <!-- pairing --> and <!-- /pairing -->, its figures below it.
 """
 
+import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import matplotlib
 
 from pairuni.analysis.ablations.compare import Results, compared
+from pairuni.analysis.ablations.contrasts import contrast_table, read_contrasts
 from pairuni.analysis.ablations.plan import BEFORE
-from pairuni.analysis.ablations.results import read_results
+from pairuni.analysis.ablations.results import by_streams, read_results
 from pairuni.analysis.ablations.suites import METHOD, SUITES
 from pairuni.analysis.ablations.tables import table as suite_table
 from pairuni.analysis.ablations.write import related, said_of, write_suite
@@ -21,11 +26,15 @@ from pairuni.chart_style import STYLE
 from pairuni.config import Suite
 from pairuni.errors import InputError
 from pairuni.files import atomic_path, read_jsonl, read_text, write_text
+from pairuni.streams import VERSION
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PLANNED = {suite: 5 if suite == "pairing" else 3 for suite in SUITES}
-"""Seeds that were to be run before any result was seen. Later ones test what these suggest, in tables of their own."""
+"""Of version 1, seeds that were to be run before any result was seen. Later ones test what these suggest, in tables of
+their own."""
+NOW: tuple[Suite, ...] = ("matching", "room")
+"""Suites that version 1 says nothing of: their random pairs were none."""
 PAGE, FIGURES = ROOT / "docs" / "evidence.md", ROOT / "docs" / "images" / "evidence"
 
 
@@ -35,44 +44,65 @@ def tables(figures: Path, results: Path = RESULTS) -> dict[str, str]:
     Raises:
         InputError: a file of results is missing or broken.
     """
-    every = read_results(results / "ablations" / "results.jsonl")
-    if not every:
+    views = by_streams(read_results(results / "ablations" / "results.jsonl"))
+    if not any(views.values()):
         raise InputError("has no results", file=results / "ablations" / "results.jsonl")
     planned = {arm.name: PLANNED[suite] for suite in reversed(SUITES) for arm in SUITES[suite].arms}
-    runs = {(arm, seed): result for (arm, seed), result in every.items() if seed < planned.get(arm, 1)}
-    found = {}
+    first = {(arm, seed): result for (arm, seed), result in views[1].items() if seed < planned.get(arm, 1)}
+    found = {"primary": contrast_table(read_contrasts(results / "ablations" / "contrasts.yaml"), views[VERSION])}
     for suite in SUITES:
-        found[suite] = write_suite(suite, runs, figures)
+        found[suite] = write_suite(suite, {VERSION: views[VERSION]} | ({} if suite in NOW else {1: first}), figures)
         for text in (figures / f"{suite}.md", figures / f"{suite}.json"):
             text.unlink()  # the page has the one, results.jsonl all that is in the other
-    found["pairing_again"], found["extractor_again"] = _again("pairing", every), _again("extractor", every)
-    found["pairing_all"] = _again("pairing", every, first=0)
-    found["gradients"] = _gradients(results / "gradients" / "gradients.jsonl", runs, figures)
+        found[suite] += "".join(_shown(figures, suite))
+    found["extractor_again"] = _again("extractor", views[1])
+    found["gradients"] = _gradients(results / "gradients" / "gradients.jsonl", figures, VERSION)
+    found["gradients_1"] = _gradients(results / "gradients" / "gradients_v1.jsonl", figures, 1, first)
     return found
 
 
-def _again(suite: Suite, every: Results, first: int | None = None) -> str:
-    """The table of those arms of a suite that have seeds beyond the planned ones, of seeds from `first` (these) on."""
+def _shown(figures: Path, suite: Suite) -> Iterator[str]:
+    """Markdown of a suite's figures."""
+    about = {"": "Differences by arm", "cosine": "Gain of each arm over the cosine while training"}
+    about["curve"] = "Pairs above random pairs, by world"
+    for path in sorted(figures.glob(f"{suite}*.svg")):
+        kind, _, version = path.stem.removeprefix(suite).strip("_").partition("streams_")
+        streams = f" (streams of version {version})" if version else ""
+        yield f"\n![{about[kind.strip('_')]}{streams}](images/evidence/{path.name})\n"
+
+
+def _again(suite: Suite, every: Results) -> str:
+    """The table of version 1 of those arms of a suite that have seeds beyond the planned ones, of these seeds alone."""
     beyond = {arm for arm, seed in every if seed >= PLANNED[suite]}
-    least = PLANNED[suite] if first is None else first
-    kept = {key: result for key, result in every.items() if (key[0] in beyond and key[1] >= least) or key[0] == BEFORE}
-    return suite_table(suite, compared(suite, kept))
+    kept = {
+        (arm, seed): result
+        for (arm, seed), result in every.items()
+        if (arm in beyond and seed >= PLANNED[suite]) or arm == BEFORE
+    }
+    return suite_table(suite, compared(suite, kept), 1)
 
 
-def _gradients(file: Path, runs: Results, figures: Path) -> str:
-    """The table of gradients over mixes, and what their agreement goes with."""
-    summary = summarise([row for _, row in read_jsonl(file)], 0)
-    with atomic_path(figures / "gradients.svg") as temporary, matplotlib.rc_context(STYLE):
+def _gradients(file: Path, figures: Path, streams: int, runs: Results | None = None) -> str:
+    """The table of gradients over mixes; with runs, what their agreement goes with."""
+    text = f"Random streams: version {streams}."
+    if not file.exists():
+        return f"{text} Not measured yet.\n"
+    summary, tail = summarise([row for _, row in read_jsonl(file)], 0), "" if streams == VERSION else "_streams_1"
+    with atomic_path(figures / f"gradients{tail}.svg") as temporary, matplotlib.rc_context(STYLE):
         draw(summary).savefig(temporary, format="svg", metadata={"Date": None})
-    rows = compared("pairing", runs)
-    values = {}
+    text += f"\n\n{table(summary)}\n"
+    shown = f"\n![Cosines of gradients by mix and by layer](images/evidence/gradients{tail}.svg)\n"
+    if runs is None:
+        return text + shown
+    rows, values = compared("pairing", runs), {}
     for mix, entry in summary["mixes"].items():
         arm = METHOD if mix == "pairs" else mix
         if entry["measured"]:
             seeds = next((row.seeds for row in rows if row.name == arm), ())
             values[arm] = dict.fromkeys(seeds, entry["cosine"]["all"]["value"])
     found = related(values, rows, runs, figures / "gradients_gain.svg", "cosine across the sides, before training")
-    return table(summary) + "\n" + said_of(found, "the median cosine across the sides before training")
+    gain = "\n![Gain of each arm over its mix' cosine before training](images/evidence/gradients_gain.svg)\n"
+    return text + said_of(found, "the median cosine across the sides before training") + shown + gain
 
 
 def spliced(page: str, parts: dict[str, str]) -> str:
@@ -91,9 +121,17 @@ def spliced(page: str, parts: dict[str, str]) -> str:
     return page
 
 
+def main() -> None:
+    """Writes the page, and the figures of now in the place of all that were there."""
+    with TemporaryDirectory() as folder:
+        write_text(PAGE, spliced(read_text(PAGE), tables(Path(folder))))
+        shutil.rmtree(FIGURES, ignore_errors=True)
+        shutil.copytree(folder, FIGURES)
+
+
 if __name__ == "__main__":
     try:
-        write_text(PAGE, spliced(read_text(PAGE), tables(FIGURES)))
+        main()
     except InputError as err:
         sys.exit(str(err))
     print(f"{PAGE.relative_to(ROOT)}, {FIGURES.relative_to(ROOT)}/")

@@ -22,7 +22,7 @@ def table(suite: Suite, rows: Sequence[Row], streams: int) -> str:
         streams: that version.
     """
     question = f"**{SUITES[suite].question}** Random streams: version {streams}."
-    if not rows:
+    if all(row.name == BEFORE for row in rows):
         return f"{question} No results yet.\n"
     units = {name: cell.unit for row in rows for name, cell in row.cells.items()}
     columns = [part for name, unit in units.items() for part in (f"{name}, {unit}", "difference")]
