@@ -1,7 +1,8 @@
 """Several seeds of one training run as a Markdown table: `python benchmarks/seed_table.py runs/seed_0 runs/seed_1 ...`.
 
 Per benchmark and seed the scores before and after and their paired difference; then the mean over the seeds, whose 95 %
-interval is over items: an item's difference is averaged over the seeds first, so that seeds do not count as more items.
+interval is over items, those of one prompt or image as a cluster: an item's difference is averaged over the seeds
+first, so that seeds do not count as more items.
 """
 
 import sys
@@ -28,14 +29,16 @@ def seed_table(runs: Sequence[Path], parts: bool = False) -> str:
     lines = ["| benchmark | run | before | after | difference, 95 % interval | n |", "|---|---|---|---|---|---|"]
     for name in before[0].entries:
         old, new = ([_scores(e, name) for e in evaluations] for evaluations in (before, after))
-        lines += [_line(name, run.name, a, b) for run, a, b in zip(runs, old, new, strict=True)]
+        first = before[0].answers(name) or {}
+        groups = {id: row.cluster for id, row in first.items()}
+        lines += [_line(name, run.name, a, b, groups) for run, a, b in zip(runs, old, new, strict=True)]
         if len(runs) > 1:
-            lines.append(_line(name, f"mean of {len(runs)}", _mean(old), _mean(new)))
+            lines.append(_line(name, f"mean of {len(runs)}", _mean(old), _mean(new), groups))
         if parts:
-            kinds = {id: row.part for id, row in (before[0].answers(name) or {}).items()}
+            kinds = {id: row.part for id, row in first.items()}
             for kind in dict.fromkeys(kinds.values()):
                 chosen = [{id: s for id, s in _mean(side).items() if kinds[id] == kind} for side in (old, new)]
-                lines.append(_line("", kind, *chosen))
+                lines.append(_line("", kind, *chosen, groups))
     return "\n".join(lines)
 
 
@@ -50,8 +53,8 @@ def _mean(runs: Sequence[Scores]) -> Scores:
     return {id: fmean(run[id] for run in runs) for id in runs[0]}
 
 
-def _line(name: str, run: str, before: Scores, after: Scores) -> str:
-    found = paired_difference(before, after, 100)
+def _line(name: str, run: str, before: Scores, after: Scores, groups: Mapping[str, str]) -> str:
+    found = paired_difference(before, after, 100, groups)
     assert found is not None  # the same items by construction
     scores = f"{100 * fmean(before.values()):.1f} | {100 * fmean(after.values()):.1f}"
     return f"| {name} | {run} | {scores} | {_interval(found)} | {len(before)} |"

@@ -3,7 +3,7 @@
 import json
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -133,6 +133,13 @@ def read_steps(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if not isinstance(row.get("step"), int):
             raise InputError("is missing or no whole number", file=path, line=n, field="step")
         yield n, row
+
+
+def first_and_last_tenth(values: Iterable[float | None]) -> tuple[float, float] | None:
+    """Means over the first and the last tenth of the values that are known, one at least; None where none is."""
+    known = [float(value) for value in values if value is not None and _finite(float(value))]
+    tenth = max(1, round(len(known) / 10))
+    return (sum(known[:tenth]) / tenth, sum(known[-tenth:]) / tenth) if known else None
 
 
 def comparable(row: Mapping[str, Any]) -> dict[str, Any]:

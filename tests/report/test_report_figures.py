@@ -1,14 +1,17 @@
 """Curves: smoothing, what is drawn of incomplete metrics, colours of both themes, hostile labels."""
 
 import base64
-import math
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
+import pytest
+from matplotlib.figure import Figure
 from report_files import metric_row, write_lines
 
+from pairuni.report import figures
 from pairuni.report.data import Metrics, read_input
 from pairuni.report.figures import Chart, run_charts, similarity_chart, smooth, window_for
 
@@ -54,7 +57,7 @@ def test_all_panels_of_a_full_run_and_their_descriptions(tmp_path: Path) -> None
 
 
 def test_a_logarithmic_axis_has_plain_numbers_and_needs_positive_values(tmp_path: Path) -> None:
-    for first, ticks in ((1e-4, {"1e−06", "1e−04"}), (0.0, {"0.0"})):
+    for first, ticks in ((1e-4, {"1e−06", "1e−04"}), (0.0, {"0"})):
         gaps = [{"logp_gap_max/understanding": 1e-6, "logp_gap_max/generation": value} for value in (first, 2e-6)]
         rows = [{"step": n, **row} for n, row in enumerate(gaps)]
         charts, _ = run_charts(metrics_of(tmp_path, rows), None)
@@ -69,13 +72,35 @@ def test_nulls_and_missing_keys_leave_gaps_not_crashes(tmp_path: Path) -> None:
         del row["tokens_per_second/generation"]
         row["clip_fraction/understanding"] = row["clip_fraction/generation"] = None
     rows[4]["grad_norm"] = None
-    rows[0]["seconds/update"] = math.nan
+    rows[0]["seconds/update"] = None
     metrics = metrics_of(tmp_path, rows)
     charts, missing = run_charts(metrics, None)
     assert missing == ["clip_fraction/understanding", "clip_fraction/generation", "tokens_per_second/generation"]
     assert "Clip fraction" not in {chart.title for chart in charts} and len(charts) == 8
     assert metrics.ends("grad_norm") == (2.0, 2.0) and metrics.ends("clip_fraction/generation") is None
     assert np.isnan(metrics.columns["grad_norm"][4]) and np.isnan(metrics.columns["seconds/update"][0])
+
+
+@pytest.mark.parametrize("number", [2, 3, 4, 6])
+def test_legends_are_whole_and_no_factor_stands_on_them(number: int) -> None:
+    """Every entry lies inside the figure; small values are written out, not as a factor above the axis."""
+    names = [f"shapes_understanding_{n}" for n in range(number)]
+    drawn: list[Figure] = []
+
+    class Kept(Figure):
+        def savefig(self, *args: Any, **kwargs: Any) -> None:
+            drawn.append(self)
+            super().savefig(*args, **kwargs)
+
+    values = {name: np.array([1e-5, 2e-5]) for name in names}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "Figure", Kept)
+        charts, _ = run_charts(Metrics(np.array([1]), {}), Metrics(np.array([1, 2]), values))
+    assert set(names) <= texts(charts[0])
+    axes = drawn[0].axes[0]
+    box, whole = axes.get_legend().get_window_extent(), drawn[0].bbox
+    assert whole.x0 <= box.x0 and box.x1 <= whole.x1 and box.y1 <= whole.y1
+    assert axes.yaxis.get_offset_text().get_text() == ""
 
 
 def test_stacked_seconds_without_a_whole_step(tmp_path: Path) -> None:

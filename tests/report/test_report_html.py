@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 import yaml
 from PIL import Image
 from report_files import (
@@ -88,7 +89,7 @@ def page(out: Path) -> Page:
 
 def normal_interval(before: dict[str, float], after: dict[str, float]) -> tuple[str, str, str]:
     d = np.array([100 * (after[id] - before[id]) for id in before])
-    half = 1.959964 * d.std(ddof=1) / np.sqrt(len(d))
+    half = scipy.stats.t.ppf(0.975, len(d) - 1) * d.std(ddof=1) / np.sqrt(len(d))
     return tuple(f"{v:+.1f}".replace("-", "−") for v in (d.mean(), d.mean() - half, d.mean() + half))  # type: ignore[return-value]
 
 
@@ -214,8 +215,38 @@ def test_runs_are_compared_with_the_first_input(run_dir: Path, tmp_path: Path) -
     write_lines(bare / "metrics.jsonl", [{"step": 1}])
     text = render(run_dir, other, bare, out=tmp_path / "report.html").text
     mean, low, high = normal_interval(random_scores(1, 0.7), random_scores(1, 0.9))
-    assert f"{mean} [{low}, {high}] paired" in text[text.index("Comparison") : text.index("Before and after")]
+    compared = text[text.index("Comparison") : text.index("Before and after")]
+    assert f"{mean} [{low}, {high}] paired" in compared
+    assert "Benchmark Unit run other Difference" in compared and "Before:" not in compared, "they are neither"
     assert f"Not in the comparison, because it has no eval.json: {bare}." in text
+
+
+def test_scores_on_the_common_items_stand_beside_their_difference(tmp_path: Path) -> None:
+    old = {f"a/{n}": float(n % 2) for n in range(20)}
+    new = {f"a/{n}": 1.0 for n in range(5, 40)}
+    first, second = write_evaluation(tmp_path / "x", {"b": old}), write_evaluation(tmp_path / "y", {"b": new})
+    text = render(first, second, out=tmp_path / "report.html").text
+    assert "on common items 53.3 → 100.0" in text and "+46.7" in text  # 8 of the 15 that both answered
+
+
+def test_why_there_is_no_interval_is_said(tmp_path: Path) -> None:
+    old, new = {f"a/{n}": 0.0 for n in range(9)}, {f"a/{n}": float(n > 0) for n in range(9)}
+    paths = [write_evaluation(tmp_path / name, {"b": scores}) for name, scores in (("x", old), ("y", new))]
+    assert "+88.9 too few items" in render(*paths, out=tmp_path / "report.html").text
+
+
+def test_facts_and_counts_are_words_and_numbers(run_dir: Path, tmp_path: Path) -> None:
+    config = yaml.safe_load((run_dir / "config.yaml").read_text())
+    config["rewards"] = {"understanding": "choice", "generation": "hps", "options": {}, "weights": {}, "held_out": ""}
+    (run_dir / "config.yaml").write_text(yaml.safe_dump(config))
+    pairing = json.loads((tmp_path / "data/pairing.json").read_text())
+    pairing["counts"]["removed"] = {"near copy": 3, "copy of an image": 4}
+    (tmp_path / "data/pairing.json").write_text(json.dumps(pairing))
+    text = render(run_dir, out=tmp_path / "report.html").text
+    assert "Rewards choice (understanding), hps (generation) Pairs per step" in text
+    assert "removed: near copy 3" in text and "removed: copy of an image 4" in text
+    head = text[: text.index("Options (config.yaml)")]
+    assert "{" not in head[head.index("Before and after") :]
 
 
 def test_one_evaluation_shows_its_scores(tmp_path: Path) -> None:

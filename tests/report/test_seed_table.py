@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 from report_files import write_evaluation
 
 from pairuni.errors import InputError
@@ -32,7 +33,7 @@ def test_means_and_intervals(tmp_path: Path) -> None:
     wanted = [new[0] - old, new[1] - old, new.mean(0) - old]
     wanted += [wanted[2][0::2], wanted[2][1::2]]
     for row, difference in zip(rows, wanted, strict=True):
-        half = 1.96 * difference.std(ddof=1) / len(difference) ** 0.5
+        half = scipy.stats.t.ppf(0.975, len(difference) - 1) * difference.std(ddof=1) / len(difference) ** 0.5
         numbers = [100 * x for x in (difference.mean(), difference.mean() - half, difference.mean() + half)]
         assert row[4] == "{:+.1f} ({:+.1f} to {:+.1f})".format(*numbers)
         assert row[5] == str(len(difference))

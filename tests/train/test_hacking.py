@@ -50,14 +50,36 @@ def test_a_rise_is_seen_where_the_sum_is_normalised():
     assert len(gamed(made, 20)) == 1
 
 
-def test_noise_alone_is_seldom_told():
+def autoregression(rng: np.random.Generator, steps: int, correlation: float) -> list[float]:
+    values = [float(rng.normal())]
+    for _ in range(steps - 1):
+        values.append(correlation * values[-1] + float(rng.normal()) * (1 - correlation**2) ** 0.5)
+    return values
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.5])
+def test_noise_alone_is_seldom_told(correlation):
+    """Runs of 120 steps without any change, looked at every 20 steps: 1 in 1,000 may be told of."""
     rng = np.random.default_rng(1)
     alarms = 0
-    for _ in range(400):
-        made = rng.normal(size=(40, 2))
-        told = [{"reward_mean/generation": a, "held_out/x/generation": b} for a, b in made.tolist()]
-        alarms += bool(gamed(told, 20))
-    assert alarms <= 4  # two one-sided events of about 2.5 % each: one in 1,600 is expected
+    for _ in range(300):
+        columns = (autoregression(rng, 120, correlation) for _ in range(2))
+        made = [{"reward_mean/generation": a, "held_out/x/generation": b} for a, b in zip(*columns, strict=True)]
+        alarms += any(gamed(made[:steps], 20) for steps in range(40, 121, 20))
+    assert alarms <= 3  # 300 runs at one in 1,000: four or more happen once in 3,700 times
+
+
+def test_a_change_is_told_among_correlated_steps():
+    """A rise and a fall by four standard deviations of a step are told in four of five runs."""
+    rng = np.random.default_rng(2)
+    told = 0
+    for _ in range(50):
+        rise, fall = (np.array(autoregression(rng, 100, 0.5)) for _ in range(2))
+        drift = np.linspace(0, 4, 100)
+        columns = (rise + drift).tolist(), (fall - drift).tolist()
+        made = [{"reward_mean/generation": a, "held_out/x/generation": b} for a, b in zip(*columns, strict=True)]
+        told += bool(gamed(made, 20))
+    assert told >= 40
 
 
 def test_too_few_steps_missing_values_and_constant_rewards():

@@ -163,7 +163,7 @@ def standard_error(answers: Sequence[Answer], benchmark: Benchmark) -> float:
     """
     groups: dict[str, list[Answer]] = {}
     for answer in answers:
-        groups.setdefault(answer.group or answer.id, []).append(answer)
+        groups.setdefault(answer.group or answer.record.get("prompt") or answer.id, []).append(answer)
     if len(groups) < 2:
         return 0.0
     if benchmark.factor is not None and len(groups) == len(answers):

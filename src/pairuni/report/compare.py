@@ -1,19 +1,25 @@
 """Two evaluations against each other: per benchmark and part, the difference and its 95 % interval.
 
-Where both evaluations kept their answers, items are matched by id and the interval is the normal one of the mean of
-per-item differences (paired: what both get right or wrong drops out). Otherwise it comes from the two standard errors,
-as if the items were independent, and says so. Arithmetic only: no files beyond the answers, no HTML.
+Where both evaluations kept their answers, items are matched by id (what both get right or wrong drops out), and the
+interval is Student's t over clusters: items of one prompt or of one image are no independent samples. Otherwise it
+comes from the two standard errors, as if the items were independent, and says so. Arithmetic only: no files beyond the
+answers, no HTML.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import NormalDist, fmean, stdev
+from statistics import NormalDist, fmean
+
+import numpy as np
 
 from pairuni.report.data import AnswerRow, Entry, Evaluation
 
 Z95 = NormalDist().inv_cdf(0.975)
 """Half-width of a 95 % normal interval in standard errors."""
+LEAST_CLUSTERS = 10
+"""With fewer an interval means little: none is given."""
+TOO_FEW, NO_VARIANCE = "too few items", "no item differs from the others"
 _FACTOR = {"per cent": 100.0}  # of an item's 0-1 score in the benchmark's unit; 1 for other units
 
 
@@ -25,6 +31,11 @@ class Difference:
     low: float | None
     high: float | None
     paired: bool
+    before: float
+    """The scores that it is the difference of: over the common items where it is paired."""
+    after: float
+    why: str = ""
+    """Why there is no interval."""
 
     @property
     def clear(self) -> bool:
@@ -64,58 +75,91 @@ class Comparison:
     after: Evaluation
     rows: list[Row]
     notes: list[str]
+    names: tuple[str, str] = ("before", "after")
+    """What the two are called."""
 
 
-def compare(before: Evaluation, after: Evaluation) -> Comparison:
-    """Compares what both evaluations have.
+def compare(before: Evaluation, after: Evaluation, names: tuple[str, str] = ("before", "after")) -> Comparison:
+    """Compares what both evaluations have; `names` is what the two are called.
 
     Raises:
         InputError: an answers file is broken.
     """
-    names = [name for name in before.entries if name in after.entries]
-    rows = [_row(name, before, after) for name in names]
+    common = [name for name in before.entries if name in after.entries]
+    rows = [_row(name, before, after, names) for name in common]
     notes = []
     for own, other in ((before, after), (after, before)):
         missing = [name for name in own.entries if name not in other.entries]
         if missing:
             notes.append(f"Left out, because only {own.path} has it: {', '.join(missing)}.")
-    if not names:
+    if not common:
         notes.append("The two evaluations have no benchmark in common.")
-    return Comparison(before, after, rows, notes)
+    return Comparison(before, after, rows, notes, names)
 
 
-def paired_difference(before: Mapping[str, float], after: Mapping[str, float], factor: float) -> Difference | None:
-    """Mean over common items of factor * (after - before) with its normal 95 % interval; None without common items.
+def paired_difference(
+    before: Mapping[str, float],
+    after: Mapping[str, float],
+    factor: float,
+    groups: Mapping[str, str] | None = None,
+) -> Difference | None:
+    """Mean over common items of factor * (after - before); None without common items.
 
-    One common item gives a mean without an interval (its variance is not known).
+    Its 95 % interval is Student's t over clusters with the cluster-robust variance (Liang and Zeger 1986), for G
+    clusters of N items G / (G - 1) * sum over clusters of (sum of the residuals)^2 / N^2. None is given for fewer than
+    `LEAST_CLUSTERS`, or where no cluster differs from the others.
+
+    Args:
+        before, after: score by item id.
+        groups: cluster by item id (default: each item is its own).
     """
-    differences = [factor * (after[id] - before[id]) for id in before if id in after]
-    if not differences:
+    ids = [id for id in before if id in after]
+    if not ids:
         return None
-    mean = fmean(differences)
-    if len(differences) < 2:
-        return Difference(mean, None, None, True)
-    half = Z95 * stdev(differences) / math.sqrt(len(differences))
-    return Difference(mean, mean - half, mean + half, True)
+    scores = factor * fmean(before[id] for id in ids), factor * fmean(after[id] for id in ids)
+    mean = scores[1] - scores[0]
+    sums: dict[str, float] = {}
+    for id in ids:
+        group = id if groups is None else groups[id]
+        sums[group] = sums.get(group, 0.0) + factor * (after[id] - before[id]) - mean
+    count = len(sums)
+    if count < LEAST_CLUSTERS:
+        return Difference(mean, None, None, True, *scores, why=TOO_FEW)
+    error = math.sqrt(count / (count - 1) * float(np.square(list(sums.values())).sum())) / len(ids)
+    if error < 1e-12 * factor:
+        return Difference(mean, None, None, True, *scores, why=NO_VARIANCE)
+    half = _student(count - 1) * error
+    return Difference(mean, mean - half, mean + half, True, *scores)
 
 
 def unpaired_difference(before: Entry, after: Entry) -> Difference:
     """The difference of two scores, its interval from their standard errors as of independent samples."""
-    mean = after.score - before.score
+    mean, scores = after.score - before.score, (before.score, after.score)
     if before.stderr is None or after.stderr is None:
-        return Difference(mean, None, None, False)
+        return Difference(mean, None, None, False, *scores, why="no standard error")
+    if min(before.n, after.n) < LEAST_CLUSTERS:
+        return Difference(mean, None, None, False, *scores, why=TOO_FEW)
+    if not before.stderr or not after.stderr:
+        return Difference(mean, None, None, False, *scores, why=NO_VARIANCE)
     half = Z95 * math.hypot(before.stderr, after.stderr)
-    return Difference(mean, mean - half, mean + half, False)
+    return Difference(mean, mean - half, mean + half, False, *scores)
 
 
-def _row(name: str, before: Evaluation, after: Evaluation) -> Row:
+def _student(freedom: int) -> float:
+    """Half-width of a 95 % interval in standard errors."""
+    from scipy.stats import t  # here, since it takes longer to import than a report to write
+
+    return float(t.ppf(0.975, freedom))
+
+
+def _row(name: str, before: Evaluation, after: Evaluation, names: tuple[str, str]) -> Row:
     old, new = before.entries[name], after.entries[name]
     notes = []
     if old.protocol != new.protocol or old.judge != new.judge:
         rules = [" / ".join(text for text in (e.protocol, e.judge) if text) or "not stated" for e in (old, new)]
-        notes.append(f"The protocols differ: {rules[0]} before, {rules[1]} after.")
+        notes.append(f"The protocols differ: {names[0]} has {rules[0]}, {names[1]} has {rules[1]}.")
     if old.unit != new.unit:
-        notes.append(f"No difference: the units are {old.unit} before and {new.unit} after.")
+        notes.append(f"No difference: {names[0]} is in {old.unit}, {names[1]} in {new.unit}.")
         return Row(name, old, new, None, _parts(old, new, {}, {}, comparable=False), notes)
     answers = [(evaluation, evaluation.answers(name)) for evaluation in (before, after)]
     problem = _why_unpaired(name, answers)
@@ -127,11 +171,11 @@ def _row(name: str, before: Evaluation, after: Evaluation) -> Row:
     lone = len(rows_before) - both, len(rows_after) - both
     if any(lone):
         notes.append(
-            f"The difference is over the {both} items that both answered; {lone[0]} were answered only before, "
-            f"{lone[1]} only after."
+            f"The difference and the scores beside it are over the {both} items that both answered; {lone[0]} were "
+            f"answered only by {names[0]}, {lone[1]} only by {names[1]}."
         )
     scores = [{id: row.score for id, row in rows.items()} for rows in (rows_before, rows_after)]
-    difference = paired_difference(scores[0], scores[1], _FACTOR.get(old.unit, 1.0))
+    difference = paired_difference(scores[0], scores[1], _FACTOR.get(old.unit, 1.0), _groups(rows_before, rows_after))
     return Row(name, old, new, difference, _parts(old, new, rows_before, rows_after), notes)
 
 
@@ -150,6 +194,11 @@ def _why_unpaired(name: str, answers: Sequence[tuple[Evaluation, Mapping[str, An
     return "" if kept[0].keys() & kept[1].keys() else "the two answer files have no item in common"
 
 
+def _groups(*evaluations: Mapping[str, AnswerRow]) -> dict[str, str]:
+    """Cluster by item id, as either evaluation has it."""
+    return {id: row.cluster for rows in evaluations for id, row in rows.items()}
+
+
 def _parts(
     old: Entry,
     new: Entry,
@@ -162,9 +211,10 @@ def _parts(
         before, after = old.parts.get(name), new.parts.get(name)
         first = {id: row.score for id, row in rows_before.items() if row.part == name}
         second = {id: row.score for id, row in rows_after.items() if row.part == name}
-        difference = paired_difference(first, second, _FACTOR.get(old.unit, 1.0))
+        groups = _groups(rows_before, rows_after)
+        difference = paired_difference(first, second, _FACTOR.get(old.unit, 1.0), groups)
         n = len(first.keys() & second.keys()) if difference else None
         if difference is None and comparable and before is not None and after is not None:
-            difference = Difference(after - before, None, None, False)
+            difference = Difference(after - before, None, None, False, before, after, why="answers are not kept")
         parts.append(PartRow(name, before, after, difference, n))
     return parts

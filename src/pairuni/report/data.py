@@ -18,7 +18,7 @@ from pydantic import ConfigDict, StrictFloat, StrictInt, StrictStr, TypeAdapter,
 from pairuni.errors import InputError
 from pairuni.files import read_json, read_jsonl
 from pairuni.records import Pair, read_pairs
-from pairuni.runs import RunDir
+from pairuni.runs import RunDir, first_and_last_tenth
 
 _ROW = ConfigDict(allow_inf_nan=False)  # not strict as a whole: strict dataclasses refuse dicts
 
@@ -46,6 +46,13 @@ class AnswerRow:
     id: StrictStr
     score: StrictFloat
     part: StrictStr = ""
+    group: StrictStr = ""
+    prompt: StrictStr = ""
+
+    @property
+    def cluster(self) -> str:
+        """Items that are no independent samples share it: those of one image or prompt."""
+        return self.group or self.prompt or self.id
 
 
 @dataclass(frozen=True)
@@ -110,13 +117,9 @@ class Metrics:
         return self.columns.get(key)
 
     def ends(self, key: str) -> tuple[float, float] | None:
-        """Means over the first and the last tenth of the steps that have a value, None without any."""
+        """`first_and_last_tenth` of a column, None without any value."""
         values = self.column(key)
-        if values is None:
-            return None
-        known = values[np.isfinite(values)]
-        tenth = max(1, round(len(known) / 10))
-        return float(known[:tenth].mean()), float(known[-tenth:].mean())
+        return None if values is None else first_and_last_tenth(values.tolist())
 
 
 @dataclass(frozen=True)

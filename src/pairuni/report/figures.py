@@ -5,6 +5,7 @@ the dark version is the same drawing with other colours. What a run lacks is rep
 """
 
 import io
+import math
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ _DARK = {
     GRID: "#343a42",
     **dict(zip(LINES, ("#7fb2ea", "#ee9a5f", "#7fc799", "#c79be0", "#e58796", "#adadad"), strict=True)),
 }
+_WIDTH = 5.4  # inches
 _FEW = 40  # with at most so many points each gets a marker
 
 
@@ -127,12 +129,12 @@ def similarity_chart(similarities: Sequence[float]) -> Chart:
 
 def _chart(panel: Panel, metrics: Metrics, window: int) -> Chart:
     with matplotlib.rc_context(STYLE):
-        figure, axes = _axes()
+        columns = _legend_columns(list(panel.keys))
+        figure, axes = _axes(math.ceil(len(panel.keys) / columns))
         axes.set_xlabel("step")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         alt = _stack(axes, panel, metrics) if panel.stacked else _lines(axes, panel, metrics, window)
         if len(panel.keys) > 1 and axes.get_legend_handles_labels()[0]:
-            columns = min(3, len(panel.keys))
             axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=columns, frameon=False, handlelength=1.2)
         note = panel.note if window == 1 or panel.stacked else f"{panel.note} Strong line: mean over {window} steps."
         return _finish(figure, panel.title, note, alt)
@@ -172,10 +174,19 @@ def _stack(axes: Axes, panel: Panel, metrics: Metrics) -> str:
     return f"Means: {means}."
 
 
-def _axes() -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(5.4, 2.7))
+def _legend_columns(labels: Sequence[str]) -> int:
+    """As many as fit beside each other, three at most; letters are about 0.075 inches wide."""
+    return max(1, min(3, len(labels), int(_WIDTH / (0.075 * max(map(len, labels)) + 0.4))))
+
+
+def _axes(legend_rows: int = 1) -> tuple[Figure, Axes]:
+    extra = 0.2 * (legend_rows - 1)
+    height = 2.7 + extra
+    figure = Figure(figsize=(_WIDTH, height))
     # Fixed margins: laying out by measured text doubles the time of a page.
-    axes = figure.subplots(gridspec_kw={"left": 0.11, "right": 0.98, "bottom": 0.17, "top": 0.88})
+    edges = {"left": 0.12, "right": 0.98, "bottom": 0.46 / height, "top": 1 - (0.32 + extra) / height}
+    axes = figure.subplots(gridspec_kw=edges)
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))  # the default one writes a factor over the legend
     axes.grid(axis="y", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(length=0)

@@ -8,7 +8,7 @@ compare.py, drawing figures.py, pictures gallery.py; here they are put together.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pairuni.errors import InputError
 from pairuni.files import write_text
+from pairuni.records import Side
 from pairuni.report.compare import Comparison, compare
 from pairuni.report.data import Evaluation, Metrics, PairFile, Run, read_input
 from pairuni.report.figures import PANELS, Chart, run_charts, similarity_chart
@@ -102,7 +103,7 @@ def templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"score": _score, "signed": _signed, "plain": _plain}
+    environment.filters |= {"score": _score, "signed": _signed, "plain": _plain, "title_first": _title_first}
     return environment
 
 
@@ -112,6 +113,10 @@ def _score(value: float | None, unit: str) -> str:
 
 def _signed(value: float, unit: str) -> str:
     return f"{value:+.{_DECIMALS.get(unit, 3)}f}".replace("-", "−")
+
+
+def _title_first(text: str) -> str:
+    return text[:1].upper() + text[1:] if text in ("before", "after") else text
 
 
 def _plain(value: Any) -> str:
@@ -129,13 +134,16 @@ def _name(path: Path) -> str:
 def _compare_inputs(found: Sequence[Run | Evaluation]) -> tuple[list[Comparison], list[str]]:
     """Every later evaluated input against the first one; what was skipped, and what has no evaluation to compare."""
     finals = [item.after or item.before if isinstance(item, Run) else item for item in found]
+    evaluated = [item for item, final in zip(found, finals, strict=True) if final is not None]
     known = [item for item in finals if item is not None]
     skips = [f"{name} in {e.path}: skipped, {reason}." for e in known for name, reason in e.skipped.items()]
     if len(found) < 2:
         return [], skips
     missing = [item.directory for item in found if isinstance(item, Run) and item.after is None and item.before is None]
     notes = [f"Not in the comparison, because it has no eval.json: {path}." for path in missing]
-    return [compare(known[0], other) for other in known[1:]], skips + notes
+    names = [_name(item.directory if isinstance(item, Run) else item.path) for item in evaluated]
+    rest = zip(known[1:], names[1:], strict=True)
+    return [compare(known[0], other, (names[0], name)) for other, name in rest], skips + notes
 
 
 def _run_view(run: Run) -> _RunView:
@@ -165,7 +173,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         aligned = sum(pair.kind == "aligned" for pair in run.pairs.pairs)
         count = len(run.pairs.pairs)
         facts["Pairs"] = f"{run.pairs.path} ({count:,}: {aligned:,} aligned, {count - aligned:,} retrieved)"
-    facts |= {"Rewards": _both_sides(run.setting("rewards")), "Pairs per step": run.setting("data.batch")}
+    facts |= {"Rewards": _rewards(run.setting("rewards")), "Pairs per step": run.setting("data.batch")}
     facts |= {"Rollouts per half": run.setting("rollout.rollouts"), "Learning rate": run.setting("optim.lr")}
     facts |= {"Weighting": run.setting("weighting"), "Sides": run.setting("sides")}
     planned = run.setting("steps")
@@ -180,10 +188,13 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     return [(label, str(value)) for label, value in facts.items() if value is not None]
 
 
-def _both_sides(rewards: Any) -> str | None:
+def _rewards(rewards: Any) -> str | None:
+    """The rewards of both sides and those that are only watched, as `name (side)`."""
     if not isinstance(rewards, Mapping):
         return None
-    return ", ".join(f"{name} ({side})" for side, name in rewards.items() if side != "options")
+    named = {str(side): rewards.get(side) for side in Side} | {"held out": rewards.get("held_out")}
+    texts = {side: ", ".join(name) if isinstance(name, list) else name for side, name in named.items()}
+    return ", ".join(f"{text} ({side})" for side, text in texts.items() if text)
 
 
 def _duration(seconds: float) -> str:
@@ -200,6 +211,16 @@ def _ends(metrics: Metrics) -> list[tuple[str, float, float]]:
     return [(key, *ends) for key in keys if (ends := metrics.ends(key)) is not None]
 
 
+def _flat(counts: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Counts in words; groups of them, one by one after the group's name."""
+    for name, value in counts.items():
+        words = name.replace("_", " ")
+        if isinstance(value, Mapping):
+            yield from ((f"{words}: {part}", number) for part, number in value.items())
+        else:
+            yield words, value
+
+
 def _pairs_view(pairs: PairFile) -> _PairsView:
     pairing, beside = pairs.pairing or {}, pairs.path.parent / "pairing.json"
     counts = pairing.get("counts") or {}
@@ -211,7 +232,7 @@ def _pairs_view(pairs: PairFile) -> _PairsView:
     similarities = [pair.similarity for pair in pairs.pairs if pair.kind == "retrieved"]
     return _PairsView(
         file=pairs,
-        counts=[(name.replace("_", " "), value) for name, value in counts.items()],
+        counts=list(_flat(counts)),
         quantiles=list(quantiles.items()),
         notices=[str(notice) for notice in notices],
         chart=similarity_chart(similarities) if similarities else None,

@@ -9,16 +9,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.stats import t as student_t
 
-_ERRORS = 2.0
-"""Standard errors of the difference that a change must exceed; about one false alarm in a thousand pairs of windows."""
+_FALSE_ALARMS = 0.001
+"""Runs without any change that may be warned of, however long they are and however many rewards are watched, where
+trained and held-out rewards vary independently. Measured over 20,000 runs of 200 steps that are looked at every 20
+steps: MEASURED."""
+_MOST_CORRELATED = 0.95
 
 
 def gamed(rows: Sequence[Mapping[str, Any]], window: int) -> list[str]:
     """What to warn of: one sentence per held-out reward that fell while a trained reward of its side rose.
 
-    Compares the last `window` steps with the first ones. Steps are taken as independent, which flatters the errors a
-    little: prompts differ from step to step, weights change slowly.
+    Compares the last `window` steps with the first ones, by Student's t. Steps that follow each other are alike, so the
+    errors of the means are those of an autoregression of first order. A run is looked at every `window` steps: look
+    k may spend 1 / (k (k + 1)) of the false alarms, shared by all pairs of a trained and a held-out reward.
 
     Args:
         rows: of metrics.jsonl, all steps so far. Fewer than two windows are too few.
@@ -28,16 +33,23 @@ def gamed(rows: Sequence[Mapping[str, Any]], window: int) -> list[str]:
     """
     if window < 2:
         raise ValueError(f"window must be at least 2, not {window}")
-    if len(rows) < 2 * window:
+    look = len(rows) // window - 1
+    if look < 1:
         return []
-    found = []
+    watched = []
     for side in ("understanding", "generation"):
         held_out = [key for key in rows[-1] if key.startswith("held_out/") and key.endswith(f"/{side}")]
         # Each trained reward as it is: the mean of a sum that was normalised within its groups is always 0.
         trained = [key for key in rows[-1] if key.startswith("reward/") and key.endswith(f"/{side}")]
-        risen = max(_change(rows, key, window) for key in (f"reward_mean/{side}", *trained))
-        for key in held_out if risen > _ERRORS else []:
-            if _change(rows, key, window) < -_ERRORS:
+        watched.append((side, held_out, [f"reward_mean/{side}", *trained]))
+    pairs = sum(len(held_out) * len(trained) for _, held_out, trained in watched)
+    # Both must happen, each by chance this often.
+    rare = math.sqrt(_FALSE_ALARMS / (look * (look + 1) * max(pairs, 1)))
+    found = []
+    for side, held_out, trained in watched:
+        risen = held_out and any(_chance_of_rise(rows, key, window, 1) < rare for key in trained)
+        for key in held_out if risen else []:
+            if _chance_of_rise(rows, key, window, -1) < rare:
                 first, last = (_values(part, key).mean() for part in (rows[:window], rows[-window:]))
                 name = key.split("/")[1]
                 found.append(
@@ -46,14 +58,37 @@ def gamed(rows: Sequence[Mapping[str, Any]], window: int) -> list[str]:
     return found
 
 
-def _change(rows: Sequence[Mapping[str, Any]], key: str, window: int) -> float:
-    """Last window minus first, in standard errors; 0 where it cannot be told."""
+def _chance_of_rise(rows: Sequence[Mapping[str, Any]], key: str, window: int, sign: int) -> float:
+    """How likely so large a rise (sign -1: fall) from the first to the last window is without any change."""
     first, last = _values(rows[:window], key), _values(rows[-window:], key)
-    if min(len(first), len(last)) < 2:
+    n = min(len(first), len(last))
+    if n < 2:
+        return 1.0
+    difference = sign * float(last.mean() - first.mean())
+    spread = (first.var(ddof=1) / len(first) + last.var(ddof=1) / len(last)) / 2
+    if difference <= 0:
+        return 1.0
+    if spread == 0:
         return 0.0
-    difference = float(last.mean() - first.mean())
-    error = math.sqrt(first.var(ddof=1) / len(first) + last.var(ddof=1) / len(last))
-    return difference / error if error > 0 else math.copysign(math.inf, difference) if difference else 0.0
+    # An autoregression's mean varies as that of n / inflation independent steps, and hides part of its variance.
+    correlation = _correlation(rows, key, window)
+    inflation = min((1 + correlation) / (1 - correlation), n / 2)
+    error = math.sqrt(2 * spread * inflation * (n - 1) / (n - inflation))
+    return float(student_t.sf(difference / error, 2 * (n / inflation - 1)))
+
+
+def _correlation(rows: Sequence[Mapping[str, Any]], key: str, window: int) -> float:
+    """Of a step with the next one within a window, over all windows, in [0, 0.95]; corrected for the windows' means."""
+    products = squares = 0.0
+    for start in range(0, len(rows) - window + 1, window):
+        values = _values(rows[start : start + window], key)
+        if len(values) > 1:
+            centred = values - values.mean()
+            products, squares = products + float(centred[1:] @ centred[:-1]), squares + float(centred @ centred)
+    if squares == 0 or window <= 4:
+        return 0.0
+    # Kendall 1954: means taken off n steps lower the estimate by (1 + 3 rho) / n.
+    return min(max((products / squares + 1 / window) / (1 - 3 / window), 0.0), _MOST_CORRELATED)
 
 
 def _values(rows: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:

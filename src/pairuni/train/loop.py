@@ -29,7 +29,7 @@ from pairuni.policies.lora import WithoutLora
 from pairuni.records import Pair, Quadruple, Side, read_pairs, resolve_image
 from pairuni.rewards import side_reward
 from pairuni.rewards.base import Reward
-from pairuni.runs import RunDir
+from pairuni.runs import RunDir, first_and_last_tenth
 from pairuni.streams import Stream, seed_all
 from pairuni.train.checkpoint import Progress, load_state, load_trained, save_checkpoint
 from pairuni.train.hacking import gamed
@@ -347,15 +347,11 @@ def _postfix(row: Mapping[str, float]) -> str:
 
 def _summary(directory: RunDir, config: TrainConfig, seconds: float) -> dict[str, Any]:
     rows = directory.read_metrics()
-    tenth = max(1, round(len(rows) / 10))
-    parts = {"reward_first": rows[:tenth], "reward_last": rows[-tenth:]}
-    means: dict[str, dict[str, float | None]] = {}
     missing = {str(side): sum(row[f"missing/{side}"] for row in rows) for side in trained_sides(config)}
-    for name, part in parts.items():
-        means[name] = {}
-        for side in trained_sides(config):
-            known = [row[f"reward_mean/{side}"] for row in part if row[f"reward_mean/{side}"] is not None]
-            means[name][str(side)] = sum(known) / len(known) if known else None
+    means: dict[str, dict[str, float | None]] = {"reward_first": {}, "reward_last": {}}
+    for side in trained_sides(config):
+        ends = first_and_last_tenth(row[f"reward_mean/{side}"] for row in rows) or (None, None)
+        means["reward_first"][str(side)], means["reward_last"][str(side)] = ends
     checkpoint = directory.latest_checkpoint()
     window = config.log.hacking_window
     warnings = gamed(rows, window) if window else []
