@@ -212,11 +212,11 @@ FAULTS = {
     "mean and spread of the whole batch": Fault(
         "algo/advantages.py",
         "count_B1 = known_BR.sum(dim=1, keepdim=True).clamp(min=1)\n"
-        "    mean_B1 = exact_BR.where(known_BR, 0).sum(dim=1, keepdim=True) / count_B1\n"
+        "    mean_B1 = exact_BR.sum(dim=1, keepdim=True) / count_B1\n"
         "    centred_BR = (exact_BR - mean_B1).where(known_BR, 0)\n"
         "    std_B1 = (centred_BR.square().sum(dim=1, keepdim=True) / count_B1).sqrt()\n",
         "count_B1 = known_BR.sum().clamp(min=1)\n"
-        "    mean_B1 = exact_BR.where(known_BR, 0).sum() / count_B1\n"
+        "    mean_B1 = exact_BR.sum() / count_B1\n"
         "    centred_BR = (exact_BR - mean_B1).where(known_BR, 0)\n"
         "    std_B1 = (centred_BR.square().sum() / count_B1).sqrt()\n",
         "tests/algo/test_advantages.py::test_rows_never_mix",
@@ -274,6 +274,18 @@ FAULTS = {
         "terms_BT = torch.maximum(ratio_BT * advantage_B1, clipped_BT * advantage_B1)",
         "tests/algo/test_surrogate.py::test_the_four_corners_of_the_clip",
     ),
+    "a ratio that overflows": Fault(
+        "algo/surrogate.py",
+        "gap_BT.clamp(max=math.log1p(clip_eps) + 1)",
+        "gap_BT",
+        "tests/algo/test_surrogate.py::test_value_and_gradient_where_ratios_overflow",
+    ),
+    "large rewards squared as they are": Fault(
+        "algo/advantages.py",
+        "unit_B1 = _unit(exact_BR)",
+        "unit_B1 = torch.ones_like(exact_BR[:, :1])",
+        "tests/algo/test_advantages.py::test_rewards_of_any_size",
+    ),
     "clipped above alone": Fault(
         "algo/surrogate.py",
         "clipped_BT = ratio_BT.clamp(1 - clip_eps, 1 + clip_eps)",
@@ -294,8 +306,8 @@ FAULTS = {
     ),
     "KL without its constant": Fault(
         "algo/surrogate.py",
-        "terms_BT = gap_BT.exp() - gap_BT - 1",
-        "terms_BT = gap_BT.exp() - gap_BT",
+        "terms_BT = gap_BT.expm1() - gap_BT ",
+        "terms_BT = gap_BT.exp() - gap_BT ",
         "tests/algo/test_surrogate.py::test_k3_against_the_exact_divergence",
     ),
     "pair weights squared": Fault(

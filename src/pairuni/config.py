@@ -564,6 +564,10 @@ class TrainConfig:
     """Clips the probability ratio to [1 - eps, 1 + eps]. Not stated in the paper."""
     kl_beta: float = 0.0
     """Weight of the KL to the initial model (paper: 0); the reference model is loaded only when positive."""
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    """How the KL is estimated from the actions drawn, and whose gradient that has. k3: never negative, of low variance;
+    its gradient is that of KL(initial || policy). k2: biased, its gradient that of KL(policy || initial). k1: unbiased
+    but of either sign, with k2's gradient, since its own would be zero on average. Not stated in the paper."""
     loss_norm: Literal["sequence_mean", "token_sum", "token_mean", "constant"] = "sequence_mean"
     """Denominator of a side's sum: per sequence then mean; mean over sequences of the token sum (the paper's formula as
     printed); all the side's tokens; sequences times `norm_length`. In mode vanilla both sides have one denominator:

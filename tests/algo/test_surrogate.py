@@ -104,6 +104,35 @@ def test_rows_without_advantage_stay_silent_when_their_ratio_overflows():
     assert stats["ratio_max"] == math.inf
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("gap", [-2000.0, -300.0, -0.1, 0.0, 0.1, 5.0, 80.0, 89.0, 300.0, math.inf])
+@pytest.mark.parametrize("advantage", [1.5, -1.5])
+def test_value_and_gradient_where_ratios_overflow(advantage, gap, dtype):
+    """Against float64, where exp(300) is a number: clipping ends a positive term, a negative one has no end."""
+    logp = torch.tensor([[gap, -0.25]], dtype=dtype, requires_grad=True)
+    row = torch.tensor([advantage], dtype=dtype)
+    loss, _ = clipped_surrogate(logp, torch.zeros(1, 2, dtype=dtype), row, torch.ones(1, 2, dtype=torch.bool), EPS)
+    loss.backward()
+    total, slopes = 0.0, []
+    for d in logp.detach().double()[0].tolist():
+        rho = np.exp(np.float64(d))
+        kept = rho * advantage <= min(max(rho, 1 - EPS), 1 + EPS) * advantage
+        total -= rho * advantage if kept else min(max(rho, 1 - EPS), 1 + EPS) * advantage
+        slopes.append(-rho * advantage if kept else 0.0)
+    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite there, and never NaN
+        expected, slopes = float(np.float32(total)), np.float32(slopes).tolist()
+    assert loss.dtype == torch.float32 and float(loss.detach()) == pytest.approx(expected, rel=1e-5)
+    assert logp.grad is not None
+    assert logp.grad[0].tolist() == pytest.approx(slopes, rel=1e-5 if dtype == torch.float32 else 5e-3)
+
+
+def test_half_precision_does_not_move_the_edge_of_the_clip():
+    """In bf16 1.2 is 1.203: the ratio is worked out in fp32, whatever the log-probs come in."""
+    logp = torch.tensor([[math.log(1.22)]]).bfloat16().requires_grad_()
+    loss, stats = clipped_surrogate(logp, torch.zeros(1, 1), torch.ones(1), torch.ones(1, 1, dtype=torch.bool), EPS)
+    assert float(loss.detach()) == pytest.approx(-1.2, rel=1e-6) and float(stats["clip_fraction"]) == 1
+
+
 @pytest.mark.parametrize("shape", [(3, 4), (0, 4), (3, 0)])
 def test_nothing_to_score(shape):
     logp = torch.zeros(shape, requires_grad=True)
@@ -113,6 +142,25 @@ def test_nothing_to_score(shape):
     loss.backward()
     assert float(loss.detach()) == 0
     assert {k: float(v) for k, v in stats.items()} == {"ratio_mean": 1, "ratio_max": 1, "clip_fraction": 0}
+
+
+@pytest.mark.parametrize("gap", [1e-4, -1e-4, 3e-3, 1e-6])
+def test_k3_of_small_gaps_in_single_precision(gap):
+    """exp(d) - d - 1 of 1e-4 is 5e-9, which fp32 loses beside 1."""
+    logp = torch.tensor([[-2.0]])
+    ref = logp + gap
+    d = float(ref - logp)
+    exact = d * d / 2 + d**3 / 6 + d**4 / 24
+    assert float(k3_kl(logp, ref, torch.ones(1, 1, dtype=torch.bool))) == pytest.approx(exact, rel=2e-2, abs=1e-13)
+
+
+def test_k3_that_overflows_does_not_reach_a_side_without_weight():
+    logp = torch.tensor([[-500.0], [-1.0]], requires_grad=True)
+    mask = torch.ones(2, 1, dtype=torch.bool)
+    loss = k3_kl(logp, torch.zeros(2, 1), mask, torch.tensor([0.0, 1.0]))
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(math.e - 2)
+    assert logp.grad is not None and logp.grad[0, 0] == 0 and logp.grad[1, 0] == pytest.approx(1 - math.e)
 
 
 def test_ratios_outside_the_mask_do_not_count():

@@ -50,6 +50,14 @@ def test_normalisation_of_equal_and_missing_scores():
     assert np.isnan(found[2]).all()
 
 
+@pytest.mark.parametrize("size", [1e308, 1e160, 1e12, 1.0, 1e-5])
+def test_normalisation_of_scores_of_any_size(size):
+    found = normalised(np.array([[1.5 * size, -1.5 * size, 1.5 * size, -1.5 * size], [1.0, 0.0, 0.0, 0.0]]))
+    np.testing.assert_allclose(found[0], [1, -1, 1, -1], rtol=1e-12)
+    np.testing.assert_allclose(found[1], np.array([3, -1, -1, -1]) / 3**0.5, rtol=1e-12)
+    np.testing.assert_array_equal(normalised(np.full((1, 3), 0.1 * size)), 0.0)  # the mean of three is rounded
+
+
 def test_a_held_out_reward_of_the_other_side_does_not_count_here():
     config = RewardConfig(held_out="format, sharpness")
     assert held_out_names(side_reward(config, Side.UNDERSTANDING)) == {"format"}

@@ -29,7 +29,8 @@ def group_advantages(rewards_BR: Tensor | np.ndarray, std_eps: float = 1e-6) -> 
     """(r - mean) / (population std + std_eps) within each row, computed in float64.
 
     A reward that is not finite is missing: left out of mean and std, with advantage 0. Rows whose known rewards are
-    equal up to rounding, or with fewer than two known rewards, are exactly 0.
+    equal up to rounding, or with fewer than two known rewards, are exactly 0. Finite rewards of any size have their
+    advantage: a row is brought near 1 before anything is added or squared.
 
     Args:
         rewards_BR: [B, R]; bool and integer rewards give float32 advantages.
@@ -44,13 +45,15 @@ def group_advantages(rewards_BR: Tensor | np.ndarray, std_eps: float = 1e-6) -> 
     rewards_BR = _as_rows(rewards_BR)
     if not std_eps > 0:
         raise ValueError(f"std_eps must be positive, not {std_eps}")
-    exact_BR = rewards_BR.double()
-    known_BR = exact_BR.isfinite()
+    known_BR = rewards_BR.isfinite()
+    exact_BR = rewards_BR.double().where(known_BR, 0)
+    unit_B1 = _unit(exact_BR)
+    exact_BR = exact_BR / unit_B1
     count_B1 = known_BR.sum(dim=1, keepdim=True).clamp(min=1)
-    mean_B1 = exact_BR.where(known_BR, 0).sum(dim=1, keepdim=True) / count_B1
+    mean_B1 = exact_BR.sum(dim=1, keepdim=True) / count_B1
     centred_BR = (exact_BR - mean_B1).where(known_BR, 0)
     std_B1 = (centred_BR.square().sum(dim=1, keepdim=True) / count_B1).sqrt()
-    advantages_BR = centred_BR / (std_B1 + std_eps)
+    advantages_BR = centred_BR / (std_B1 + std_eps / unit_B1)
     dtype = rewards_BR.dtype if rewards_BR.dtype.is_floating_point else torch.float32
     return advantages_BR.masked_fill(_no_spread(rewards_BR)[:, None], 0.0).to(dtype)
 
@@ -67,6 +70,15 @@ def _as_rows(rewards_BR: Tensor | np.ndarray) -> Tensor:
     if rewards_BR.ndim != 2:
         raise ValueError(f"rewards must be [pairs, rollouts], not of shape {tuple(rewards_BR.shape)}")
     return rewards_BR.detach()
+
+
+def _unit(values_BR: Tensor) -> Tensor:
+    """[B, 1] a power of two near each row's largest absolute value: dividing by it rounds nothing. 1 for zeros."""
+    if values_BR.shape[1] == 0:
+        return values_BR.new_ones(len(values_BR), 1)
+    largest_B1 = values_BR.abs().amax(dim=1, keepdim=True)
+    mantissa_B1, _ = torch.frexp(largest_B1)  # in [1/2, 1): halved, so that the unit itself does not overflow
+    return (largest_B1 / (2 * mantissa_B1)).where(largest_B1 > 0, 1.0)
 
 
 def _no_spread(rewards_BR: Tensor) -> Tensor:

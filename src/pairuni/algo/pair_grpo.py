@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from pairuni.algo.advantages import group_advantages
-from pairuni.algo.surrogate import clipped_surrogate, k3_kl
+from pairuni.algo.surrogate import KlEstimator, clipped_sum, kl_estimate, ratio_statistics
 
 LossNorm = Literal["sequence_mean", "token_sum", "token_mean", "constant"]
 
@@ -109,6 +109,9 @@ def side_loss(
     clip_eps: float,
     ref_kN: Tensor | None = None,
     kl_beta: float = 0.0,
+    kl_estimator: KlEstimator = "k3",
+    drawn_kN: Tensor | None = None,
+    recorded_kN: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """One chunk's share of one side's loss: sum of scale * (-L_clip + beta * KL). Chunks add up to the side's loss.
 
@@ -119,6 +122,10 @@ def side_loss(
             Statistics leave them out.
         ref_kN: [k, N] log-probs of the reference model, None when kl_beta is 0.
         kl_beta: weight of the KL term (paper: 0).
+        kl_estimator: see `kl_estimate`.
+        drawn_kN: [k, N] policy / the distribution drawn from, at each action, where these differ (guided draws whose
+            conditional log-probs are scored): the KL is then that of the policy at the prefixes that were drawn.
+        recorded_kN: [k, N] log-probs that ratio_mean and ratio_max compare with, instead of `old_kN`.
 
     Returns:
         The loss (scalar, to be minimised) and detached scalars: ratio_mean, ratio_max, clip_fraction, decisions, and
@@ -132,12 +139,15 @@ def side_loss(
     # One surrogate for every denominator: the scale is positive, so it may go through min into the advantage.
     scale_kN = scale_kN if scale_kN.ndim == 2 else scale_kN[:, None]
     credit_kN = advantage_k[:, None] * scale_kN.to(advantage_k)
-    loss, stats = clipped_surrogate(logp_kN, old_kN, credit_kN, mask_kN, clip_eps)
-    stats["decisions"] = mask_kN.sum()
+    loss, clip_fraction = clipped_sum(logp_kN, old_kN, credit_kN, mask_kN, clip_eps)
+    stats = ratio_statistics(logp_kN, old_kN if recorded_kN is None else recorded_kN, mask_kN)
+    stats |= {"clip_fraction": clip_fraction, "decisions": mask_kN.sum()}
     if ref_kN is not None:
-        loss = loss + kl_beta * k3_kl(logp_kN, ref_kN, mask_kN, scale_kN)
+        kl_scale_kN = scale_kN if drawn_kN is None else scale_kN * drawn_kN
+        loss = loss + kl_beta * kl_estimate(logp_kN, ref_kN, mask_kN, kl_estimator, kl_scale_kN)
         with torch.no_grad():
-            stats["kl"] = k3_kl(logp_kN, ref_kN, mask_kN) / stats["decisions"].clamp(min=1)
+            kl = kl_estimate(logp_kN, ref_kN, mask_kN, kl_estimator, drawn_kN)
+            stats["kl"] = kl / stats["decisions"].clamp(min=1)
     return loss, stats
 
 

@@ -104,7 +104,7 @@ class Chunk:
     rows: tuple[int, ...]
     """k flat rollout indices b * R + r."""
     mask_kN: Tensor
-    """bool, the decisions this chunk covers."""
+    """bool, the decisions this chunk covers; N is T, all places of a rollout."""
     recorded_kN: Tensor
     """fp32 log-probs of them, recorded while sampling, on the model's device."""
     step: int | None = None

@@ -13,6 +13,8 @@ from pairuni.records import Side
 from pairuni.rewards.base import Reward, RewardInput, score_all
 
 _STD_EPS = 1e-6
+_ROUNDING = 8 * np.finfo(np.float64).eps
+"""A spread of this share of the largest score is rounding."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +81,19 @@ def normalised_parts(reward: Reward, raw_BR: Mapping[str, np.ndarray]) -> dict[s
 
 
 def normalised(raw_BR: np.ndarray) -> np.ndarray:
-    """Mean 0 and population deviation 1 within each row; rows of equal scores are 0, missing scores stay missing."""
+    """Mean 0 and population deviation 1 within each row; rows of equal scores are 0, missing scores stay missing.
+
+    Scores are equal where their deviation is below 1e-6 or is rounding. Finite ones may be of any size.
+    """
     known_BR = np.isfinite(raw_BR)
+    exact_BR = np.where(known_BR, raw_BR, 0)
+    # In units of a power of two near the largest: nothing overflows when added or squared, and nothing is rounded.
+    largest_B1 = np.abs(exact_BR).max(axis=1, keepdims=True, initial=0.0)
+    unit_B1 = np.where(largest_B1 > 0, largest_B1 / np.maximum(2 * np.frexp(largest_B1)[0], 1.0), 1.0)
+    exact_BR = exact_BR / unit_B1
     count_B1 = np.maximum(known_BR.sum(axis=1, keepdims=True), 1)
-    mean_B1 = np.where(known_BR, raw_BR, 0).sum(axis=1, keepdims=True) / count_B1
-    away_BR = np.where(known_BR, raw_BR - mean_B1, 0)
+    mean_B1 = exact_BR.sum(axis=1, keepdims=True) / count_B1
+    away_BR = np.where(known_BR, exact_BR - mean_B1, 0)
     std_B1 = np.sqrt((away_BR**2).sum(axis=1, keepdims=True) / count_B1)
-    scaled_BR = np.where(std_B1 > _STD_EPS, away_BR / np.maximum(std_B1, _STD_EPS), 0)
-    return np.where(known_BR, scaled_BR, np.nan)
+    apart_B1 = (std_B1 > _STD_EPS / unit_B1) & (std_B1 > _ROUNDING)
+    return np.where(known_BR, np.where(apart_B1, away_BR / np.where(apart_B1, std_B1, 1), 0), np.nan)

@@ -206,20 +206,29 @@ def _backward(
         config.clip_eps,
         piece.reference_kN,
         config.kl_beta,
+        config.kl_estimator,
+        drawn_kN=None if reference is None else _drawn(piece),
+        recorded_kN=chunk.recorded_kN,
     )
     if piece.trained:
         loss.backward()
     if not piece.counted:
         return 0.0
-    with torch.no_grad():
-        gap_n = (logp_kN.detach() - chunk.recorded_kN)[chunk.mask_kN]
-        part = {name: float(value) for name, value in stats.items()}
-        if len(gap_n):
-            part |= {"ratio_mean": float(gap_n.exp().mean()), "ratio_max": float(gap_n.exp().max())}
-            if first:
-                scores.gaps.append((float(gap_n.abs().sum()), float(gap_n.abs().max()), len(gap_n)))
-        scores.parts.append(part)
+    scores.parts.append({name: float(value) for name, value in stats.items()})
+    gap_n = (logp_kN.detach() - chunk.recorded_kN)[chunk.mask_kN].abs()
+    if first and len(gap_n):
+        scores.gaps.append((float(gap_n.sum()), float(gap_n.max()), len(gap_n)))
     return float(loss.detach())
+
+
+def _drawn(piece: _Piece) -> Tensor:
+    """[k, N] scored over drawn-from probability of each action, as recorded.
+
+    1 but under guidance with conditional scoring: codes are then drawn from another distribution than the scored one.
+    """
+    rollouts, chunk = piece.rollouts, piece.chunk
+    sampled_kN = rollouts.sampled_logp_BRT.flatten(0, 1)[list(chunk.rows)].to(chunk.recorded_kN)
+    return (chunk.recorded_kN - sampled_kN).where(chunk.mask_kN, 0.0).exp()
 
 
 @contextmanager
