@@ -270,8 +270,8 @@ FAULTS = {
     ),
     "the larger of both surrogates": Fault(
         "algo/surrogate.py",
-        "terms_BT = torch.minimum(ratio_BT * advantage_B1, clipped_BT * advantage_B1)",
-        "terms_BT = torch.maximum(ratio_BT * advantage_B1, clipped_BT * advantage_B1)",
+        "terms_BT = torch.minimum(ratio_BT * advantage_BT, clipped_BT * advantage_BT)",
+        "terms_BT = torch.maximum(ratio_BT * advantage_BT, clipped_BT * advantage_BT)",
         "tests/algo/test_surrogate.py::test_the_four_corners_of_the_clip",
     ),
     "a ratio that overflows": Fault(

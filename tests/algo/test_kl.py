@@ -41,7 +41,7 @@ class World:
 
 
 def gradient(value: Tensor, world: World) -> Tensor:
-    (found,) = torch.autograd.grad(value, world.cond)
+    (found,) = torch.autograd.grad(value, world.cond, retain_graph=True)
     return found
 
 

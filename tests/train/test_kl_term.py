@@ -31,8 +31,10 @@ def moved(tiny_janus: JanusPolicy) -> JanusPolicy:
     return reference
 
 
-@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
-@pytest.mark.parametrize(("guidance", "score"), [(1.0, "cond"), (4.0, "cond"), (4.0, "cfg")])
+@pytest.mark.parametrize(
+    ("guidance", "score", "estimator"),
+    [(1.0, "cond", "k3"), (4.0, "cond", "k1"), (4.0, "cond", "k2"), (4.0, "cond", "k3"), (4.0, "cfg", "k3")],
+)
 def test_value_and_gradient_by_hand(
     tiny_janus: JanusPolicy, moved: JanusPolicy, tiny_config: TrainConfig, pairs_file: Path,
     guidance: float, score: Any, estimator: Any,
@@ -42,12 +44,12 @@ def test_value_and_gradient_by_hand(
         tiny_config, rollout=rollout, kl_beta=0.5, kl_estimator=estimator, micro_batch=3,
         optim=OptimConfig(lr=1e-4, max_grad_norm=0),
     )  # fmt: skip
-    batch = roll_out(tiny_janus, {side: items[:2] for side, items in read_halves(pairs_file).items()}, config)
+    batch = roll_out(tiny_janus, {side: items[:1] for side, items in read_halves(pairs_file).items()}, config)
     batch = {side: dataclasses.replace(s, rewards_BR=torch.ones_like(s.rewards_BR)) for side, s in batch.items()}
     expected, losses = {}, []
     for side, sampled in batch.items():
         (call,) = sampled.calls
-        (chunk,) = tiny_janus.chunks(call, 8)
+        (chunk,) = tiny_janus.chunks(call, 4)
         logp = tiny_janus.logprobs(call, chunk)
         with torch.no_grad():
             ref = moved.logprobs(call, chunk)
@@ -81,11 +83,11 @@ def test_the_estimate_under_guidance_is_near_the_exact_divergence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The exact KL of whole conditional distributions at prefixes that guidance drew, and k1, k3 from the draws."""
-    rollout = RolloutConfig(rollouts=256, guidance=1.5, max_new_tokens=2)
+    rollout = RolloutConfig(rollouts=128, guidance=1.5, max_new_tokens=2)
     config = dataclasses.replace(tiny_config, rollout=rollout, sides="generation")
     batch = roll_out(tiny_janus, {G: read_halves(pairs_file)[G][:1]}, config)
     (call,) = batch[G].calls
-    (chunk,) = tiny_janus.chunks(call, 256)
+    (chunk,) = tiny_janus.chunks(call, 128)
     whole: list[Tensor] = []
     right = model.action_logp
 
