@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pairuni.algo.pair_grpo import side_loss
+from pairuni.algo.pair_grpo import KlTerm, side_loss
 from pairuni.algo.surrogate import kl_estimate
 
 V, T, GUIDANCE = 4, 2, 3.0
@@ -70,14 +70,14 @@ def test_expected_values_and_gradients_are_those_of_the_divergence(seed, estimat
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_the_loss_term_is_the_same_estimate(estimator):
-    """`side_loss` without advantages is beta * KL; `drawn_kN` puts codes right that guidance drew."""
+    """`side_loss` without advantages is beta * KL; `KlTerm.drawn_kN` puts codes right that guidance drew."""
     world = World(5)
     drawn = world.logp(world.guided)
     visits, mask = drawn.sum(-1).exp(), torch.ones(V**T, T, dtype=torch.bool)
     logp, ref, nothing = world.logp(world.cond), world.logp(world.ref), torch.zeros(V**T, dtype=torch.float64)
     weight = (logp.detach() - drawn).exp()
-    rows = (logp, logp.detach(), nothing, mask, visits, 0.2, ref, 0.3, estimator)
-    loss, stats = side_loss(*rows, drawn_kN=weight)
+    term = KlTerm(ref, 0.3, estimator, weight)
+    loss, stats = side_loss(logp, logp.detach(), nothing, mask, visits, 0.2, term)
     target = 0.3 * world.divergence(visits, swapped=estimator == "k3")
     torch.testing.assert_close(gradient(loss, world), gradient(target, world), atol=1e-12, rtol=0)
     by_hand = kl_estimate(logp.detach(), ref, mask, estimator, weight) / mask.sum()

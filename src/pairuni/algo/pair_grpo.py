@@ -100,6 +100,31 @@ def row_scales(lengths_k: Tensor, loss_norm: LossNorm, totals: Totals, norm_leng
     return scale_k.masked_fill(empty_k, 0.0)
 
 
+@dataclass(frozen=True)
+class KlTerm:
+    """What the loss says about the distance to a reference model, for one chunk."""
+
+    ref_kN: Tensor
+    """[k, N] log-probs of the reference model."""
+    beta: float
+    """Its weight (paper: 0, which is no term at all)."""
+    estimator: KlEstimator = "k3"
+    """See `kl_estimate`."""
+    drawn_kN: Tensor | None = None
+    """[k, N] policy / the distribution drawn from, at each action, where these differ (guided draws whose conditional
+    log-probs are scored): the KL is then that of the policy at the prefixes that were drawn."""
+
+    def __post_init__(self) -> None:
+        if not self.beta > 0:
+            raise ValueError(f"kl_beta must be positive where there is a reference, not {self.beta}")
+
+    def value(self, logp_kN: Tensor, mask_kN: Tensor, scale_kN: Tensor | None = None) -> Tensor:
+        """The estimate's masked sum, without beta."""
+        if self.drawn_kN is not None:
+            scale_kN = self.drawn_kN if scale_kN is None else scale_kN * self.drawn_kN
+        return kl_estimate(logp_kN, self.ref_kN, mask_kN, self.estimator, scale_kN)
+
+
 def side_loss(
     logp_kN: Tensor,
     old_kN: Tensor,
@@ -107,10 +132,7 @@ def side_loss(
     mask_kN: Tensor,
     scale_kN: Tensor,
     clip_eps: float,
-    ref_kN: Tensor | None = None,
-    kl_beta: float = 0.0,
-    kl_estimator: KlEstimator = "k3",
-    drawn_kN: Tensor | None = None,
+    kl: KlTerm | None = None,
     recorded_kN: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """One chunk's share of one side's loss: sum of scale * (-L_clip + beta * KL). Chunks add up to the side's loss.
@@ -120,34 +142,22 @@ def side_loss(
         advantage_k: [k] pair weight times group advantage.
         scale_kN: [k] from `row_scales`, or [k, N]: those times the factors of single decisions (`Chunk.weight_kN`).
             Statistics leave them out.
-        ref_kN: [k, N] log-probs of the reference model, None when kl_beta is 0.
-        kl_beta: weight of the KL term (paper: 0).
-        kl_estimator: see `kl_estimate`.
-        drawn_kN: [k, N] policy / the distribution drawn from, at each action, where these differ (guided draws whose
-            conditional log-probs are scored): the KL is then that of the policy at the prefixes that were drawn.
         recorded_kN: [k, N] log-probs that ratio_mean and ratio_max compare with, instead of `old_kN`.
 
     Returns:
         The loss (scalar, to be minimised) and detached scalars: ratio_mean, ratio_max, clip_fraction, decisions, and
-        kl (mean over decisions) when kl_beta > 0. `merge_stats` puts chunks together.
-
-    Raises:
-        ValueError: kl_beta is negative, or kl_beta > 0 and the reference do not come together.
+        kl (mean over decisions) where there is a KL term. `merge_stats` puts chunks together.
     """
-    if kl_beta < 0 or (kl_beta > 0) != (ref_kN is not None):
-        raise ValueError(f"kl_beta = {kl_beta} {'with' if ref_kN is not None else 'without'} reference log-probs")
     # One surrogate for every denominator: the scale is positive, so it may go through min into the advantage.
     scale_kN = scale_kN if scale_kN.ndim == 2 else scale_kN[:, None]
     credit_kN = advantage_k[:, None] * scale_kN.to(advantage_k)
     loss, clip_fraction = clipped_sum(logp_kN, old_kN, credit_kN, mask_kN, clip_eps)
     stats = ratio_statistics(logp_kN, old_kN if recorded_kN is None else recorded_kN, mask_kN)
     stats |= {"clip_fraction": clip_fraction, "decisions": mask_kN.sum()}
-    if ref_kN is not None:
-        kl_scale_kN = scale_kN if drawn_kN is None else scale_kN * drawn_kN
-        loss = loss + kl_beta * kl_estimate(logp_kN, ref_kN, mask_kN, kl_estimator, kl_scale_kN)
+    if kl is not None:
+        loss = loss + kl.beta * kl.value(logp_kN, mask_kN, scale_kN)
         with torch.no_grad():
-            kl = kl_estimate(logp_kN, ref_kN, mask_kN, kl_estimator, drawn_kN)
-            stats["kl"] = kl / stats["decisions"].clamp(min=1)
+            stats["kl"] = kl.value(logp_kN, mask_kN) / stats["decisions"].clamp(min=1)
     return loss, stats
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from pairuni.algo.gradients import gradient_cosine
-from pairuni.algo.pair_grpo import Totals, pair_credit, row_scales, shared_totals, side_loss, side_totals
+from pairuni.algo.pair_grpo import KlTerm, Totals, pair_credit, row_scales, shared_totals, side_loss, side_totals
 from pairuni.config import TrainConfig
 from pairuni.dist import all_gather, all_reduce_gradients, global_sum
 from pairuni.policies.base import Chunk, Policy, Rollouts, Scorer
@@ -34,7 +34,7 @@ class DivergedError(RuntimeError):
 
 @dataclass
 class _Piece:
-    """A chunk with what its loss needs. `old_kN` and `reference_kN` are filled in by the first update."""
+    """A chunk with what its loss needs. `old_kN` and `kl` are filled in by the first update."""
 
     rollouts: Rollouts
     chunk: Chunk
@@ -43,7 +43,7 @@ class _Piece:
     trained: bool = True
     counted: bool = True
     old_kN: Tensor | None = None
-    reference_kN: Tensor | None = None
+    kl: KlTerm | None = None
 
 
 def train_step(
@@ -194,7 +194,8 @@ def _backward(
         piece.old_kN = logp_kN.detach()
         if reference is not None:
             with torch.no_grad():
-                piece.reference_kN = reference.logprobs(piece.rollouts, chunk)
+                ref_kN = reference.logprobs(piece.rollouts, chunk)
+            piece.kl = KlTerm(ref_kN, config.kl_beta, config.kl_estimator, _drawn(piece))
     scale_kN = piece.scale_k.to(logp_kN.device)[:, None]
     scale_kN = scale_kN if chunk.weight_kN is None else scale_kN * chunk.weight_kN
     loss, stats = side_loss(
@@ -204,11 +205,8 @@ def _backward(
         chunk.mask_kN,
         scale_kN,
         config.clip_eps,
-        piece.reference_kN,
-        config.kl_beta,
-        config.kl_estimator,
-        drawn_kN=None if reference is None else _drawn(piece),
-        recorded_kN=chunk.recorded_kN,
+        piece.kl,
+        chunk.recorded_kN,
     )
     if piece.trained:
         loss.backward()
