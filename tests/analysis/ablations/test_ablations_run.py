@@ -19,6 +19,7 @@ from pairuni.analysis.ablations.plan import BEFORE
 from pairuni.analysis.ablations.results import read_results
 from pairuni.analysis.ablations.suites import METHOD
 from pairuni.config import ModelConfig
+from pairuni.streams import VERSION
 
 pytestmark = pytest.mark.slow
 
@@ -67,8 +68,8 @@ def comparable(file: Path) -> list[dict]:
 
 def test_it_runs(whole: Path) -> None:
     results = read_results(whole / "results.jsonl")
-    assert set(results) == {(BEFORE, 0), (METHOD, 0), ("select_random", 0)}
-    for (arm, _), result in results.items():
+    assert set(results) == {(BEFORE, 0, 1), (METHOD, 0, VERSION), ("select_random", 0, VERSION)}
+    for (arm, *_), result in results.items():
         written = json.loads(
             (whole / "runs" / arm / ("" if arm == BEFORE else "seed_0/evaluated") / "eval.json").read_text()
         )
@@ -76,9 +77,10 @@ def test_it_runs(whole: Path) -> None:
             measured = result.benchmarks[name]
             assert measured.score == entry["score"] and measured.n == entry["n"]
             np.testing.assert_allclose(100 * measured.scores_N().mean(), entry["score"], atol=1e-3)
-    method, other = results[METHOD, 0], results["select_random", 0]
+    method, other = results[METHOD, 0, VERSION], results["select_random", 0, VERSION]
     assert method.pairs != other.pairs and 0 < method.pairs["content"] < 1
-    assert "gradient_cosine" in method.training and method.seconds["training"] > 0
+    assert "gradient_cosine" in method.training and method.training["co_batching"] == 1
+    assert 0 < method.training["co_batching_chance"] < 1 and method.seconds["training"] > 0
     assert "| random member | 1 |" in (whole / "selection.md").read_text()
     assert (whole / "selection.svg").stat().st_size > 2000
 
