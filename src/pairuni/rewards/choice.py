@@ -1,162 +1,152 @@
 """The understanding reward: accuracy of a multiple-choice answer, and the parser that reads letters out of free text.
 
 An answer counts only where one option is clearly chosen. Guessing from stray letters would reward "A dog is sitting"
-for A, so whatever names no option, or several without deciding, is None. Benchmarks use the same parser (eval/), with
-their official ones beside it.
+for A, so whatever names no option, or several without deciding, is None. Of several statements the last undoubted one
+counts, since models correct themselves; a denial or a correction takes back what it follows. The phrases are the table
+in choice_words.py. Benchmarks use the same parser (eval/), with their official ones beside it.
 """
 
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from pairuni.records import Side
+from pairuni.rewards import choice_words as words
 from pairuni.rewards.base import RewardInput
+from pairuni.rewards.options import is_numbered, parse_options
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_SEVERAL = "?"
+"""Several letters without a decision."""
+_CONTEXT = 120
+"""Characters before and after an option in which phrases are looked for."""
 
-# ---- reading options out of a question ----------------------------------------------------------------------------
+# ---- the words of an answer ---------------------------------------------------------------------------------------
 
-_LABELS = (r"\(([A-Z])\)", r"([A-Z])\.", r"([A-Z])\)", r"([A-Z]):")
-_INSTRUCTION = re.compile(
-    r"\s*\b(?:please\s+)?(?:answer|respond|reply|choose|select|pick|output|give)\b"
-    r"[^.\n]*\b(?:letter|options?|choices?)\b",
-    re.IGNORECASE,
+_ENDS = re.compile(
+    r"<\|?(?:im_end|im_start|eot_id|eom_id|end_of_text|endoftext|end|end_of_turn|eos|EOS|pad|/s|end▁of▁sentence)\|?>"
 )
-
-
-def parse_options(question: str) -> dict[str, str]:
-    """Options written into a question: "... A. x B. y ...", on one line or several, as "A.", "(A)", "A)" or "A:".
-
-    Letters start at A and follow each other. The last option ends at its line's end or at an instruction such as
-    "Answer with the option's letter". {} where there are fewer than two.
-    """
-    for labels in (_LABELS, tuple(label + r"(?=\S)" for label in _LABELS)):
-        for anchor in (r"(?:^|\n)[ \t]*", r"(?<![\w.(])"):
-            found = [_best_run(question, anchor + label + ("" if r"\S" in label else r"(?=\s)")) for label in labels]
-            best = max(found, key=len)
-            if len(best) > 1:
-                return best
-    return {}
-
-
-def _best_run(question: str, pattern: str) -> dict[str, str]:
-    """The longest run A, B, C, ... of labels; of equals one that follows a sentence, then the last one."""
-    labels = [(m[1], m.start(), m.end()) for m in re.finditer(pattern, question)]
-    best, best_rank = {}, (0, False)
-    for first, (letter, start, _) in enumerate(labels):
-        if letter != "A":
-            continue
-        run = [labels[first]]
-        for i, label in enumerate(labels[first + 1 :], first + 1):
-            repeated = i + 1 < len(labels) and labels[i + 1][0] == label[0] and labels[i + 1][1] - label[2] <= 1
-            expected = len(run) < 26 and label[0] == _LETTERS[len(run)]
-            # "A. Vitamin B. B. Vitamin C.": a label right before itself is the end of the option before
-            if expected and not repeated and question[run[-1][2] : label[1]].strip():
-                run.append(label)
-        options = _texts(question, run)
-        rank = len(options), not question[:start].strip() or question[:start].rstrip()[-1] in ".?!:\n"
-        if rank >= best_rank:
-            best, best_rank = options, rank
-    return best
-
-
-def _texts(question: str, run: list[tuple[str, int, int]]) -> dict[str, str]:
-    ends = [start for _, start, _ in run[1:]] + [len(question)]
-    texts = [question[label[2] : end].strip() for label, end in zip(run, ends, strict=True)]
-    last = _INSTRUCTION.split(texts[-1].split("\n")[0], maxsplit=1)[0].strip()
-    texts = [" ".join(text.split()) for text in [*texts[:-1], last]]
-    for mark in ",;":
-        if all(text.endswith(mark) for text in texts[:-1]):
-            texts = [text.removesuffix(mark).rstrip() for text in texts]
-    return {label[0]: text for label, text in zip(run, texts, strict=True)} if texts[-1] else {}
-
-
-# ---- reading a letter out of an answer ----------------------------------------------------------------------------
-
-_MENTION = re.compile(
-    r"[(\[{]\s*(?P<bracketed>[A-Za-z])\s*[)\]}]|(?<![\w.\-])(?<!\w')(?P<alone>[A-Za-z])(?!\w|-\w|'\w|[+#%])"
+_TOKENS = re.compile(r"<\|[^<>|]{1,40}\|>|<｜[^<>]{1,40}｜>|</?s>|<(?:bos|unk|start_of_turn)>|\[/?INST\]")
+"""Special tokens that a tokenizer left in a text. What follows one that ends a turn is not the answer's."""
+_ROLE = re.compile(r"^\s*(?:assistant|model|ai|bot|助手|アシスタント)\s*[:\n]\s*", re.IGNORECASE)
+_WIDE = r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]"
+_MARKS = str.maketrans(
+    {"\u3002": ". ", "\u3001": ", ", "\u300c": '"', "\u300d": '"', "\u300e": '"', "\u300f": '"'}
+    | {"\u3010": "[", "\u3011": "]", "\u300a": '"', "\u300b": '"', "\u00ab": '"', "\u00bb": '"'}
+    | {"\u2019": "'", "\u2018": "'", "\u201c": '"', "\u201d": '"', "\u201e": '"', "\u2192": ":"}
 )
-_LONE = re.compile(r"(?:option\s+|choice\s+)?[(\[{\"']*\s*([A-Za-z])\s*[)\]}\"'.,:;!?]*", re.IGNORECASE)
-# What follows a letter that is meant as an answer, not as the article "a" or the pronoun "I".
-_END = re.compile(r"\s*(?:$|[.,;:!?()\]/&\"'\n\u2013\u2014]|-\s)")
-_END_OF_I = re.compile(r"\s*(?:$|[.:)\]\n])")
-_LINK = re.compile(r"\s+(?:is|was|or|and|because|since|as|but|not|for|due|given|which|seems|looks)\b", re.IGNORECASE)
-
-# Cues end right before the letter: "the answer is not A but most likely option [C]".
-_GAP = (
-    r"(?:not\s+(?:option\s+|choice\s+)?[(\[]?[A-Za-z][)\]]?\s*,?\s*but\s+(?:rather\s+)?)?"
-    r"(?:(?:the|an?|my|option|choice|letter|answer|definitely|clearly|probably|likely|most|just|simply|indeed|thus"
-    r"|either|both|surely|certainly|obviously|maybe|perhaps)\s+)*[\"']?$"
-)
-_VERB = r"(?:\s+(?:is|are|was|be|would|should|must|will|has|to|choice|option|letter|here|therefore|thus|given))*"
-_ANSWER_BEFORE = re.compile(
-    rf"(?:\banswer[\"']?{_VERB}\s*[:=\-\u2013]?\s*"
-    rf"|\b(?:correct|right|best)\s+(?:option|choice|letter|one){_VERB}\s*[:=]?\s*"
-    r"|\b(?:option|choice|letter|ans)\s*(?:is\s|[:=])\s*"
-    rf"|\b(?:choose|pick|select|guess|go\s+with|choosing|picking|selecting)\s+){_GAP}",
-    re.IGNORECASE,
-)
-_ANSWER_AFTER = re.compile(
-    r"\s+(?:is|seems|must\s+be|would\s+be)\s+(?:(?:clearly|definitely|the|most)\s+)*"
-    r"(?:correct|right|best|answer|true)\b",
-    re.IGNORECASE,
-)
-_CONCLUSION_BEFORE = re.compile(
-    r"(?:\b(?:so|therefore|thus|hence|conclude)\s*,?\s+(?:that\s+)?(?:(?:it|this|that)(?:\s+is|'s)\s+)?"
-    r"|\b(?:it|that|this)(?:\s+is|'s|\s+must\s+be|\s+should\s+be)\s+"
-    r"|\b(?:think|believe|say)\s+(?:that\s+)?(?:it\s+is\s+)?"
-    rf"|\b(?:definitely|probably|clearly|likely|certainly|surely)\s+|\bbased\s+on\s[^.!?\n]*,\s*){_GAP}",
-    re.IGNORECASE,
-)
-_NAMED_BEFORE = re.compile(r"\b(?:option|choice)\s+$", re.IGNORECASE)
-_NEGATED_BEFORE = re.compile(
-    r"(?:\b(?:not|never|neither|nor|cannot|rather\s+than|instead\s+of|except|excluding|eliminate|rule\s+out)|n't)"
-    r"\s+(?:(?:be|the|option|choice|answer)\s+)*$",
-    re.IGNORECASE,
-)
-_NEGATED_AFTER = re.compile(
-    r"\s+(?:(?:is|was|looks|seems|would\s+be|can|could|must|does)\s*(?:n't|\s+not)\b|can't\b|cannot\b"
-    r"|(?:is|was|looks|seems)\s+(?:\w+ly\s+)?(?:wrong|incorrect|false|impossible|out|ruled|eliminated|excluded)\b)",
-    re.IGNORECASE,
-)
-_DOUBT_BEFORE = re.compile(
-    r"\b(?:if|whether)\s+(?:(?:the\s+)?(?:right\s+|correct\s+)?(?:answer|option|choice)|it|this|that)\b[^.!?,\n]*$"
-    r"|\bor\s+(?:(?:maybe|perhaps|possibly|the)\s+)*$",
-    re.IGNORECASE,
-)
-_JOIN = re.compile(r"\s*(?:,\s*(?:or|and)\b|,|/|&|or\b|and\b)\s*(?:(?:maybe|perhaps|option|choice)\s+)*", re.IGNORECASE)
-_LABEL_AFTER = re.compile(r"\s*(?:$|[.):,;(\n\u2013\u2014]|-\s)|\s+(?:because|since|as|for|due|given)\b", re.IGNORECASE)
 _ANSWER_PREFIX = re.compile(
     r"^(?:(?:so|therefore|thus|hence)\s*,?\s*)?(?:the\s+)?(?:final\s+|correct\s+|right\s+|best\s+)*"
     r"(?:answer(?:\s+is\b|\s*:)|it\s+is\b|it's\b|this\s+is\b|that\s+is\b)\s*:?\s*",
     re.IGNORECASE,
 )
-_SEVERAL = "?"
-"""Several letters without a decision: ends the search."""
-_CONTEXT = 120
-"""Characters before and after a letter in which cues are looked for."""
+
+
+def final_answer(text: str) -> str:
+    """What is left of `text` as its answer: after the thinking, inside the last <answer>, inside the last \\boxed{}."""
+    text = _spoken(text)
+    tagged = re.split(r"<answer\s*>", text, flags=re.IGNORECASE)
+    if len(tagged) > 1:
+        text = re.split(r"</answer\s*>", tagged[-1], flags=re.IGNORECASE)[0]
+    box = _last_box(text)
+    return text if box is None else text[box[0] : box[1]]
+
+
+def _spoken(text: str) -> str:
+    """NFKC, after the thinking, without special tokens and the name of the role."""
+    text = unicodedata.normalize("NFKC", text)
+    text = re.split(r"</think(?:ing)?\s*>", text, flags=re.IGNORECASE)[-1]
+    text = re.split(r"<think(?:ing)?\s*>", text, flags=re.IGNORECASE)[
+        0
+    ]  # thinking that never ended has no answer after it
+    turns = [turn for turn in _ENDS.split(text) if turn.strip()]
+    return _ROLE.sub("", _TOKENS.sub(" ", turns[0])) if turns else ""
+
+
+def _last_box(text: str) -> tuple[int, int] | None:
+    """(start, end) of what is inside the last \\boxed{}, which may never be closed."""
+    start = text.rfind("\\boxed{")
+    if start < 0:
+        return None
+    depth = 0
+    for i, char in enumerate(text[start:], start):
+        depth += (char == "{") - (char == "}")
+        if char == "}" and depth == 0:
+            return start + len("\\boxed{"), i
+    return start + len("\\boxed{"), len(text)
+
+
+def normalise(text: str) -> str:
+    """Lower case, one space between words, no outer quotes or punctuation, no leading article, no thousands comma."""
+    text = " ".join(unicodedata.normalize("NFKC", text).casefold().split()).strip(" .,;:!?\"'`()[]")
+    text = re.sub(r"^(?:an?|the)\s+", "", text)
+    text = re.sub(r"(?<=\d),(?=\d{3}\b)", "", text)
+    return re.sub(r"^(-?\d+)\.0+$", r"\1", text)
+
+
+def _plain(text: str) -> str:
+    """Without Markdown and HTML emphasis, LaTeX text commands, dollars and typographic quotes; CJK marks as ASCII ones."""
+    text = re.sub(r"\\(?:text|textbf|mathrm|mathbf|rm|bf)\s*\{([^{}]*)\}", r"\1", unicodedata.normalize("NFKC", text))
+    text = re.sub(r"</?(?:b|i|u|em|strong|p|span)>|<br\s*/?>", "", text, flags=re.IGNORECASE)
+    text = re.sub(r"[*`$]|\\[()\[\]]|(?<!\w)_+|_+(?!\w)|^#+\s*|^>\s*", "", text, flags=re.MULTILINE)
+    text = text.translate(_MARKS)
+    return re.sub(rf"(?<={_WIDE})(?=[A-Za-z0-9])|(?<=[A-Za-z0-9])(?={_WIDE})", " ", text)
+
+
+def _yes_or_no(answer: str) -> str | None:
+    """The first word, if it is yes or no and no clause ends on the other one: "Yes. Wait, no." and "yes no" are neither."""
+    lowered = answer.casefold()
+    first = re.match(r"\W*(yes|no)\b", lowered)
+    closing = set(re.findall(r"\b(yes|no)\b(?=\s*(?:$|[.,;:!?\n]))", lowered))
+    return first[1] if first and closing <= {first[1]} else None
+
+
+# ---- reading a letter out of an answer ----------------------------------------------------------------------------
+
+_LETTER = re.compile(
+    r"[(\[{]\s*(?P<bracketed>[A-Za-z])\s*[)\]}]|(?<![\w.\-])(?<!\w')(?P<alone>[A-Za-z])(?!\w|-\w|'\w|[+#%])"
+)
+_POLITE = r"(?:\s*(?:です|だ|でしょう|になります|입니다|이다|예요|이에요|임|번)\s*)?"
+_LONE = re.compile(
+    r"(?:(?:option|choice|opción|antwort|réponse|选项|選択肢|보기)\s*)?[(\[{\"']*\s*([A-Za-z])\s*[)\]}\"']*"
+    + _POLITE
+    + r"[)\]}\"'.,:;!?]*",
+    re.IGNORECASE,
+)
+# What follows a letter that is meant as an answer, not as the article "a" or the pronoun "I".
+_END = re.compile(r"\s*(?:$|[.,;:!?()\]/&\"'\n\u2013\u2014]|-\s)|\s*" + _WIDE)
+_END_OF_I = re.compile(r"\s*(?:$|[.:)\]\n])")
+_LABEL_AFTER = re.compile(r"\s*(?:$|[.):,;(\n\u2013\u2014]|-\s)|\s+(?:because|since|as|for|due|given)\b", re.IGNORECASE)
+_LABEL_BEFORE = re.compile(r"\s*(?:(?:option|choice)\s+)?", re.IGNORECASE)
+_WEAK_WORDS = {"yes", "no", "none", "not", "true", "false", "one", "all", "both", "neither", "left", "right", "i", "it"}
+"""Texts of options that sentences hold without meaning the option."""
 
 
 @dataclass(frozen=True)
 class _Mention:
-    """A letter that the answer names as an option, not negated. Kinds from the most explicit one to the least."""
+    """A place where the answer names an option, by letter or by its text."""
 
     letter: str
     start: int
     end: int
-    kind: str
-    """answer ("the answer is C"), conclusion ("so it is C"), named ("(C)", "option C") or bare."""
-    joined: bool
-    """Another letter is named in one breath ("A or B", "A/B"), or it is said in doubt ("if the answer is A")."""
+    kind: Literal["stated", "named", "text", "bare"]
+    """stated ("the answer is C", "C is right", "C" as the last line), named ("(C)", "option C"), text or bare."""
+    denied: bool = False
+    doubted: bool = False
+    joined: bool = False
+    """Another one is named in one breath ("A or B", "A/B")."""
 
 
 def extract_choice(text: str, options: Mapping[str, str]) -> str | None:
     """The letter of the option that `text` chooses, None where it chooses none or several.
 
-    Reads what follows <think>..</think>, inside the last <answer> or \\boxed{} where there is one, and then, first
-    found: a lone letter or an option's text; "the answer is C"; a last line that is a letter; a label at the start
-    ("B. red", "(B) ..."); a conclusion ("so it is C, not A"); the one option named in brackets or as "option C".
+    Reads what follows <think>..</think>, inside the last <answer> or \\boxed{} where there is one and nothing after it
+    takes it back. A lone letter or an option's text is the answer. Else the last undoubted statement counts: "the answer
+    is C" (or its text), "C is right", a label at the start ("B. red"), a last line that is a letter. "No, wait" and "not
+    C" take back what was said. Where nothing is stated, the one option that is named in brackets or as "option C", or
+    the one whose text occurs.
 
     Args:
         text: the answer as generated.
@@ -171,144 +161,206 @@ def extract_choice(text: str, options: Mapping[str, str]) -> str | None:
     by_text: dict[str, list[str]] = {}
     for key, value in options.items():
         by_text.setdefault(normalise(_plain(value)), []).append(key)
-    words = {value: keys[0] for value, keys in by_text.items() if value and len(keys) == 1}
+    texts = {value: keys[0] for value, keys in by_text.items() if value and len(keys) == 1}
+    spoken = _spoken(text)
     answer = _plain(final_answer(text)).strip()
+    taken_back = _after_answer(spoken)
+    if taken_back:
+        answer = f"{answer}.\n{_plain(taken_back)}"
     lone = _LONE.fullmatch(answer)
     if lone and lone[1].upper() in letters:
         return letters[lone[1].upper()]
     for candidate in (answer, _ANSWER_PREFIX.sub("", answer)):
-        if normalise(candidate) in words:
-            return words[normalise(candidate)]
-    if lone is None and (letter := _decided(answer, frozenset(letters))) is not None:
+        if normalise(candidate) in texts:
+            return texts[normalise(candidate)]
+    if lone is None and (letter := _decided(answer, {t: k.upper() for t, k in texts.items()}, frozenset(letters))):
         return letters.get(letter)
-    return words.get(_first_word(answer)) if {"yes", "no"} <= words.keys() else None
+    return texts.get(_yes_or_no(answer) or "") if {"yes", "no"} <= texts.keys() else None
 
 
-def final_answer(text: str) -> str:
-    """What is left of `text` as its answer: after the thinking, inside the last <answer>, inside the last \\boxed{}."""
-    text = unicodedata.normalize("NFKC", text)
-    text = re.split(r"</think\s*>", text, flags=re.IGNORECASE)[-1]
-    text = re.split(r"<think\s*>", text, flags=re.IGNORECASE)[0]  # thinking that never ended has no answer after it
-    tagged = re.split(r"<answer\s*>", text, flags=re.IGNORECASE)
-    if len(tagged) > 1:
-        text = re.split(r"</answer\s*>", tagged[-1], flags=re.IGNORECASE)[0]
-    start = text.rfind("\\boxed{")
-    if start < 0:
-        return text
-    depth = 0
-    for i, char in enumerate(text[start:], start):
-        depth += (char == "{") - (char == "}")
-        if char == "}" and depth == 0:
-            return text[start + len("\\boxed{") : i]
-    return text[start + len("\\boxed{") :]
+def _after_answer(spoken: str) -> str:
+    """What follows the last <answer> or \\boxed{}, where it takes something back; else nothing."""
+    tagged = re.split(r"</answer\s*>", spoken, flags=re.IGNORECASE)
+    box = _last_box(spoken)
+    after = tagged[-1] if len(tagged) > 1 else spoken[box[1] + 1 :] if box else ""
+    return after if words.CORRECTED.search(f".{_plain(after)}") else ""
 
 
-def normalise(text: str) -> str:
-    """Lower case, one space between words, no outer quotes or punctuation, no leading article, no thousands comma."""
-    text = " ".join(unicodedata.normalize("NFKC", text).casefold().split()).strip(" .,;:!?\"'`()[]")
-    text = re.sub(r"^(?:an?|the)\s+", "", text)
-    text = re.sub(r"(?<=\d),(?=\d{3}\b)", "", text)
-    return re.sub(r"^(-?\d+)\.0+$", r"\1", text)
+def _decided(answer: str, texts: Mapping[str, str], letters: frozenset[str]) -> str | None:
+    """The chosen letter (perhaps one that is no option), _SEVERAL, or None where nothing is decided.
+
+    A state machine over the mentions and corrections in their order: statements replace each other, denials and
+    corrections take back.
+    """
+    mentions = _mentions(answer, texts, letters)
+    cuts = [match.end() for match in words.CORRECTED.finditer(answer) if answer[: match.start()].strip()]
+    held, weak = None, []
+    for mention in mentions:
+        while cuts and cuts[0] <= mention.start:
+            held, weak = None, []
+            cuts.pop(0)
+        if mention.denied:
+            held = None if held in (mention.letter, _SEVERAL) else held
+            weak = [each for each in weak if each.letter != mention.letter]
+        elif mention.doubted:
+            held = _SEVERAL if mention.joined and held not in (None, mention.letter) else held
+        elif mention.kind == "stated":
+            held = _SEVERAL if mention.joined else mention.letter
+        elif mention.kind != "bare":
+            weak.append(mention)
+    if cuts:
+        return None
+    if held:
+        return held
+    named = {mention.letter for mention in weak if mention.kind == "named"} & letters
+    by_text = {mention.letter for mention in weak if mention.kind == "text"}
+    several = any(mention.joined for mention in weak)
+    return (named or by_text).pop() if len(named or by_text) == 1 and not several else None
 
 
-def _plain(text: str) -> str:
-    """Without Markdown and HTML emphasis, LaTeX text commands, dollars and typographic quotes."""
-    text = re.sub(r"\\(?:text|textbf|mathrm|mathbf|rm|bf)\s*\{([^{}]*)\}", r"\1", unicodedata.normalize("NFKC", text))
-    text = re.sub(r"</?(?:b|i|u|em|strong|p|span)>", "", text, flags=re.IGNORECASE)
-    text = re.sub(r"[*`$]|\\[()\[\]]|(?<!\w)_+|_+(?!\w)|^#+\s*", "", text, flags=re.MULTILINE)
-    return text.replace("\u2019", "'").replace("\u2018", "'").replace("\u201c", '"').replace("\u201d", '"')
+def _mentions(answer: str, texts: Mapping[str, str], letters: frozenset[str]) -> list[_Mention]:
+    found = [each for match in _LETTER.finditer(answer) if (each := _letter_mention(answer, match))]
+    found += _text_mentions(answer, texts, found)
+    found.sort(key=lambda mention: mention.start)
+    for place, sole in (*_on_its_own(answer, letters), *_label(answer, found, letters)):
+        found = [
+            _Mention(m.letter, m.start, m.end, "stated", joined=not sole) if m.start <= place < m.end else m
+            for m in found
+        ]
+    return _with_denials_passed_on(answer, found)
 
 
-def _first_word(text: str) -> str:
-    word = re.match(r"\W*(\w+)", text)
-    return word[1].casefold() if word else ""
-
-
-def _decided(answer: str, letters: frozenset[str]) -> str | None:
-    """The chosen letter (perhaps one that is no option), _SEVERAL, or None where no letter is named."""
-    mentions = [mention for match in _MENTION.finditer(answer) if (mention := _mention(answer, match))]
-    by_kind = {kind: [m for m in mentions if m.kind == kind] for kind in ("answer", "conclusion", "named")}
-    if by_kind["answer"]:
-        return _last(by_kind["answer"])
-    found = _on_its_own(answer) or _label(answer, mentions, letters)
-    if found is None and by_kind["conclusion"]:
-        found = _last(by_kind["conclusion"])
-    named = {m.letter for m in by_kind["named"]} & letters
-    if found is None and named:
-        found = named.pop() if len(named) == 1 else _SEVERAL
-    return found
-
-
-def _last(mentions: Sequence[_Mention]) -> str:
-    return _SEVERAL if mentions[-1].joined else mentions[-1].letter
-
-
-def _mention(answer: str, match: re.Match[str]) -> _Mention | None:
-    """The mention at `match`; None for an article or a pronoun and where it is negated."""
+def _letter_mention(answer: str, match: re.Match[str]) -> _Mention | None:
+    """The mention at `match`; None for an article or a pronoun."""
     start, end = match.span()
-    kind, cue_start = _kind(answer, match)
+    kind = _kind(answer, start, end) or ("named" if match["bracketed"] or _is_named(answer, start) else "bare")
     if not _is_meant(answer, match, kind):
         return None
     letter = _letter(match)
-    link = _JOIN.match(answer, end)
-    other = _MENTION.match(answer, link.end()) if link else None
+    link = words.JOINED.match(answer, end)
+    other = _LETTER.match(answer, link.end()) if link else None
     joined = other is not None and _letter(other) != letter and _is_meant(answer, other, "bare")
-    before = answer[max(0, start - _CONTEXT) : start]
-    doubted = any(_DOUBT_BEFORE.search(text) for text in (before, answer[max(0, cue_start - _CONTEXT) : cue_start]))
-    return _Mention(letter, start, end, kind, joined or doubted)
+    joined = joined and not _is_denied(answer, other.start(), other.end()) if other else joined
+    doubted, alternative = _is_doubted(answer, start, end)
+    return _Mention(letter, start, end, kind, _is_denied(answer, start, end), doubted, joined or alternative)
+
+
+def _text_mentions(answer: str, texts: Mapping[str, str], taken: Sequence[_Mention]) -> list[_Mention]:
+    """Where the answer has the text of an option, the longest first, so that "red car" is not found in "dark red car"."""
+    lowered, found = answer.casefold(), []
+    if len(lowered) != len(answer):  # casefold lengthens some letters; places would not fit
+        lowered = answer.lower() if len(answer.lower()) == len(answer) else answer
+    free = [True] * len(answer)
+    for text in sorted(texts, key=len, reverse=True):
+        if re.fullmatch(r"[a-z]|\W*", text):
+            continue
+        edges = (r"(?<![\w.])(?<!\w[-'])", r"(?![\w%]|[-'.,]\w)") if re.search(r"[a-z0-9]", text) else ("", "")
+        for match in re.finditer(edges[0] + re.escape(text) + edges[1], lowered):
+            start, end = match.span()
+            if not all(free[start:end]):
+                continue
+            free[start:end] = [False] * (end - start)
+            inside = any(m.start < end and start < m.end and m.kind == "stated" for m in taken)
+            kind = _kind(answer, start, end) or ("bare" if text in _WEAK_WORDS else "text")
+            doubted, alternative = _is_doubted(answer, start, end)
+            denied = _is_denied(answer, start, end)
+            if not inside:
+                found.append(_Mention(texts[text], start, end, kind, denied, doubted, alternative))
+    return found
 
 
 def _letter(match: re.Match[str]) -> str:
     return (match["alone"] or match["bracketed"]).upper()
 
 
-def _kind(answer: str, match: re.Match[str]) -> tuple[str, int]:
-    """The kind of a mention and where its cue starts."""
-    start, end = match.span()
-    offset = max(0, start - _CONTEXT)
-    before = answer[offset:start]
-    if cue := _ANSWER_BEFORE.search(before):
-        return "answer", offset + cue.start()
-    if _ANSWER_AFTER.match(answer[end : end + _CONTEXT]):
-        return "answer", start
-    if cue := _CONCLUSION_BEFORE.search(before):
-        return "conclusion", offset + cue.start()
-    return "named" if match["bracketed"] or _NAMED_BEFORE.search(before) else "bare", start
+def _before(answer: str, place: int) -> str:
+    return answer[max(0, place - _CONTEXT) : place]
+
+
+def _kind(answer: str, start: int, end: int) -> Literal["stated"] | None:
+    before, after = _before(answer, start), answer[end : end + _CONTEXT]
+    stated = words.ANNOUNCED.search(before) or words.REPLACED.search(before) or words.AFFIRMED.match(after)
+    return "stated" if stated else None
+
+
+def _is_named(answer: str, start: int) -> bool:
+    return words.NAMED.search(_before(answer, start)) is not None
+
+
+def _is_denied(answer: str, start: int, end: int) -> bool:
+    before = re.split(r"[.;:!?\n]", _before(answer, start))[-1]
+    after = answer[end : end + _CONTEXT]
+    return bool(words.DENIED_BEFORE.search(before) or words.DENIED_AFTER.match(after))
+
+
+def _is_doubted(answer: str, start: int, end: int) -> tuple[bool, bool]:
+    """(whether the clause doubts or asks, whether it does so as an alternative to what came before)."""
+    before = words.CLAUSE.split(_before(answer, start))[-1]
+    sentence = re.match(r"[^.!?\n]*(.?)", answer[end : end + 2 * _CONTEXT])
+    asks = sentence is not None and sentence[1] == "?"
+    doubts = words.DOUBTED_BEFORE.search(before) or words.DOUBTED_AFTER.match(answer[end : end + _CONTEXT])
+    alternative = re.match(r"\s*(?:or|oder|ou|o|或者?|または|또는)\b", before, re.IGNORECASE) is not None
+    return bool(asks or doubts), bool(alternative and doubts)
 
 
 def _is_meant(answer: str, match: re.Match[str], kind: str) -> bool:
-    before, after = answer[max(0, match.start() - _CONTEXT) : match.start()], answer[match.end() :][:_CONTEXT]
-    alone = match["alone"]
+    after, alone = answer[match.end() :][:_CONTEXT], match["alone"]
     if alone and not (_END_OF_I if alone == "I" else _END).match(after):
-        linked = alone != "I" and _LINK.match(after)
+        linked = alone != "I" and alone.isupper() and words.BECAUSE.match(after)
+        linked = linked or (
+            alone.isupper() and alone != "I" and (words.AFFIRMED.match(after) or words.DENIED_AFTER.match(after))
+        )
         if not linked and (kind == "bare" or alone not in "BCDEFGHJKLMNOPQRSTUVWXYZ"):
             return False
-    return not _NEGATED_BEFORE.search(before) and not _NEGATED_AFTER.match(after)
+    return True
 
 
-def _on_its_own(answer: str) -> str | None:
-    """A letter that is all of the last line or sentence."""
-    pieces = [piece for piece in re.split(r"\n|(?<=\w\w[.!?])\s", answer) if piece.strip()]
-    alone = [lone[1].upper() if (lone := _LONE.fullmatch(piece.strip())) else None for piece in pieces]
-    if len(pieces) < 2 or alone[-1] is None:
-        return None
-    return alone[-1] if {*alone} <= {alone[-1], None} else _SEVERAL
+def _with_denials_passed_on(answer: str, mentions: Sequence[_Mention]) -> list[_Mention]:
+    """ "not A or B" denies both."""
+    passed: list[_Mention] = []
+    for mention in mentions:
+        last = passed[-1] if passed else None
+        if last and last.denied and not mention.denied and mention.kind != "stated":
+            link = words.JOINED.match(answer, last.end)
+            if link and link.end() >= mention.start:
+                mention = _Mention(mention.letter, mention.start, mention.end, mention.kind, denied=True)
+        passed.append(mention)
+    return passed
 
 
-def _label(answer: str, mentions: Sequence[_Mention], letters: frozenset[str]) -> str | None:
-    """A letter that labels the answer, as in "B. red", "(B)" or "B because"; not where the options are being listed."""
-    if not mentions or not re.fullmatch(r"\s*(?:(?:option|choice)\s+)?", answer[: mentions[0].start], re.IGNORECASE):
-        return None
-    first = mentions[0]
+def _on_its_own(answer: str, letters: frozenset[str]) -> list[tuple[int, bool]]:
+    """(place, whether it is the only one) of the letter that is all of the last line or sentence."""
+    pieces = list(re.finditer(r"(?:(?!(?<=\w\w[.!?])\s|(?<=[\w\"')][.!?])\s)[^\n])+", answer))
+    pieces = [piece for piece in pieces if piece[0].strip()]
+    alone = [(p, lone) for p in pieces if (lone := _LONE.fullmatch(p[0].strip()))]
+    if len(pieces) < 2 or not alone or alone[-1][0] is not pieces[-1]:
+        return []
+    last, lone = alone[-1]
+    place = last.start() + len(last[0]) - len(last[0].lstrip()) + lone.start(1)
+    others = {
+        match[1].upper()
+        for piece, match in alone[:-1]
+        if not words.CORRECTED.search(answer, piece.end() - 1, last.start() + 1)
+    }
+    return [(place, others <= {lone[1].upper()})]
+
+
+def _label(answer: str, mentions: Sequence[_Mention], letters: frozenset[str]) -> list[tuple[int, bool]]:
+    """As `_on_its_own`, of a letter that labels the answer, as in "B. red", "(B)" or "B because"."""
+    first = next((mention for mention in mentions if mention.kind != "text"), None)
+    if first is None or not _LABEL_BEFORE.fullmatch(answer[: first.start]) or first.denied or first.doubted:
+        return []
+    if not _LETTER.match(answer, first.start):
+        return []
     bracketed = answer[first.start] in "([{"
     if not bracketed and not _LABEL_AFTER.match(answer, first.end):
-        return None
+        return []
     rest = answer[first.end :].lstrip(" .):,;")
     following = _LETTERS[_LETTERS.index(first.letter) + 1 :][:1]
     listed = following and re.search(rf"(?:^|\s)(?:\({following}\)|{following}[.):])(?:\s|$)", rest)
     lines = {m[1] for m in re.finditer(r"^\s*\(?([A-Z])[.):]", answer, re.MULTILINE)} & letters
-    several = listed or len(lines) > 1 or first.joined or _LONE.fullmatch(rest.strip())
-    return _SEVERAL if several else first.letter
+    several = bool(listed) or len(lines) > 1 or first.joined or _LONE.fullmatch(rest.strip()) is not None
+    return [(first.start, not several)]
 
 
 # ---- the reward ---------------------------------------------------------------------------------------------------
@@ -334,6 +386,8 @@ def is_right(text: str, question: str, gold: str) -> bool:
     after `normalise`.
     """
     options = parse_options(question)
+    if is_numbered(question):
+        text, gold = _lettered(text, options), _lettered(gold, options)
     right = extract_choice(gold, options)
     if right is None and re.fullmatch(r"\W*[A-Z]\W*", gold):
         right = re.sub(r"\W", "", gold)
@@ -342,5 +396,16 @@ def is_right(text: str, question: str, gold: str) -> bool:
         return extract_choice(text, options) == right
     answer = _ANSWER_PREFIX.sub("", _plain(final_answer(text)).strip())
     if normalise(gold) in ("yes", "no"):
-        return _first_word(answer) == normalise(gold)
-    return normalise(answer) == normalise(gold)
+        return _yes_or_no(answer) == normalise(gold)
+    return bool(normalise(answer) or answer == gold.strip()) and normalise(answer) == normalise(gold)
+
+
+def _lettered(text: str, options: Mapping[str, str]) -> str:
+    """Options 1, 2, ... of a numbered question as A, B, ..., unless their texts hold numbers."""
+    if any(re.search(r"\d", option) for option in options.values()):
+        return text
+    return re.sub(
+        r"(?<![\w.])\d{1,2}(?!\w|\.\d)",
+        lambda m: _LETTERS[int(m[0]) - 1] if 0 < int(m[0]) <= len(options) else m[0],
+        text,
+    )
