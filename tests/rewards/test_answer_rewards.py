@@ -90,3 +90,10 @@ def test_a_gold_that_is_a_word_is_never_read_as_a_formula():
 
 def test_thinking_that_never_ends_has_no_form_and_no_answer():
     assert not has_form("<think>it is 4") and not is_right_open("<think>it is 4", "4")
+
+
+@pytest.mark.parametrize("gold", [".", "?", "!", "()", "the", "-"])
+def test_an_empty_answer_is_never_right(gold: str) -> None:
+    for empty in ("", "  ", "\n", "<answer></answer>", "\\boxed{}", "The answer is"):
+        assert not is_right_open(empty, gold) and vqa_accuracy(empty, [gold]) == 0, empty
+    assert is_right_open(gold, gold) and vqa_accuracy(gold, [gold]) == 1

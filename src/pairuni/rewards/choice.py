@@ -7,13 +7,24 @@ in choice_words.py. Benchmarks use the same parser (eval/), with their official 
 """
 
 import re
-import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Literal
 
 from pairuni.records import Side
 from pairuni.rewards import choice_words as words
+from pairuni.rewards.answer_text import (
+    ANSWER_PREFIX,
+    WIDE,
+    final_answer,
+    last_box,
+    normalise,
+    plain,
+    same,
+    spoken,
+    yes_or_no,
+)
 from pairuni.rewards.base import RewardInput
 from pairuni.rewards.options import is_numbered, parse_options
 
@@ -23,92 +34,14 @@ _SEVERAL = "?"
 _CONTEXT = 120
 """Characters before and after an option in which phrases are looked for."""
 
-# ---- the words of an answer ---------------------------------------------------------------------------------------
-
-_ENDS = re.compile(
-    r"<\|?(?:im_end|im_start|eot_id|eom_id|end_of_text|endoftext|end|end_of_turn|eos|EOS|pad|/s|end▁of▁sentence)\|?>"
-)
-_TOKENS = re.compile(r"<\|[^<>|]{1,40}\|>|<｜[^<>]{1,40}｜>|</?s>|<(?:bos|unk|start_of_turn)>|\[/?INST\]")
-"""Special tokens that a tokenizer left in a text. What follows one that ends a turn is not the answer's."""
-_ROLE = re.compile(r"^\s*(?:assistant|model|ai|bot|助手|アシスタント)\s*[:\n]\s*", re.IGNORECASE)
-_WIDE = r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]"
-_MARKS = str.maketrans(
-    {"\u3002": ". ", "\u3001": ", ", "\u300c": '"', "\u300d": '"', "\u300e": '"', "\u300f": '"'}
-    | {"\u3010": "[", "\u3011": "]", "\u300a": '"', "\u300b": '"', "\u00ab": '"', "\u00bb": '"'}
-    | {"\u2019": "'", "\u2018": "'", "\u201c": '"', "\u201d": '"', "\u201e": '"', "\u2192": ":"}
-)
-_ANSWER_PREFIX = re.compile(
-    r"^(?:(?:so|therefore|thus|hence)\s*,?\s*)?(?:the\s+)?(?:final\s+|correct\s+|right\s+|best\s+)*"
-    r"(?:answer(?:\s+is\b|\s*:)|it\s+is\b|it's\b|this\s+is\b|that\s+is\b)\s*:?\s*",
-    re.IGNORECASE,
-)
-
-
-def final_answer(text: str) -> str:
-    """What is left of `text` as its answer: after the thinking, inside the last <answer>, inside the last \\boxed{}."""
-    text = _spoken(text)
-    tagged = re.split(r"<answer\s*>", text, flags=re.IGNORECASE)
-    if len(tagged) > 1:
-        text = re.split(r"</answer\s*>", tagged[-1], flags=re.IGNORECASE)[0]
-    box = _last_box(text)
-    return text if box is None else text[box[0] : box[1]]
-
-
-def _spoken(text: str) -> str:
-    """NFKC, after the thinking, without special tokens and the name of the role."""
-    text = unicodedata.normalize("NFKC", text)
-    text = re.split(r"</think(?:ing)?\s*>", text, flags=re.IGNORECASE)[-1]
-    text = re.split(r"<think(?:ing)?\s*>", text, flags=re.IGNORECASE)[
-        0
-    ]  # thinking that never ended has no answer after it
-    turns = [turn for turn in _ENDS.split(text) if turn.strip()]
-    return _ROLE.sub("", _TOKENS.sub(" ", turns[0])) if turns else ""
-
-
-def _last_box(text: str) -> tuple[int, int] | None:
-    """(start, end) of what is inside the last \\boxed{}, which may never be closed."""
-    start = text.rfind("\\boxed{")
-    if start < 0:
-        return None
-    depth = 0
-    for i, char in enumerate(text[start:], start):
-        depth += (char == "{") - (char == "}")
-        if char == "}" and depth == 0:
-            return start + len("\\boxed{"), i
-    return start + len("\\boxed{"), len(text)
-
-
-def normalise(text: str) -> str:
-    """Lower case, one space between words, no outer quotes or punctuation, no leading article, no thousands comma."""
-    text = " ".join(unicodedata.normalize("NFKC", text).casefold().split()).strip(" .,;:!?\"'`()[]")
-    text = re.sub(r"^(?:an?|the)\s+", "", text)
-    text = re.sub(r"(?<=\d),(?=\d{3}\b)", "", text)
-    return re.sub(r"^(-?\d+)\.0+$", r"\1", text)
-
-
-def _plain(text: str) -> str:
-    """Without Markdown and HTML emphasis, LaTeX text commands, dollars and typographic quotes; CJK marks as ASCII ones."""
-    text = re.sub(r"\\(?:text|textbf|mathrm|mathbf|rm|bf)\s*\{([^{}]*)\}", r"\1", unicodedata.normalize("NFKC", text))
-    text = re.sub(r"</?(?:b|i|u|em|strong|p|span)>|<br\s*/?>", "", text, flags=re.IGNORECASE)
-    text = re.sub(r"[*`$]|\\[()\[\]]|(?<!\w)_+|_+(?!\w)|^#+\s*|^>\s*", "", text, flags=re.MULTILINE)
-    text = text.translate(_MARKS)
-    return re.sub(rf"(?<={_WIDE})(?=[A-Za-z0-9])|(?<=[A-Za-z0-9])(?={_WIDE})", " ", text)
-
-
-def _yes_or_no(answer: str) -> str | None:
-    """The first word, if it is yes or no and no clause ends on the other one: "Yes. Wait, no." and "yes no" are neither."""
-    lowered = answer.casefold()
-    first = re.match(r"\W*(yes|no)\b", lowered)
-    closing = set(re.findall(r"\b(yes|no)\b(?=\s*(?:$|[.,;:!?\n]))", lowered))
-    return first[1] if first and closing <= {first[1]} else None
-
-
 # ---- reading a letter out of an answer ----------------------------------------------------------------------------
 
 _LETTER = re.compile(
     r"[(\[{]\s*(?P<bracketed>[A-Za-z])\s*[)\]}]|(?<![\w.\-])(?<!\w')(?P<alone>[A-Za-z])(?!\w|-\w|'\w|[+#%])"
 )
-_POLITE = r"(?:\s*(?:です|だ|でしょう|になります|입니다|이다|예요|이에요|임|번)\s*)?"
+_POLITE = (
+    r"(?:\s*(?:です|だ|でしょう|になります|(?:だ|で)?と(?:思い|考え)ます|选项|選項|입니다|이다|예요|이에요|임|번)\s*)?"
+)
 _LONE = re.compile(
     r"(?:(?:option|choice|opción|antwort|réponse|选项|選択肢|보기)\s*)?[(\[{\"']*\s*([A-Za-z])\s*[)\]}\"']*"
     + _POLITE
@@ -116,10 +49,15 @@ _LONE = re.compile(
     re.IGNORECASE,
 )
 # What follows a letter that is meant as an answer, not as the article "a" or the pronoun "I".
-_END = re.compile(r"\s*(?:$|[.,;:!?()\]/&\"'\n\u2013\u2014]|-\s)|\s*" + _WIDE)
+_END = re.compile(r"\s*(?:$|[.,;:!?()\]/&\"'\n\u2013\u2014]|-\s)|\s*" + WIDE)
 _END_OF_I = re.compile(r"\s*(?:$|[.:)\]\n])")
-_LABEL_AFTER = re.compile(r"\s*(?:$|[.):,;(\n\u2013\u2014]|-\s)|\s+(?:because|since|as|for|due|given)\b", re.IGNORECASE)
+_LABEL_AFTER = re.compile(
+    r"\s*(?:$|[.):,;(\n\u2013\u2014]|-\s)|\s+(?:because|since|as|for|due|given|and\s+not)\b", re.IGNORECASE
+)
 _LABEL_BEFORE = re.compile(r"\s*(?:(?:option|choice)\s+)?", re.IGNORECASE)
+_ASIDE = re.compile(r"\s*\([^()\n]{1,80}\)|\s*,[^,.;:!?\n]{1,60},(?=\s+(?:is|was|does|can|would)\b)")
+_MOST = 200
+"""Options named by an answer that is read; one that names more chooses none."""
 _WEAK_WORDS = {"yes", "no", "none", "not", "true", "false", "one", "all", "both", "neither", "left", "right", "i", "it"}
 """Texts of options that sentences hold without meaning the option."""
 
@@ -143,10 +81,10 @@ def extract_choice(text: str, options: Mapping[str, str]) -> str | None:
     """The letter of the option that `text` chooses, None where it chooses none or several.
 
     Reads what follows <think>..</think>, inside the last <answer> or \\boxed{} where there is one and nothing after it
-    takes it back. A lone letter or an option's text is the answer. Else the last undoubted statement counts: "the answer
-    is C" (or its text), "C is right", a label at the start ("B. red"), a last line that is a letter. "No, wait" and "not
-    C" take back what was said. Where nothing is stated, the one option that is named in brackets or as "option C", or
-    the one whose text occurs.
+    takes it back. A lone letter or an option's text is the answer. Else the last undoubted statement counts: "the
+    answer is C" (or its text), "C is right", a label at the start ("B. red"), a last line that is a letter. "No, wait"
+    and "not C" take back what was said. Where nothing is stated, the one option that is named in brackets or as
+    "option C", or the one whose text occurs.
 
     Args:
         text: the answer as generated.
@@ -160,30 +98,29 @@ def extract_choice(text: str, options: Mapping[str, str]) -> str | None:
         raise ValueError(f"options must be keyed by different single letters, not {list(options)}")
     by_text: dict[str, list[str]] = {}
     for key, value in options.items():
-        by_text.setdefault(normalise(_plain(value)), []).append(key)
+        by_text.setdefault(normalise(plain(value)), []).append(key)
     texts = {value: keys[0] for value, keys in by_text.items() if value and len(keys) == 1}
-    spoken = _spoken(text)
-    answer = _plain(final_answer(text)).strip()
-    taken_back = _after_answer(spoken)
+    answer = plain(final_answer(text)).strip()
+    taken_back = _after_answer(spoken(text))
     if taken_back:
-        answer = f"{answer}.\n{_plain(taken_back)}"
+        answer = f"{answer}.\n{plain(taken_back)}"
     lone = _LONE.fullmatch(answer)
     if lone and lone[1].upper() in letters:
         return letters[lone[1].upper()]
-    for candidate in (answer, _ANSWER_PREFIX.sub("", answer)):
+    for candidate in (answer, ANSWER_PREFIX.sub("", answer)):
         if normalise(candidate) in texts:
             return texts[normalise(candidate)]
     if lone is None and (letter := _decided(answer, {t: k.upper() for t, k in texts.items()}, frozenset(letters))):
         return letters.get(letter)
-    return texts.get(_yes_or_no(answer) or "") if {"yes", "no"} <= texts.keys() else None
+    return texts.get(yes_or_no(answer) or "") if {"yes", "no"} <= texts.keys() else None
 
 
-def _after_answer(spoken: str) -> str:
+def _after_answer(said: str) -> str:
     """What follows the last <answer> or \\boxed{}, where it takes something back; else nothing."""
-    tagged = re.split(r"</answer\s*>", spoken, flags=re.IGNORECASE)
-    box = _last_box(spoken)
-    after = tagged[-1] if len(tagged) > 1 else spoken[box[1] + 1 :] if box else ""
-    return after if words.CORRECTED.search(f".{_plain(after)}") else ""
+    tagged = re.split(r"</answer\s*>", said, flags=re.IGNORECASE)
+    box = last_box(said)
+    after = tagged[-1] if len(tagged) > 1 else said[box[1] + 1 :] if box else ""
+    return after if words.CORRECTED.search(f".{plain(after)}") else ""
 
 
 def _decided(answer: str, texts: Mapping[str, str], letters: frozenset[str]) -> str | None:
@@ -219,54 +156,60 @@ def _decided(answer: str, texts: Mapping[str, str], letters: frozenset[str]) -> 
 
 
 def _mentions(answer: str, texts: Mapping[str, str], letters: frozenset[str]) -> list[_Mention]:
-    found = [each for match in _LETTER.finditer(answer) if (each := _letter_mention(answer, match))]
-    found += _text_mentions(answer, texts, found)
+    by_letter = {letter: _pattern(text) for text, letter in texts.items()}
+    matches = [match for match in _LETTER.finditer(answer) if _can_be_meant(answer, match)]
+    matches = matches if len(matches) <= _MOST else []
+    found = _text_mentions(answer, texts)
+    # An A of "0.5 A" or a C of "vitamin C" is the option's text, not its letter.
+    matches = [m for m in matches if not any(t.start <= m.start() and m.end() <= t.end for t in found)]
+    found += [each for match in matches if (each := _letter_mention(answer, match, by_letter))]
     found.sort(key=lambda mention: mention.start)
-    for place, sole in (*_on_its_own(answer, letters), *_label(answer, found, letters)):
+    for place, sole in (*_on_its_own(answer), *_label(answer, found, letters)):
         found = [
             _Mention(m.letter, m.start, m.end, "stated", joined=not sole) if m.start <= place < m.end else m
             for m in found
         ]
-    return _with_denials_passed_on(answer, found)
+    return _linked(answer, found)
 
 
-def _letter_mention(answer: str, match: re.Match[str]) -> _Mention | None:
+def _letter_mention(answer: str, match: re.Match[str], texts: Mapping[str, str]) -> _Mention | None:
     """The mention at `match`; None for an article or a pronoun."""
     start, end = match.span()
-    kind = _kind(answer, start, end) or ("named" if match["bracketed"] or _is_named(answer, start) else "bare")
+    letter = _letter(match)
+    own = re.compile(rf"[\s.:)\]\"'(\u2013-]*(?:(?:an?|the)\s+)?{texts.get(letter, '(?!)')}[)\"']*", re.IGNORECASE)
+    aside = own.match(answer, end) or _ASIDE.match(answer, end)  # "A (a blue bus) is wrong"
+    far = aside.end() if aside else end
+    kind = _kind(answer, start, end, far) or ("named" if match["bracketed"] or _is_named(answer, start) else "bare")
     if not _is_meant(answer, match, kind):
         return None
-    letter = _letter(match)
-    link = words.JOINED.match(answer, end)
-    other = _LETTER.match(answer, link.end()) if link else None
-    joined = other is not None and _letter(other) != letter and _is_meant(answer, other, "bare")
-    joined = joined and not _is_denied(answer, other.start(), other.end()) if other else joined
     doubted, alternative = _is_doubted(answer, start, end)
-    return _Mention(letter, start, end, kind, _is_denied(answer, start, end), doubted, joined or alternative)
+    return _Mention(letter, start, end, kind, _is_denied(answer, start, end, far), doubted, alternative)
 
 
-def _text_mentions(answer: str, texts: Mapping[str, str], taken: Sequence[_Mention]) -> list[_Mention]:
-    """Where the answer has the text of an option, the longest first, so that "red car" is not found in "dark red car"."""
-    lowered, found = answer.casefold(), []
-    if len(lowered) != len(answer):  # casefold lengthens some letters; places would not fit
-        lowered = answer.lower() if len(answer.lower()) == len(answer) else answer
+def _text_mentions(answer: str, texts: Mapping[str, str]) -> list[_Mention]:
+    """Where the answer has the text of an option, the longest first: "red car" is not found in "dark red car"."""
+    found: list[_Mention] = []
     free = [True] * len(answer)
     for text in sorted(texts, key=len, reverse=True):
         if re.fullmatch(r"[a-z]|\W*", text):
             continue
-        edges = (r"(?<![\w.])(?<!\w[-'])", r"(?![\w%]|[-'.,]\w)") if re.search(r"[a-z0-9]", text) else ("", "")
-        for match in re.finditer(edges[0] + re.escape(text) + edges[1], lowered):
+        for match in re.finditer(_pattern(text), answer, re.IGNORECASE):
             start, end = match.span()
-            if not all(free[start:end]):
+            if not all(free[start:end]) or len(found) > _MOST:
                 continue
             free[start:end] = [False] * (end - start)
-            inside = any(m.start < end and start < m.end and m.kind == "stated" for m in taken)
-            kind = _kind(answer, start, end) or ("bare" if text in _WEAK_WORDS else "text")
-            doubted, alternative = _is_doubted(answer, start, end)
-            denied = _is_denied(answer, start, end)
-            if not inside:
-                found.append(_Mention(texts[text], start, end, kind, denied, doubted, alternative))
+            kind = _kind(answer, start, end, end) or ("bare" if text in _WEAK_WORDS else "text")
+            doubted, other = _is_doubted(answer, start, end)
+            found.append(_Mention(texts[text], start, end, kind, _is_denied(answer, start, end, end), doubted, other))
     return found
+
+
+def _pattern(text: str) -> str:
+    """Finds a text as words, with whatever article; Chinese, Japanese and Korean have no space between words."""
+    spelled = re.sub(r"\b(?:an?|the)\\ ", r"(?:(?:an?|the)\\ )?", re.escape(text)).replace("\\ ", r"\s+")
+    if not re.search(r"[a-z0-9]", text):
+        return spelled
+    return rf"(?<![\w.])(?<!\w[-']){spelled}(?![\w%]|[-'.,]\w)"
 
 
 def _letter(match: re.Match[str]) -> str:
@@ -277,20 +220,24 @@ def _before(answer: str, place: int) -> str:
     return answer[max(0, place - _CONTEXT) : place]
 
 
-def _kind(answer: str, start: int, end: int) -> Literal["stated"] | None:
-    before, after = _before(answer, start), answer[end : end + _CONTEXT]
-    stated = words.ANNOUNCED.search(before) or words.REPLACED.search(before) or words.AFFIRMED.match(after)
-    return "stated" if stated else None
+def _kind(answer: str, start: int, end: int, far: int) -> Literal["stated"] | None:
+    before = _before(answer, start)
+    stated = words.ANNOUNCED.search(before) or words.REPLACED.search(before)
+    return "stated" if stated or _is_followed(words.AFFIRMED, answer, end, far) else None
+
+
+def _is_followed(phrases: re.Pattern[str], answer: str, end: int, far: int) -> bool:
+    """Whether one of `phrases` follows the option, or what is said of it in passing, up to `far`."""
+    return any(phrases.match(answer[place : place + _CONTEXT]) for place in {end, far})
 
 
 def _is_named(answer: str, start: int) -> bool:
     return words.NAMED.search(_before(answer, start)) is not None
 
 
-def _is_denied(answer: str, start: int, end: int) -> bool:
+def _is_denied(answer: str, start: int, end: int, far: int) -> bool:
     before = re.split(r"[.;:!?\n]", _before(answer, start))[-1]
-    after = answer[end : end + _CONTEXT]
-    return bool(words.DENIED_BEFORE.search(before) or words.DENIED_AFTER.match(after))
+    return words.DENIED_BEFORE.search(before) is not None or _is_followed(words.DENIED_AFTER, answer, end, far)
 
 
 def _is_doubted(answer: str, start: int, end: int) -> tuple[bool, bool]:
@@ -303,32 +250,40 @@ def _is_doubted(answer: str, start: int, end: int) -> tuple[bool, bool]:
     return bool(asks or doubts), bool(alternative and doubts)
 
 
+def _can_be_meant(answer: str, match: re.Match[str]) -> bool:
+    """Not an article, a pronoun or a unit ("3 A") for sure."""
+    alone = match["alone"]
+    if alone and re.search(r"\d\s?$", answer[max(0, match.start() - 2) : match.start()]):
+        return False
+    if not alone or (_END_OF_I if alone == "I" else _END).match(answer, match.end()):
+        return True
+    return alone.isupper() and alone != "I"
+
+
 def _is_meant(answer: str, match: re.Match[str], kind: str) -> bool:
-    after, alone = answer[match.end() :][:_CONTEXT], match["alone"]
-    if alone and not (_END_OF_I if alone == "I" else _END).match(after):
-        linked = alone != "I" and alone.isupper() and words.BECAUSE.match(after)
-        linked = linked or (
-            alone.isupper() and alone != "I" and (words.AFFIRMED.match(after) or words.DENIED_AFTER.match(after))
-        )
-        if not linked and (kind == "bare" or alone not in "BCDEFGHJKLMNOPQRSTUVWXYZ"):
-            return False
-    return True
+    alone = match["alone"]
+    if not alone or (_END_OF_I if alone == "I" else _END).match(answer, match.end()):
+        return True
+    after = answer[match.end() :][:_CONTEXT]
+    linked = any(phrases.match(after) for phrases in (words.BECAUSE, words.AFFIRMED, words.DENIED_AFTER))
+    return linked or (kind != "bare" and alone != "A")
 
 
-def _with_denials_passed_on(answer: str, mentions: Sequence[_Mention]) -> list[_Mention]:
-    """ "not A or B" denies both."""
-    passed: list[_Mention] = []
-    for mention in mentions:
-        last = passed[-1] if passed else None
-        if last and last.denied and not mention.denied and mention.kind != "stated":
-            link = words.JOINED.match(answer, last.end)
-            if link and link.end() >= mention.start:
-                mention = _Mention(mention.letter, mention.start, mention.end, mention.kind, denied=True)
-        passed.append(mention)
-    return passed
+def _linked(answer: str, mentions: Sequence[_Mention]) -> list[_Mention]:
+    """Marks options that are named in one breath: "A or B" is no choice, and "not A or B" denies both."""
+    marked = list(mentions)
+    for i, (first, second) in enumerate(pairwise(mentions)):
+        link = words.JOINED.match(answer, first.end)
+        if link is None or link.end() < second.start or first.letter == second.letter:
+            continue
+        if marked[i].denied and second.kind != "stated":
+            marked[i + 1] = replace(marked[i + 1], denied=True)
+        elif not marked[i].denied and not second.denied:
+            marked[i], marked[i + 1] = (replace(m, joined=True) for m in (marked[i], marked[i + 1]))
+    return marked
 
 
-def _on_its_own(answer: str, letters: frozenset[str]) -> list[tuple[int, bool]]:
+def _on_its_own(answer: str) -> list[tuple[int, bool]]:
     """(place, whether it is the only one) of the letter that is all of the last line or sentence."""
     pieces = list(re.finditer(r"(?:(?!(?<=\w\w[.!?])\s|(?<=[\w\"')][.!?])\s)[^\n])+", answer))
     pieces = [piece for piece in pieces if piece[0].strip()]
@@ -394,18 +349,33 @@ def is_right(text: str, question: str, gold: str) -> bool:
         options = {letter: options.get(letter, "") for letter in _LETTERS[: max(_LETTERS.index(right) + 1, 4)]}
     if right is not None:
         return extract_choice(text, options) == right
-    answer = _ANSWER_PREFIX.sub("", _plain(final_answer(text)).strip())
+    answer = ANSWER_PREFIX.sub("", plain(final_answer(text)).strip())
     if normalise(gold) in ("yes", "no"):
-        return _yes_or_no(answer) == normalise(gold)
-    return bool(normalise(answer) or answer == gold.strip()) and normalise(answer) == normalise(gold)
+        return yes_or_no(answer) == normalise(gold)
+    return same(answer, gold)
 
 
 def _lettered(text: str, options: Mapping[str, str]) -> str:
-    """Options 1, 2, ... of a numbered question as A, B, ..., unless their texts hold numbers."""
-    if any(re.search(r"\d", option) for option in options.values()):
+    """Options 1, 2, ... of a numbered question as A, B, ...; where their texts hold numbers, only a lone number that is
+    none of them."""
+    alone = re.fullmatch(r"\W*(\d{1,2})\W*", text)
+    texts = [normalise(option) for option in options.values()]
+    if any(re.search(r"\d", option) for option in texts) and (alone is None or alone[1] in texts):
         return text
-    return re.sub(
-        r"(?<![\w.])\d{1,2}(?!\w|\.\d)",
-        lambda m: _LETTERS[int(m[0]) - 1] if 0 < int(m[0]) <= len(options) else m[0],
-        text,
-    )
+    labels = {str(n): letter for n, letter in enumerate(options, 1)}
+    return re.sub(r"(?<![\w.])\d{1,2}(?!\w|\.\d)", lambda match: labels.get(match[0], match[0]), text)
+
+
+def gold_fault(question: str, gold: str) -> str | None:
+    """What is wrong with a gold answer that is none of the options in its question; None where nothing is.
+
+    Lines that begin with numbers need not be options, so that only a gold letter or number is held against them.
+    """
+    options, numbered = parse_options(question), is_numbered(question)
+    label = re.fullmatch(r"\W*(?:[A-Z]|\d{1,2})\W*", gold)
+    if not options or (numbered and not label):
+        return None
+    if extract_choice(_lettered(gold, options) if numbered else gold, options) is not None:
+        return None
+    labels = [str(n) for n, _ in enumerate(options, 1)] if numbered else list(options)
+    return f"is {gold!r:.80}, none of the options in the question ({', '.join(labels)}): no answer can be right"

@@ -1,8 +1,8 @@
 """What announces, denies, doubts and takes back an option in seven languages: the table that choice.py reads by.
 
 Each entry is a regular expression for text that `choice.plain` has cleaned: half-width, 。 and 、 as full stop and
-comma, a space between a Latin letter and a Chinese, Japanese or Korean sign. To teach the reader another language, add a
-row; to teach it another phrase, add it where its kind stands. Lists are alternatives, and order does not matter.
+comma, a space between a Latin letter and a Chinese, Japanese or Korean sign. To teach the reader another language, add
+a row; to teach it another phrase, add it where its kind stands. Lists are alternatives, and order does not matter.
 """
 
 import re
@@ -44,33 +44,34 @@ _NO_STOP = r"[^.,;:!?\n]"
 
 ENGLISH = Phrases(
     announce=(
-        rf"\banswer[\"']?(?:\s+(?:choice|option|letter))?{_IS}",
+        rf"\banswer[\"']?(?:\s+(?:choice|option|letter)|,[^,.\n]{{1,40}},)?{_IS}",
         rf"\b(?:correct|right|best|final|chosen|selected|closest)\s+(?:option|choice|letter|one|selection|match){_IS}",
-        r"\b(?:option|choice|letter|ans|final|conclusion|verdict|selection|solution|pick|guess|response)\s*(?:is|[:=])",
+        r"\b(?:option|choice|letter|ans|final|conclusion|verdict|selection|solution|pick|guess|response)[\"']?\s*(?:is|[:=])",
         rf"\b(?:answer|option|choice|one)\b{_NO_STOP}{{1,60}}\s(?:is|would\s+be|must\s+be)",
         r"\b(?:choose|pick|select|guess|go(?:ing)?\s+(?:with|for)|opt(?:ing)?\s+for|settle\s+on|stick(?:ing)?\s+with)",
         r"\b(?:choosing|picking|selecting|chose|picked|selected|vote\s+for|changing?\s+(?:my\s+answer\s+)?to)",
         r"\b(?:so|therefore|thus|hence|conclude|finally)\s*,?(?:\s+that)?(?:\s+(?:it|this|that)(?:\s+is|'s))?",
         r"\b(?:it|that|this)(?:\s+is|'s|\s+must\s+be|\s+should\s+be|\s+has\s+to\s+be|\s+would\s+be)",
-        r"\b(?:think|believe|say|mean)(?:\s+that)?(?:\s+(?:it\s+is|it's))?",
+        r"\byes\s*,|\b(?:think|believe|say|meant?)(?:\s+that)?(?:\s+(?:it\s+is|it's))?",
         r"\b(?:definitely|probably|clearly|likely|certainly|surely)",
-        rf"\bbased\s+on\s[^.!?\n]{{1,80}},",
+        r"\bbased\s+on\s[^.!?\n]{1,80},",
         r"\b(?:corresponds?|points?|leads?\s+us|brings?\s+us|amounts?)\s+to|\bmatch(?:es)?(?:\s+with)?|\bmakes?\s+(?:it|that)",
         r"\bleaves?(?:\s+us)?(?:\s+(?:only|with))*|\b(?:looks\s+like|seems\s+(?:to\s+be|like)|appears\s+to\s+be)",
-        r"\b(?:but|rather|instead)(?:\s+(?:it's|it\s+is|is))?",
+        r"\bonly|\b(?:but|rather|instead)(?:\s+(?:it's|it\s+is|is))?",
     ),
     affirm=(
         r"\s+(?:is|seems|must\s+be|would\s+be|looks|has\s+to\s+be|remains)\s+(?:(?:clearly|definitely|the|most|indeed)\s+)*"
-        r"(?:correct|right|best|answer|true|only\s+(?:correct|right|one)|one)\b",
-        r"\s+(?:fits|matches)\s+(?:it\s+)?(?:the\s+)?best\b",
-        r"\s+it\s+is\b",
+        r"(?:correct|right|best|answer|true|only\s+(?:correct|right|one|option|choice)|one)\b|\s+is\s*(?=[.;!\n]|$)",
+        r"\s+(?:fits|matches)\s+(?:it\s+)?(?:the\s+)?(?:best|better)\b|\s+it\s+is\b|\s+(?:stays|remains|is\s+left)\b",
+        r"\s*[:(\u2013\u2014-]\s*(?:correct|right|true|yes)\b(?=\s*[.,;:!)\n]|\s*$)",
     ),
     deny_before=(
+        r"(?<=\w\s)no(?=\s*$)",
         r"(?:\b(?:not|never|neither|nor|cannot|rather\s+than|instead\s+of|except|excluding|excludes?|eliminat\w+|reject"
         r"|rules?\s+out|ruling\s+out|ruled\s+out|no\s+longer)|n't)"
         r"(?:\s+(?:be|really|necessarily|quite|actually|exactly|definitely|either|just|simply))*",
         rf"(?:\bnot|n't|\bnever)\s+(?:think|believe|say|choose|pick|select|agree|guess|go\s+with|support)\b{_NO_STOP}*",
-        rf"\bdoubt\b{_NO_STOP}*|\bunlikely\b{_NO_STOP}*",
+        rf"(?<!no\s)(?<!little\s)\bdoubt\b{_NO_STOP}*|\bunlikely\b{_NO_STOP}*",
     ),
     deny_after=(
         r"\s+(?:is|was|looks|seems|would|can|could|must|does|did|should|has|will|do)\s*(?:n't|\s+not)\b|\s+(?:can't|cannot|won't)\b",
@@ -82,7 +83,7 @@ ENGLISH = Phrases(
         r"\bif\b|\bwhether\b|\bmaybe\b|\bperhaps\b|\bpossibly\b|\b(?:might|may|could)\b|\binitial(?:ly)?\b|\bat\s+first\b",
         r"\b(?:first|originally|previously|earlier)\b|\bthought\b|\bassum(?:e|ed|ing)\b|\bsuppos(?:e|ed|ing)\b|\bnot\s+sure\b",
         r"\bunsure\b|\bseemed\b|\bsome(?:one)?\s+(?:\w+\s+)?(?:say|think|argue)\b|\btempt(?:ed|ing)\b|\beither\b(?=.*\bor\b)",
-        r"\b(?:was|were)\s+going\s+to\b|\bunless\b|\bwould\s+have\b|\bhad\b",
+        r"\b(?:said|wrote|answered)\b|\b(?:was|were)\s+going\s+to\b|\bunless\b|\bwould\s+have\b|\bhad\b",
     ),
     doubt_after=(
         r"\s+(?:could|might|may)\b|\s+(?:is|was|seems|seemed|looks|looked)\s+(?:also\s+)?(?:possible|plausible|tempting|close)\b",
@@ -94,6 +95,7 @@ ENGLISH = Phrases(
         r"(?:I\s+(?:should|need\s+to|must|will|'ll)|let\s+me|let's|let\s+us)\s+(?:\w+\s+)?(?:re-?\w+|double[-\s]?check|check|correct|look|verify|think)\b",
         r"I\s+(?:was|am|stand|got|misread|misspoke|change|take)\b(?=[^.!?\n]*(?:wrong|mistaken|corrected|misread|misspoke|my\s+(?:mind|answer)|back))",
         r"no\s*(?=[,.!:;\n\u2013\u2014-])|no\s+(?:it's|it\s+is|wait)|that\s+is\s+wrong|that's\s+(?:wrong|not\s+right)|I\s+mean\b",
+        r"(?:that|this|it|which)(?:'s|\s+is|\s+was)\s+(?:\w+ly\s+)?(?:wrong|incorrect|false|not\s+(?:right|correct|true)|a\s+mistake)",
         r"however\s*,?\s*(?:upon|on|looking)\b|(?:the\s+)?real\s+answer\b|strike\s+that",
     ),
     contrast=(r"\b(?:but|however|though|although|while|whereas|then|so|yet)\b",),
@@ -103,7 +105,9 @@ ENGLISH = Phrases(
         r"|certainly|obviously|is|it|it's|still|number|therefore|only|best|correct|that|actually",
     ),
     named=(r"\b(?:option|choice)",),
-    because=(r"\s+(?:is|was|or|and|because|since|as|but|not|for|due|given|which|seems|looks|in|from|at|with)\b",),
+    because=(
+        r"\s+(?:is|was|or|and|because|since|as|but|not|for|due|given|which|seems|looks|in|from|at|with|rather|instead|over)\b",
+    ),
 )
 
 CHINESE = Phrases(
@@ -112,18 +116,18 @@ CHINESE = Phrases(
         r"(?:正确|正確|最佳|最终|最終|最合适|最符合\w{0,6})的?(?:答案|选项|選項|选择|是|为)?\s*(?:应该)?\s*(?:是|为|為|:)",
         r"(?:选择|選擇|选|選|故选|应选|改选)\s*:?",
         r"(?:所以|因此|故|综上所述|综上|由此可见|总之|可知)\s*,?\s*(?:应该|就)?(?:是|为|選|选)?",
-        r"(?:应该|應該|应当|就|而|那就|我认为|认为|觉得|我想|判断|确定)(?:应该)?(?:是|为|选)|应为|改为|换成|(?:对应|符合)(?:的是)?",
+        r"(?:应该|應該|应当|就|而|那就|其实|实际上?|我认为|认为|觉得|我想|判断|确定)(?:应该)?(?:是|为|选)|应为|改为|换成|(?:对应|符合)(?:的是)?|只有|只剩下?|剩下(?:的是)?|最有?可能的?(?:答案)?(?:是|为)?|很可能是",
     ),
     affirm=(
         r"\s*(?:选项|項|项)?\s*(?:是|为|才是|才|最为?|更)?\s*(?:正确|正確|对的|對的|符合|合适|恰当|答案|正解|准确)",
-        r"\s*(?:选项|项)?(?:是)?对(?=[\s.,!]|$)",
+        r"\s*(?:选项|项)?(?:是)?对(?=[\s.,!]|$)|\s*:\s*(?:正确|對|对)(?=[\s.,;!]|$)",
     ),
     deny_before=(
         r"(?:不是|不选|不選|不会是|不能是|不可能是|不应该?是|不该选|不能选|不应选|并非|絕非|绝非|排除了?|而非|而不选|不符合|不再是)",
         rf"(?:不认为|不認為|不觉得|不相信|没有理由选){_NO_STOP}*",
     ),
     deny_after=(
-        r"\s*(?:选项|項|项)?\s*(?:显然|明显|都|也|肯定|就|可以|应该?|是|则)*\s*"
+        r"\s*:\s*(?:错误|错|不对|不正确)|\s*(?:选项|項|项)?\s*(?:显然|明显|都|也|肯定|就|可以|应该?|是|则)*\s*"
         r"(?:不对|不對|不正确|不正確|错误|錯誤|错|錯|不符|不成立|不可能|不是|并不|并非|排除|被排除|有误|不合|不准确|不行)",
     ),
     doubt_before=(
@@ -132,6 +136,7 @@ CHINESE = Phrases(
     doubt_after=(r"\s*(?:吗|嗎|还是|也有可能|也可能|有可能|似乎|看起来|看似)",),
     correct=(
         r"(?:哦|啊|嗯|呃)?[,\s]*(?:不对|不對|不,|等等|等一下|等下|慢着|更正|纠正|修正|抱歉|对不起|其实|实际上|事实上|我错了|搞错|看错|说错|弄错|错了)",
+        r"(?:这|那)(?:是|个答案)?(?:不对|错)",
         r"(?:让我|我们?|请|再|但)*\s*(?:重新|再次?(?:看|想|检查|核对|确认|仔细)|仔细(?:看|想|观察)|检查一下|核对一下)",
     ),
     contrast=(r"但是?|不过|然而|而是|所以|因此|可是|却",),
@@ -143,9 +148,9 @@ CHINESE = Phrases(
 
 JAPANESE = Phrases(
     announce=(
-        r"(?:答え|答|正解|解答|回答|正答|答案|結論)\s*(?:としては|として|は|が|:)",
+        r"(?:答え|答|正解|解答|回答|正答|答案|結論)\s*(?:としては|として|は|が|:)?|残るのは|(?:では|じゃ)なくて?\s*,?",
         r"(?:正しい|適切な|最適な|該当する|ふさわしい)\s*(?:答え|選択肢|もの|解答|の)?は|選択肢\s*(?:は|:)|正しくは",
-        r"(?:よって|したがって|従って|ゆえに|つまり|だから|なので|ので|結局|やはり)\s*,?",
+        r"(?:よって|したがって|従って|ゆえに|つまり|だから|なので|ので|結局|やはり|おそらく|恐らく|たぶん)\s*,?",
     ),
     affirm=(
         r"\s*(?:が|は|こそ)\s*(?:最も|一番)?\s*(?:正解|正しい|正答|答え|適切|当てはま|妥当|該当)",
@@ -161,7 +166,7 @@ JAPANESE = Phrases(
         r"\s*(?:です|だ|が正解|が答え|で)?\s*(?:かもしれ|か(?:どうか|も)|だ?と(?:思(?:った|いまし|って)|考え(?:た|まし))|ですか|でしょうか|の可能性|に見え|か\s)",
     ),
     correct=(
-        r"いや|いえ|いいえ|待って|待てよ|ちょっと待|訂正|すみません|もう一度|よく見ると|よく考え|違いま|違う|間違え|やっぱり|失礼|再(?:確認|検討|考)|実は|実際に?は|見直",
+        r"いや|いえ|いいえ|待って|待てよ|ちょっと待|訂正|すみません|もう一度|よく見ると|よく考え|違いま|違う|間違え|やっぱり|失礼|再(?:確認|検討|考)|実は|実際に?は|見直|それは(?:間違|違)",
     ),
     contrast=(r"しかし|でも|ですが|だが|が,|けど|けれど|よって|したがって",),
     join=(r"または|もしくは|あるいは|および|と|か|や",),
@@ -174,7 +179,7 @@ KOREAN = Phrases(
     announce=(
         r"(?:정답|답|답변|해답|결론|선택)\s*(?:은|는|으로는|으로|:)*\s*:?",
         r"(?:올바른|맞는|옳은|알맞은|적절한|정확한)\s*(?:것|답|선택지|보기|선택|답변)?\s*(?:은|는|:)",
-        r"(?:따라서|그러므로|그래서|결론적으로|즉|결국)\s*,?(?:\s*(?:정)?답은)?",
+        r"아니라\s*,?|(?:따라서|그러므로|그래서|결론적으로|즉|결국)\s*,?(?:\s*(?:정)?답은)?",
     ),
     affirm=(
         r"\s*(?:번)?(?:이|가|은|는)\s*(?:가장\s*)?(?:정답|답|맞|옳|적절|올바|정확)",
@@ -206,17 +211,17 @@ FRENCH = Phrases(
         r"\b(?:option|proposition|choix|solution|lettre)\s*(?:(?:correcte?|final)\s*)*(?:est|serait|:)",
         r"\bje\s+(?:choisis|choisirais|dirais|dis|r[ée]ponds|s[ée]lectionne|prends|retiens|vote\s+pour)|\bopte\s+pour",
         r"\bc'est(?:\s+donc)?|\b(?:donc|ainsi|alors|finalement|en\s+conclusion|par\s+cons[ée]quent)\s*,?(?:\s*c'est)?",
-        r"\b(?:pense|crois)\s+que\s+(?:c'est|la\s+r[ée]ponse\s+est)|\bil\s+s'agit\s+de|\bcorrespond\s+[àa]|\bmais|\bplutôt",
+        r"\breste(?:\s+que)?|\bseule?|\b(?:pense|crois)\s+que\s+(?:c'est|la\s+r[ée]ponse\s+est)|\bil\s+s'agit\s+de|\bcorrespond\s+[àa]|\bmais|\bplutôt",
     ),
     affirm=(
-        r"\s+(?:est|serait|semble|paraît)\s+(?:donc\s+)?(?:la\s+|le\s+|l')?(?:bonne|correcte?|juste|exacte?|meilleure?|r[ée]ponse|vraie?)",
+        r"\s*[:(-]\s*(?:correcte?|vraie?|juste)\b(?=\s*[.,;!)\n]|\s*$)|\s+(?:est|serait|semble|paraît)\s+(?:donc\s+)?(?:la\s+|le\s+|l')?(?:bonne|correcte?|juste|exacte?|meilleure?|r[ée]ponse|vraie?)",
     ),
     deny_before=(
         r"(?:\bpas|\bni|\bplutôt\s+que|\bau\s+lieu\s+de|\bsauf|\bexclure|\bexclut|\bexclus|\b[ée]limine[rz]?|\bnon|\bjamais)",
         rf"\bpas\s+que\b{_NO_STOP}*",
     ),
     deny_after=(
-        r"\s+n(?:'est|e\s+\w+|'a|e)\b[^.,;:!?\n]{0,20}\bpas\b|\s+est\s+(?:fausse?|incorrecte?|[ée]limin[ée]e?|exclue?|erron[ée]e?)",
+        r"\s*[:(-]\s*(?:faux|fausse|incorrecte?)\b|\s+n(?:'est|e\s+\w+|'a|e)\b[^.,;:!?\n]{0,20}\bpas\b|\s+est\s+(?:fausse?|incorrecte?|[ée]limin[ée]e?|exclue?|erron[ée]e?)",
     ),
     doubt_before=(
         r"\bsi\b|\bs'il\b|\bpeut-être\b|\bd'abord\b|\bau\s+(?:début|départ)\b|\binitialement\b|\bpourrait\b|\bpensais\b|\bcroyais\b",
@@ -225,7 +230,7 @@ FRENCH = Phrases(
     doubt_after=(r"\s+(?:pourrait|semblait|est\s+possible|peut-être)",),
     correct=(
         r"non\s*(?=[,.!:;\n])|attend(?:s|ez)\b|en\s+fait\b|pardon\b|erreur\b|correction\b|désolée?\b|oups\b|après\s+(?:réflexion|vérification)",
-        r"je\s+(?:me\s+(?:suis\s+trompée?|corrige)|corrige|rectifie|revois)|réflexion\s+faite|(?:re)?vérifions|à\s+bien\s+y\s+regarder|en\s+y\s+regardant",
+        r"je\s+(?:me\s+(?:suis\s+trompée?|corrige)|corrige|rectifie|revois)|c'(?:est|était)\s+(?:faux|incorrect|une\s+erreur)|réflexion\s+faite|(?:re)?vérifions|à\s+bien\s+y\s+regarder|en\s+y\s+regardant",
     ),
     contrast=(r"\b(?:mais|cependant|donc|pourtant|toutefois)\b",),
     join=(r"\b(?:ou|et)\b(?:\s+(?:peut-être|bien))?",),
@@ -242,11 +247,11 @@ GERMAN = Phrases(
         r"\bich\s+(?:wähle|nehme|sage|tippe\s+auf|würde|denke|glaube|meine)\s*,?(?:\s*(?:sagen|es\s+ist|dass\s+es|wählen|auf))*",
         r"\bentscheide\s+mich\s+(?:\w+\s+)?für|\b(?:es|das|dies)\s+ist|\bentspricht|\bist\s+es",
         r"\b(?:also|daher|somit|folglich|deshalb|demnach|schließlich)\s*,?(?:\s+(?:ist\s+es|ist|es\s+ist|nehme\s+ich|wähle\s+ich))?",
-        r"\bsondern|\bvielmehr|\baber",
+        r"\bsondern|\bvielmehr|\baber|\bbleibt(?:\s+(?:nur|also|noch))*|\bnur",
     ),
     affirm=(
         r"\s+(?:ist|wäre|scheint|muss)\s+(?:(?:die|das|also|daher|somit|hier|eindeutig|wohl)\s+)*(?:richtig\w*|korrekt\w*|antwort|lösung|beste|zutreffend)",
-        r"\s+(?:stimmt|passt)\b(?!\s+(?:\w+\s+)?nicht)|\s+trifft\s+zu\b",
+        r"\s*[:(-]\s*(?:richtig|korrekt)\b(?=\s*[.,;!)\n]|\s*$)|\s+(?:stimmt|passt)\b(?!\s+(?:\w+\s+)?nicht)|\s+trifft\s+zu\b",
     ),
     deny_before=(
         r"(?:\bnicht|\bkein\w*|\bweder|\bnoch|\bstatt|\banstatt|\baußer|\bohne)(?:\s+(?:um|mehr|wirklich))*",
@@ -254,7 +259,7 @@ GERMAN = Phrases(
     ),
     deny_after=(
         r"\s+(?:ist|wäre|kann|passt|trifft|scheidet|stimmt|fällt|kommt)\s+(?:\w+\s+){0,2}(?:nicht|falsch|inkorrekt|ausgeschlossen|aus|weg|unpassend)\b",
-        r"\s+ist\s+es\s+nicht\b",
+        r"\s+ist\s+es\s+nicht\b|\s*[:(-]\s*(?:falsch|inkorrekt|nicht)\b",
     ),
     doubt_before=(
         r"\bwenn\b|\bfalls\b|\bob\b|\bvielleicht\b|\bzuerst\b|\banfangs\b|\bzunächst\b|\bkönnte\b|\bdachte\b|\bglaubte\b|\bmöglicherweise\b",
@@ -264,11 +269,13 @@ GERMAN = Phrases(
     correct=(
         r"nein\b|moment\b|warte\b|halt\s*[,.!]|stopp?\b|korrektur\b|eigentlich\b|tatsächlich\b|entschuldigung\b|verzeihung\b|quatsch\b|doch\s+nicht",
         r"(?:ich\s+)?(?:prüfe|überprüfe|schaue|sehe)\s+(?:\w+\s+)*(?:noch\s*mal|nochmals|erneut|nach)|noch\s*(?:ein)?mal\b|bei\s+(?:genauerem|näherem)|lass\w*\s+(?:mich|uns)\b",
-        r"ich\s+(?:korrigiere|habe\s+mich\s+(?:geirrt|vertan|verlesen))",
+        r"das\s+(?:ist|war)\s+falsch|ich\s+(?:korrigiere|habe\s+mich\s+(?:geirrt|vertan|verlesen))",
     ),
     contrast=(r"\b(?:aber|sondern|jedoch|doch|also|daher|somit)\b",),
     join=(r"\b(?:oder|und)\b(?:\s+(?:vielleicht|auch))?",),
-    fill=(r"die|der|das|option|antwort|buchstabe|also|eindeutig|wohl|lautet|möglichkeit|ist|es|klar|auf|richtige",),
+    fill=(
+        r"die|der|das|option|antwort|buchstabe|also|eindeutig|wohl|lautet|möglichkeit|ist|es|klar|auf|richtige|doch|lieber|dann",
+    ),
     named=(r"\b(?:option|antwort|möglichkeit)",),
     because=(r"\s+(?:ist|weil|da|denn|und|oder|nicht|aber|sein)\b",),
 )
@@ -279,16 +286,18 @@ SPANISH = Phrases(
         r"\b(?:opción|opcion|alternativa|letra|solución|elección)\s*(?:(?:correcta|final|adecuada|elegida)\s*)*(?:es|sería|:)",
         r"\b(?:elijo|escojo|selecciono|elegiría|escogería|diría|digo|marco)(?:\s+que\s+es)?|\bme\s+quedo\s+con|\bme\s+inclino\s+por",
         r"\b(?:creo|pienso|considero)\s+que\s+(?:es|la\s+respuesta\s+es)|\bse\s+trata\s+de|\bcorresponde\s+a|\bes\b|\bcorrect[oa]\s+es",
-        r"\b(?:por\s+lo\s+tanto|por\s+tanto|así\s+que|entonces|en\s+conclusión|finalmente)\s*,?(?:\s+es)?|\bsino(?:\s+que\s+es)?|\bpero",
+        r"\b(?:por\s+lo\s+tanto|por\s+tanto|así\s+que|entonces|en\s+conclusión|finalmente)\s*,?(?:\s+es)?|\bsino(?:\s+que\s+es)?|\bpero|\bqueda",
     ),
     affirm=(
-        r"\s+(?:es|sería|parece)\s+(?:la\s+|el\s+|lo\s+)?(?:correct\w*|respuesta|opción|adecuad\w*|mejor|verdader\w*)",
+        r"\s*[:(-]\s*(?:correct[oa]|verdader[oa])\b(?=\s*[.,;!)\n]|\s*$)|\s+(?:es|sería|parece)\s+(?:la\s+|el\s+|lo\s+)?(?:correct\w*|respuesta|opción|adecuad\w*|mejor|verdader\w*)",
     ),
     deny_before=(
-        r"(?:\bno(?:\s+(?:es|sea|será|puede\s+ser|sería|fue|era))?|\bni|\ben\s+(?:lugar|vez)\s+de|\bdescart\w+|\bexcepto|\bsalvo|\btampoco)",
+        r"(?:\bno\s+(?:es|sea|será|puede\s+ser|sería|fue|era)|(?:\by|,)\s*no|\bni|\ben\s+(?:lugar|vez)\s+de|\bdescart\w+|\bexcepto|\bsalvo|\btampoco)",
         rf"\bno\s+(?:creo|pienso|considero|parece)\b{_NO_STOP}*",
     ),
-    deny_after=(r"\s+(?:no\s+\w+|tampoco\b|es\s+(?:incorrect|fals|err[óo]ne)\w*|(?:queda|está)\s+descartad\w*)",),
+    deny_after=(
+        r"\s*[:(-]\s*(?:incorrect[oa]|fals[oa])\b|\s+(?:no\s+\w+|tampoco\b|es\s+(?:incorrect|fals|err[óo]ne)\w*|(?:queda|está)\s+descartad\w*)",
+    ),
     doubt_before=(
         r"\bsi\b|\bquizás?\b|\btal\s+vez\b|\bal\s+principio\b|\binicialmente\b|\bprimero\b|\bpodría\b|\bpensaba\b|\bpensé\b|\bcreía\b|\bcreí\b",
         r"\bprimera\s+vista\b|\bno\s+sé\b|\bno\s+estoy\s+segur\w\b|\bparecía\b|\bposible(?:mente)?\b",
@@ -296,7 +305,7 @@ SPANISH = Phrases(
     doubt_after=(r"\s+(?:podría|parecía|es\s+posible|quizás?)",),
     correct=(
         r"no\s*(?=[,.!:;\n])|no\s+espera|espera\b|esperen?\b|perdón\b|corrección\b|corrijo\b|en\s+realidad\b|de\s+hecho\b|mejor\s+dicho|disculp\w+|un\s+momento",
-        r"me\s+(?:equivoqué|he\s+equivocado|corrijo)|revis\w+|pensándolo|déjame\b|mirando\s+(?:mejor|bien|de\s+nuevo)|rectifico|lo\s+siento",
+        r"(?:eso|esto)\s+(?:es|está)\s+(?:mal|incorrecto)|me\s+(?:equivoqué|he\s+equivocado|corrijo)|revis\w+|pensándolo|déjame\b|mirando\s+(?:mejor|bien|de\s+nuevo)|rectifico|lo\s+siento",
     ),
     contrast=(r"\b(?:pero|sino|aunque|entonces|así\s+que)\b",),
     join=(r"\b(?:o|y|u|e)\b(?:\s+(?:quizás?|tal\s+vez))?",),
@@ -322,9 +331,11 @@ def any_of(kind: str) -> str:
     return "(?:" + "|".join(phrase for language in LANGUAGES.values() for phrase in getattr(language, kind)) + ")"
 
 
-_FILL = rf"(?:\b{any_of('fill')}(?:\s+|(?=[\"'(\[])|(?<=')|$|(?<=[\u3040-\u9fff\uac00-\ud7af:])\s*))*"
+_WIDE = r"[\u3040-\u9fff\uac00-\ud7af]"
+_EDGE = rf"(?:\b|(?<={_WIDE}))"
+_FILL = rf"(?:{_EDGE}{any_of('fill')}(?:\s+|(?=[\"'(\[])|(?<=')|$|(?:(?<={_WIDE})|(?<=:))\s*))*"
 _OPEN = r"[\"'(\[{]*\s*$"
-_LEAD = r"\s*[:=\u2013-]?\s*"
+_LEAD = r"\s*[\])\"']?\s*[:=\u2013-]?\s*"
 
 NOT_BUT = r"(?:\bnot\s+(?:option\s+|choice\s+)?[(\[]?[A-Za-z][)\]]?\s*,?\s*but\s+(?:rather\s+)?)?"
 ANNOUNCED = re.compile(rf"{any_of('announce')}{_LEAD}{NOT_BUT}{_FILL}{_OPEN}", re.IGNORECASE)
@@ -342,6 +353,6 @@ DOUBTED_AFTER = re.compile(any_of("doubt_after"), re.IGNORECASE)
 NAMED = re.compile(rf"{any_of('named')}\s*[\"'(\[]*$", re.IGNORECASE)
 CLAUSE = re.compile(rf"[.,;:!?\n\u2013\u2014]|{any_of('contrast')}", re.IGNORECASE)
 JOINED = re.compile(
-    rf"\s*[)\]\"']*\s*(?:,\s*{any_of('join')}|,|/|&|\+|{any_of('join')})\s*{_FILL}[\"'(\[]*\s*", re.IGNORECASE
+    rf"\s*[)\]\"']*\s*(?:,\s*{any_of('join')}|,|/|&|\+|(?<=\s):|{any_of('join')})\s*{_FILL}[\"'(\[]*\s*", re.IGNORECASE
 )
 BECAUSE = re.compile(any_of("because"), re.IGNORECASE)

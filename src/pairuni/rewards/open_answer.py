@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pairuni.records import Side
+from pairuni.rewards.answer_text import final_answer, same
 from pairuni.rewards.base import RewardInput
-from pairuni.rewards.choice import final_answer, normalise
 
 _LONGEST = 400
 """Characters of an answer that are read as a formula; longer ones are no short answer."""
@@ -33,7 +33,7 @@ _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 def is_right_open(text: str, gold: str) -> bool:
     """Whether `text` gives the answer `gold`: after thinking, <answer>, \\boxed{} and "the answer is" are taken off."""
     answer = _LEAD.sub("", final_answer(text).strip())
-    if normalise(answer) == normalise(gold):
+    if same(answer, gold):
         return True
     return bool(_FORMULA.search(gold)) and _same_value(answer, gold)
 
@@ -86,8 +86,8 @@ def vqa_accuracy(text: str, golds: Sequence[str]) -> float:
     """
     if not golds:
         raise ValueError("VQA accuracy needs at least one human answer")
-    said = vqa_normalise(_LEAD.sub("", final_answer(text).strip()))
-    agree = [vqa_normalise(gold) == said for gold in golds]
+    said = _LEAD.sub("", final_answer(text).strip())
+    agree = [same(said, gold, vqa_normalise) for gold in golds]
     if len(golds) == 1:
         return float(agree[0])
     return sum(min(1.0, (sum(agree) - own) / _AGREEING) for own in agree) / len(agree)

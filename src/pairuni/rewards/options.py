@@ -18,12 +18,12 @@ _INSTRUCTION = re.compile(
 
 
 def parse_options(question: str) -> dict[str, str]:
-    """Options written into a question: "... A. x B. y ...", on one line or several, as "A.", "(A)", "A)", "A:" or "(a)".
+    """Options written into a question: "... A. x B. y ...", on one line or several, as "A.", "(A)", "A)", "A:", "(a)".
 
-    Read after NFKC, so that full-width labels count; Chinese "A、" too. On lines of their own "a.", "a)", "1." and "(1)"
-    are labels as well; numbers become letters in their order. Letters start at A and follow each other. The last option
-    ends at its line's end or at an instruction such as "Answer with the option's letter". {} where there are fewer than
-    two.
+    Read after NFKC, so that full-width labels count; Chinese "A、" too. On lines of their own also "a.", "a)", "1." and
+    "(1)"; numbers become letters in their order. Letters start at A and follow each other. The last
+    option ends at its line's end or at an instruction such as "Answer with the option's letter". {} where there are
+    fewer than two.
     """
     return _found(question)[0]
 
