@@ -60,3 +60,51 @@ def test_a_byte_order_mark_is_no_fault(tmp_path: Path, capsys: pytest.CaptureFix
     path = write(tmp_path / "q.jsonl", rows("quadruples", ["a.png"]), b"\xef\xbb\xbf")
     assert main(["check", str(path)]) == 0
     assert "1 quadruples" in capsys.readouterr().out
+
+
+CHOICE = "What is it? A. red B. blue C. green"
+
+
+@pytest.mark.parametrize("kind", ["pairs", "quadruples", "samples"])
+def test_golds_that_are_no_option_are_named(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "0.png")
+    golds = ["F", "B", "a green", "yellow", "c"]
+    halves = [{**HALF, "image_path": "0.png", "question": CHOICE, "answer": gold} for gold in golds]
+    made = [{"id": str(n), **half} for n, half in enumerate(halves)]
+    if kind == "pairs":
+        made = [{"similarity": 1.0, "generate_ann": half, "understand_ann": {**half, "answer": "A"}} for half in halves]
+    elif kind == "samples":
+        made = [{key: row[key] for key in ("id", "image_path", "question", "answer")} for row in made]
+    else:
+        made = [{**row, "side": "generation"} for row in made]
+    assert main(["check", str(write(tmp_path / "rows.jsonl", made))]) == 2
+    said = capsys.readouterr().err
+    field = "generate_ann.answer" if kind == "pairs" else "answer"
+    assert f"rows.jsonl:1: {field}: is 'F', none of the options in the question (A, B, C)" in said
+    assert f"rows.jsonl:4: {field}: is 'yellow', none of" in said and "2 faults" in said
+
+
+@pytest.mark.parametrize(
+    ("question", "gold"),
+    [
+        ("How many? (a) one (b) two", "b"),
+        ("How many?\n1. one\n2. two", "2"),
+        ("How many?\n1. 10\n2. 20", "2"),
+        ("How many?\n1. 10\n2. 20", "20"),
+        ("Do this:\n1. count the dogs\n2. add one", "four"),  # no options, but steps
+        ("Which angle is drawn?", "F"),
+        ("图中有几只猫？\nA、一只\nB、两只", "两只"),
+        ("Is it? A. yes B. no", "no"),
+    ],
+)
+def test_golds_that_can_be_right_are_no_fault(question: str, gold: str, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "0.png")
+    row = {"id": "0", "image_path": "0.png", "question": question, "answer": gold}
+    assert main(["check", str(write(tmp_path / "rows.jsonl", [row]))]) == 0
+
+
+@pytest.mark.parametrize(("gold", "code"), [("3", 2), ("C", 2), ("1", 0)])
+def test_golds_of_numbered_options(gold: str, code: int, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "0.png")
+    row = {"id": "0", "image_path": "0.png", "question": "How many?\n1. one\n2. two", "answer": gold}
+    assert main(["check", str(write(tmp_path / "rows.jsonl", [row]))]) == code

@@ -11,7 +11,15 @@ from pairuni.cli.options import parse_config
 from pairuni.config import CompleteConfig, EvaluateConfig, PairConfig, PretrainConfig, TrainConfig
 from pairuni.errors import InputError
 from pairuni.files import read_json, read_jsonl
-from pairuni.records import Side, numbered_pairs, numbered_quadruples, numbered_samples, resolve_image
+from pairuni.records import (
+    Quadruple,
+    Sample,
+    Side,
+    numbered_pairs,
+    numbered_quadruples,
+    numbered_samples,
+    resolve_image,
+)
 from pairuni.runs import RunDir
 
 # Stage -> config class and a key that only its files have.
@@ -83,21 +91,25 @@ def _jsonl(path: Path, image_root: str | None) -> str:
     if any(key in first for key in ("generate_ann", "understand_ann", "similarity")):
         pairs = numbered_pairs(path, image_root, faults)
         images = [(n, f"{k}_ann.image_path", vars(p)[k].image_path) for n, p in pairs.items() for k in _HALVES]
+        golds = [(n, f"{k}_ann.answer", vars(p)[k]) for n, p in pairs.items() for k in _HALVES]
         aligned = sum(p.kind == "aligned" for p in pairs.values())
         found = f"{len(pairs)} pairs ({aligned} aligned, {len(pairs) - aligned} retrieved), every image opens"
     elif "prompt" in first and "question" in first:
         quadruples = numbered_quadruples(path, image_root, faults)
         images = [(n, "image_path", q.image_path) for n, q in quadruples.items()]
+        golds = [(n, "answer", q) for n, q in quadruples.items()]
         found = f"{len(quadruples)} quadruples, every image opens"
     elif "prompt" in first or "question" in first:
         side = Side.GENERATION if "prompt" in first else Side.UNDERSTANDING
         samples = numbered_samples(path, side, image_root, faults)
         images = [(n, "image_path", s.image_path) for n, s in samples.items()]
+        golds = [(n, "answer", s) for n, s in samples.items()]
         found = f"{len(samples)} {side} samples, every image opens"
     else:
-        images = []
+        images, golds = [], []
         found = f"{len(list(read_jsonl(path, faults)))} JSON objects"
     faults += _broken_images(path, Path(image_root) if image_root is not None else path.parent, images)
+    faults += _impossible_golds(path, golds)
     if faults:
         raise _as_one(path, sorted(faults, key=lambda fault: fault.line or 0))
     return f"{path}: {found}"
@@ -117,6 +129,16 @@ def _broken_images(path: Path, root: Path, images: Iterable[tuple[int, str, str]
             load_image(image)
         except InputError as err:
             yield InputError(f"{image}: {err.message}", file=path, line=line, field=field)
+
+
+def _impossible_golds(path: Path, golds: Iterable[tuple[int, str, Quadruple | Sample]]) -> Iterator[InputError]:
+    """Answers of (line, field, sample) that are none of the options in their question."""
+    from pairuni.rewards.choice import gold_fault
+
+    for line, field, sample in golds:
+        fault = gold_fault(sample.question, sample.answer) if sample.question and sample.answer else None
+        if fault is not None:
+            yield InputError(fault, file=path, line=line, field=field)
 
 
 def _as_one(path: Path, faults: list[InputError]) -> InputError:
