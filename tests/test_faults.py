@@ -352,6 +352,41 @@ FAULTS = {
         "rewards_BR = sampled.rewards_BR[:, columns]",
         "tests/analysis/test_gradient_agreement.py::test_rewards_are_normalised_within_each_half",
     ),
+    "random partners drawn as the order of pairs": Fault(
+        "data/mixing.py",
+        """    rng = generator(seed, Stream.RANDOM_PARTNERS)
+    while True:  # e times on average
+        partner = rng.permutation(n)
+        if not (partner == np.arange(n)).any():
+            return partner
+""",
+        """    order, partner = generator(seed, Stream.SAMPLER_ORDER, 0).permutation(n), np.empty(n, dtype=np.int64)
+    partner[order] = np.roll(order, -1)
+    return partner
+""",
+        "tests/data/test_mixing.py::test_old_partners_meet_in_a_batch_as_often_as_chance_has_it",
+    ),
+    "random partners that form one ring": Fault(
+        "data/mixing.py",
+        """        partner = rng.permutation(n)
+        if not""",
+        """        order = rng.permutation(n)
+        partner = order[(np.argsort(order) + 1) % n]
+        if not""",
+        "tests/data/test_mixing.py::test_random_pairs_are_any_derangement_alike",
+    ),
+    "unpaired halves chosen in the order of pairs": Fault(
+        "data/mixing.py",
+        "generator(seed, Stream.UNPAIRED_ORDER)",
+        "generator(seed, Stream.SAMPLER_ORDER, 0)",
+        "tests/data/test_mixing.py::test_batches_of_unpaired_halves_are_equally_unlike_over_an_epoch",
+    ),
+    "a run of other random streams continued": Fault(
+        "streams.py",
+        "if found == VERSION:",
+        "if found <= VERSION:",
+        "tests/data/test_dataset.py::test_a_checkpoint_of_other_random_streams_is_refused_by_name",
+    ),
     "an interval over seeds alone": Fault(
         "analysis/ablations/statistics.py",
         "S * (items_N**2).sum(), (rest_SN**2).sum()",
