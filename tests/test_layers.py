@@ -13,8 +13,9 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "pairuni"
 RANKS = [
     ["errors", "streams"],
+    ["outputs"],
     ["files", "watch", "chart_style", "replies"],
-    ["records", "config", "runs"],
+    ["records", "config", "runs", "ledger"],
     ["llm", "dist", "preparation", "shapes"],
     ["data", "policies", "rewards", "algo"],
     ["train", "eval"],
@@ -77,7 +78,7 @@ def test_sizes(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["records", "config", "runs", "report.html", "analysis.gallery", "adapters", "cli.main"]
+    "module", ["records", "config", "runs", "ledger", "report.html", "analysis.gallery", "adapters", "cli.main"]
 )
 def test_imports_without_torch(module: str) -> None:
     code = f"import sys, pairuni.{module}; sys.exit('torch' in sys.modules)"

@@ -1,7 +1,11 @@
 """The network code against a real local endpoint: replies, failures, the ledger, and what must never be written."""
 
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -123,7 +127,7 @@ def test_a_failure_sent_as_200_is_retried_and_never_recorded(endpoint, tmp_path,
     talk = chat(endpoint, tmp_path / "ledger", retries=1)
     with pytest.raises(Unanswered, match=words):
         talk.ask(Question("well?"), Verdict)
-    assert len(endpoint.requests) == 2 and not (tmp_path / "ledger").exists() and talk.usage.failed == 1
+    assert len(endpoint.requests) == 2 and not any((tmp_path / "ledger").glob("*.jsonl")) and talk.usage.failed == 1
     endpoint.scripted = [(200, body)]
     assert talk.ask(Question("well?"), Verdict).contradiction is False  # the second try has a reply
     assert len(endpoint.requests) == 4 and len(talk.ledger) == 1 and talk.usage.calls == 1
@@ -295,7 +299,7 @@ def test_no_reply_after_all_retries_is_not_recorded(tmp_path):
     with pytest.raises(Unanswered, match="HTTP 500 busy"):
         chat(server, tmp_path / "ledger", retries=1).ask(Question("well?"), Verdict)
     server.fail = 0.0
-    assert len(server.requests) == 2 and not (tmp_path / "ledger").exists()
+    assert len(server.requests) == 2 and not any((tmp_path / "ledger").glob("*.jsonl"))
     assert chat(server, tmp_path / "ledger").ask(Question("well?"), Verdict).contradiction is False
     server.shutdown()
 
@@ -357,3 +361,60 @@ def test_replay_asks_nothing(endpoint, tmp_path):
     with pytest.raises(Unanswered, match="no recorded reply"):
         chat(endpoint, tmp_path, replay=True).ask(Question("well?"), Verdict)
     assert not endpoint.requests
+
+
+def test_a_second_process_sees_the_replies_of_the_first(tmp_path: Path) -> None:
+    key, other = "ab" * 32, "cd" * 32
+    first, second = Ledger(tmp_path), Ledger(tmp_path)
+    first.add(key, {"text": "one"})
+    assert second.find(key) == {"key": key, "text": "one"}
+    second.add(other, {"text": "two"})
+    first.add("ef" * 32, {"text": "three"})
+    assert first.find(other) == {"key": other, "text": "two"} and len(second) == 2
+    assert second.find("ef" * 32) is not None and len(second) == 3
+
+
+_ASK = """
+import sys
+from pathlib import Path
+from pairuni.config import LlmConfig
+from pairuni.llm import Chat, Ledger, Question
+talk = Chat(LlmConfig(base_url=sys.argv[1], model="m"), Ledger(Path(sys.argv[2])))
+print("ready", flush=True)
+sys.stdin.readline()
+print(talk.say(Question("How many?")), talk.usage.calls)
+"""
+
+
+def test_two_processes_that_ask_at_once_pay_once(tmp_path: Path) -> None:
+    def slowly(request: dict) -> str:
+        time.sleep(0.5)
+        return f"reply {len(endpoint.requests)}"
+
+    endpoint = Endpoint(say=slowly)
+    ask = [sys.executable, "-c", _ASK, endpoint.url, str(tmp_path)]
+    going = [subprocess.Popen(ask, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    for process in going:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    for process in going:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    said = [process.communicate()[0].split() for process in going]
+    endpoint.shutdown()
+    assert len(endpoint.requests) == 1
+    assert sorted(calls for *_, calls in said) == ["0", "1"] and said[0][:-1] == said[1][:-1] == ["reply", "1"]
+
+
+def test_threads_that_ask_at_once_pay_once(tmp_path: Path) -> None:
+    def slowly(request: dict) -> str:
+        time.sleep(0.3)
+        return "reply"
+
+    endpoint = Endpoint(say=slowly)
+    talk = Chat(LlmConfig(base_url=endpoint.url, model="m"), Ledger(tmp_path))
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda _: talk.say(Question("How many?")), range(4))) == ["reply"] * 4
+        different = list(pool.map(lambda n: talk.say(Question(f"{n}?")), range(4)))
+    endpoint.shutdown()
+    assert (talk.usage.calls, talk.usage.replayed, different) == (5, 3, ["reply"] * 4)

@@ -147,6 +147,8 @@ class CompleteConfig:
     dry_run: bool = False
     """Say how many calls and tokens it would take, and what they would cost, and stop."""
     llm: LlmConfig = field(default_factory=LlmConfig)
+    overwrite: bool = False
+    """Replace files in the output that this command did not write, or that were edited since."""
 
     def __post_init__(self) -> None:
         _check(self.attempts > 0, "attempts", f"must be positive, not {self.attempts}")
@@ -218,6 +220,8 @@ class PairConfig:
     """Which member of a cluster becomes its aligned pair (random is the paper's ablation)."""
     max_pairs: int = 0
     """Keep at most this many pairs, aligned ones first, retrieved ones by falling similarity (0: all)."""
+    overwrite: bool = False
+    """Replace files in the output that this command did not write, or that were edited since."""
 
     def __post_init__(self) -> None:
         for name in ("clusters", "kmeans_passes", "index_probes", "reference_words"):
@@ -594,6 +598,8 @@ class TrainConfig:
     rewards: RewardConfig = field(default_factory=RewardConfig)
     log: LogConfig = field(default_factory=LogConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    overwrite: bool = False
+    """Replace files in the output that this command did not write, or that were edited since."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "clip_eps", "updates_per_rollout", "micro_batch", "norm_length"):
@@ -654,6 +660,8 @@ class EvaluateConfig(EvalConfig):
     """Of the forward passes: auto is bf16 on GPU and fp32 on CPU."""
     settings: dict[str, Any] = field(default_factory=dict)
     """How the model's family draws, where not as the checkpoint says, by name (docs/lumina-dimoo.md)."""
+    overwrite: bool = False
+    """Replace files in the output that this command did not write, or that were edited since."""
 
 
 @dataclass(frozen=True)
@@ -674,6 +682,8 @@ class SmokeConfig:
     """Of the drawings and the rollouts."""
     model: ModelConfig = field(default_factory=ModelConfig)
     rollout: RolloutConfig = field(default_factory=lambda: RolloutConfig(rollouts=4, max_new_tokens=64))
+    overwrite: bool = False
+    """Replace files in the output that this command did not write, or that were edited since."""
 
     def __post_init__(self) -> None:
         for name in ("number", "micro_batch"):
@@ -715,6 +725,8 @@ class SampleConfig:
     """Of the forward passes: auto is bf16 on GPU and fp32 on CPU."""
     settings: dict[str, Any] = field(default_factory=dict)
     """How the model's family draws, where not as the checkpoint says, by name (docs/lumina-dimoo.md)."""
+    overwrite: bool = False
+    """Replace files in the output that this command did not write, or that were edited since."""
 
     def __post_init__(self) -> None:
         for name in ("number", "max_new_tokens"):
@@ -781,6 +793,8 @@ class PretrainConfig:
     """Held-out prompts that the model card reports on."""
     bf16: bool = True
     """bf16 autocast of the language model's forward passes; weights stay fp32."""
+    overwrite: bool = False
+    """Replace files in the output that this command did not write, or that were edited since."""
 
     def __post_init__(self) -> None:
         for name in ("vq_batch", "sight_batch", "answer_rows", "image_rows", "pool", "vq_lr", "lr"):
@@ -818,6 +832,8 @@ class ShapesConfig:
     """What generation samples are: any of the six tasks, and scene, a caption of a whole scene (default: half scenes,
     half tasks). With `common`, those that show a scene once more are of scene."""
     seed: int = 0
+    overwrite: bool = False
+    """Replace files in the output that this command did not write, or that were edited since."""
 
     def __post_init__(self) -> None:
         for name in ("understanding", "generation"):
@@ -839,6 +855,8 @@ class TinyConfig:
     hidden: int = 64
     """Width of the language model, a multiple of 8: four heads, whose rotary embedding needs an even width each."""
     seed: int = 0
+    overwrite: bool = False
+    """Replace files in the output that this command did not write, or that were edited since."""
 
     def __post_init__(self) -> None:
         for name, unit in (("image", 16), ("hidden", 8)):
@@ -866,6 +884,8 @@ class GalleryConfig:
     """Of that draw."""
     thumbnail: int = 224
     """Longer side of the embedded images in pixels; smaller images stay as they are."""
+    overwrite: bool = False
+    """Replace files in the output that this command did not write, or that were edited since."""
 
     def __post_init__(self) -> None:
         _check(self.limit >= 0, "limit", f"must not be negative, not {self.limit}")
@@ -898,6 +918,8 @@ class GradientsConfig:
     """Numbers that a layer's gradient is kept as, at random (0: all). A cosine is off by about 1 / sqrt(sketch)."""
     seed: int = 0
     """Of that draw, and of the rollouts."""
+    overwrite: bool = False
+    """Replace files in the output that this command did not write, or that were edited since."""
 
     def __post_init__(self) -> None:
         _check(bool(self.mixes), "mixes", "needs one mix at least")
@@ -944,6 +966,8 @@ class AblationsConfig:
     """Write the configs, say what is missing and what it costs, and stop."""
     collect: bool = False
     """Run nothing: tables and figures of what results.jsonl and finished runs hold."""
+    overwrite: bool = False
+    """Replace files in the output that this command did not write, or that were edited since."""
 
     def __post_init__(self) -> None:
         _check(bool(self.suite), "suite", "names none")

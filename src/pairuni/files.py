@@ -10,12 +10,13 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pairuni.errors import InputError
+from pairuni.outputs import Outputs, before_replacing
 
 
 @contextmanager
@@ -23,7 +24,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path in the same folder; on success it is synced and renamed to `path`, on failure removed.
 
     The caller writes either a file or a folder to it. Whatever made the files, they have the permissions that the umask
-    gives (safetensors leaves them to their owner alone). Raises InputError where nothing can be written.
+    gives (safetensors leaves them to their owner alone). Raises InputError where nothing can be written, or where the
+    command that runs may not replace what is there (`Outputs`).
     """
     path = Path(path)
     try:
@@ -39,6 +41,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             if file.is_file():
                 file.chmod(mode)
             _sync(file)
+        if temporary.is_file():
+            before_replacing(path, temporary)
         if path.is_dir() and temporary.is_dir():
             shutil.rmtree(path)  # a folder cannot be replaced by rename; only reached when a step is written again
         os.replace(temporary, path)
@@ -67,21 +71,94 @@ def added_to(folder: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: str | Path, beside: bool = False) -> Iterator[None]:
     """Holds `folder`, which is made, for this process alone. A process that ends in any way lets go of it.
 
+    A folder that was made for it and in which nothing was written is removed again.
+
+    Args:
+        beside: the lock is a hidden file beside the folder, which itself may be replaced.
+
     Raises:
-        InputError: another process holds it. Where the file system knows no locks, nothing is held.
+        InputError: another process holds it, or it cannot be made. Where the file system knows no locks, nothing is
+            held.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError("another process is at work here; wait for it, or stop it", file=folder) from None
-        except OSError:
-            pass
+    folder = Path(folder)
+    check_folder(folder)
+    place = folder.parent if beside else folder
+    path = place / f".{folder.name}.lock" if beside else place / "lock"
+    made = [each for each in (place, *place.parents) if not each.exists()]
+    place.mkdir(parents=True, exist_ok=True)
+    try:
+        with _held(path, folder):
+            try:
+                yield
+            finally:
+                if path.is_file() and not path.stat().st_size:  # else a file of the user's
+                    path.unlink()  # while it is held: who opened it meanwhile sees in `_held` that it is gone
+    finally:
+        for each in made:
+            with suppress(OSError):
+                each.rmdir()
+
+
+@contextmanager
+def _held(path: Path, folder: Path) -> Iterator[None]:
+    while True:
+        with path.open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError("another process is at work here; wait for it, or stop it", file=folder) from None
+            except OSError:
+                pass
+            if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                continue  # its last holder has just removed it
+            yield
+            return
+
+
+@contextmanager
+def locked_bytes(file: IO[bytes], start: int, length: int = 1) -> Iterator[None]:
+    """Waits for a part of a file that processes share, and holds it for this process. Its threads are not told apart.
+
+    Where the file system knows no locks, nothing is held.
+    """
+    held = True
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX, length, start)
+    except OSError:
+        held = False
+    try:
         yield
+    finally:
+        if held:
+            fcntl.lockf(file, fcntl.LOCK_UN, length, start)
+
+
+@contextmanager
+def writing(
+    folder: str | Path, command: str, names: Sequence[str], overwrite: bool, many: Sequence[str] = ()
+) -> Iterator[None]:
+    """What every command that writes a folder does first: it holds the folder, and looks at what it would replace.
+
+    Raises:
+        InputError: another process is at work there (`locked`), or a file is there that may not be replaced
+            (`Outputs`). Nothing is left behind then.
+    """
+    with locked(folder), Outputs(folder, command, names, overwrite, many):
+        yield
+
+
+def put(path: Path, content: bytes) -> None:
+    """Writes one of many small files whole or not at all, unsynced. Raises InputError as `atomic_path` does."""
+    before_replacing(path, content, save=False)
+    if path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(content)
+    temporary.replace(path)
 
 
 def write_text(path: str | Path, text: str) -> None:

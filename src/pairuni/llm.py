@@ -2,7 +2,8 @@
 
 The only network code beside rewards/remote.py. A call is keyed by the hash of everything that its reply depends on. A
 reply is written to the ledger before it is used, so that a killed run continues without asking or paying for it again.
-Several processes or hosts may share a ledger folder: each appends to a file of its own and all read all files.
+Several processes or hosts may share a ledger folder: each appends to a file of its own, all read all files, and a call
+that one of them is in is waited for.
 Retries of rate limits, server errors, time-outs and cut connections are the openai SDK's, and so are those of failures
 that come as HTTP 200 (replies.py).
 """
@@ -12,12 +13,9 @@ import hashlib
 import json
 import os
 import re
-import socket
 import threading
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
@@ -26,7 +24,7 @@ from tqdm import tqdm
 
 from pairuni.config import LlmConfig
 from pairuni.errors import InputError
-from pairuni.files import check_folder
+from pairuni.ledger import Ledger
 from pairuni.replies import json_object, unmask, words_of
 
 _FATAL_STATUS = (401, 402, 403, 404)
@@ -44,11 +42,8 @@ _ONLY_VALUE = re.compile(r"default \((\d+(?:\.\d+)?)\)")
 """The one temperature that a model takes, in its provider's words."""
 _OF_ONE_CALL = re.compile(r"context length|context window|too long|filter|policy", re.IGNORECASE)
 """Words about what this call holds. Another one may be shorter or harmless."""
-_OLD_FAILURES = ("the reply is empty", "the reply is not JSON", "the reply is not one of the chat protocol")
-"""What ledgers up to version 0.1 hold of failed calls, without a token: those rows are passed over."""
 _HOPELESS = 20
 """Calls in a row that end in an error before the endpoint counts as unreachable and the run stops."""
-_KEY_BYTES = 16
 
 
 class Reply(BaseModel):
@@ -106,77 +101,6 @@ class Usage:
         return (self.prompt_tokens * config.price_prompt + self.completion_tokens * config.price_completion) / million
 
 
-class Ledger:
-    """Replies by key, kept in `folder`/*.jsonl. Safe for threads; a torn last line of a killed writer is passed over.
-
-    Rows of failed calls, which early versions wrote, are passed over too and counted in `failures`.
-
-    The replies themselves stay on disk: memory holds 16 bytes of key and a position per reply.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        """Raises InputError where the folder cannot be used."""
-        check_folder(folder)
-        self._folder, self._lock = folder, threading.Lock()
-        self._places: dict[bytes, tuple[Path, int]] = {}
-        self._own: Any = None
-        self._size = 0
-        self.failures = 0
-        for path in sorted(folder.glob("*.jsonl")):
-            for start, row in _rows(path):
-                if row.get("fault") in _OLD_FAILURES and not row.get("prompt_tokens"):
-                    self.failures += 1
-                    continue
-                self._places.setdefault(bytes.fromhex(row["key"])[:_KEY_BYTES], (path, start))
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def __contains__(self, key: str) -> bool:
-        return bytes.fromhex(key)[:_KEY_BYTES] in self._places
-
-    def find(self, key: str) -> dict[str, Any] | None:
-        """The recorded reply, None where there is none."""
-        place = self._places.get(bytes.fromhex(key)[:_KEY_BYTES])
-        if place is None:
-            return None
-        with place[0].open("rb") as file:
-            file.seek(place[1])
-            return json.loads(file.readline())
-
-    def add(self, key: str, row: Mapping[str, Any]) -> None:
-        """Appends a reply and hands it to the operating system, before anything is made of it."""
-        line = (json.dumps({"key": key, **row}, ensure_ascii=True) + "\n").encode()
-        with self._lock:
-            if self._own is None:
-                self._folder.mkdir(parents=True, exist_ok=True)
-                name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.jsonl"
-                self._own = (self._folder / name).open("ab")
-            self._own.write(line)
-            self._own.flush()  # a killed process loses nothing more; syncing each reply would wait for the disk
-            self._places.setdefault(bytes.fromhex(key)[:_KEY_BYTES], (Path(self._own.name), self._size))
-            self._size += len(line)
-
-    def close(self) -> None:
-        if self._own is not None:
-            self._own.close()
-
-
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    start = 0
-    with path.open("rb") as lines:
-        for n, line in enumerate(lines, 1):
-            if not line.endswith(b"\n"):
-                return  # torn: its writer was killed, so the reply was never used
-            try:
-                row = json.loads(line)
-                bytes.fromhex(row["key"])
-            except (ValueError, KeyError, TypeError):
-                raise InputError("is not a ledger line, delete it", file=path, line=n) from None
-            yield start, row
-            start += len(line)
-
-
 class Chat:
     """Asks an endpoint through a ledger. Safe for threads."""
 
@@ -216,18 +140,25 @@ class Chat:
         """The row of the ledger, asked for where there is none."""
         key = self.key(question, schema)
         row = self.ledger.find(key)
-        if row is not None:
-            with self._lock:
-                self.usage.replayed += 1
-            return row
-        if self.config.replay:
+        if row is None and self.config.replay:
             raise Unanswered("no recorded reply")
-        row = self._call(question, schema, key)
-        self.ledger.add(key, row)
+        if row is not None:
+            return self._replayed(row)
+        with self.ledger.asking(key):
+            row = self.ledger.find(key)  # someone else may have asked meanwhile
+            if row is not None:
+                return self._replayed(row)
+            row = self._call(question, schema, key)
+            self.ledger.add(key, row)
         with self._lock:
             self.usage.calls += 1
             self.usage.prompt_tokens += row["prompt_tokens"]
             self.usage.completion_tokens += row["completion_tokens"]
+        return row
+
+    def _replayed(self, row: dict[str, Any]) -> dict[str, Any]:
+        with self._lock:
+            self.usage.replayed += 1
         return row
 
     def key(self, question: Question, schema: type[Reply] | None) -> str:

@@ -54,6 +54,10 @@ class RunDir:
         return self.path / "inputs.json"
 
     @property
+    def opened(self) -> Path:
+        return self.path / "inputs"
+
+    @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
 

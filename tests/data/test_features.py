@@ -376,3 +376,42 @@ def test_rows_in_any_order_count_together_or_not_at_all(tmp_path):
         store.add(KEYS[2:], ROWS[2:])
     with FeatureStore(folder) as store:
         assert np.array_equal(store.rows(KEYS), ROWS)
+
+
+def test_a_store_that_two_processes_opened_holds_each_key_once(tmp_path):
+    first, second = FeatureStore(tmp_path / "s"), FeatureStore(tmp_path / "s")
+    with first:
+        first.add(KEYS[:3], ROWS[:3])
+    with second:
+        second.add(KEYS, ROWS)
+        assert np.array_equal(second.rows(KEYS), ROWS)
+    assert np.array_equal(stored(tmp_path / "s"), ROWS) and (tmp_path / "s" / "keys.sha256").stat().st_size == 6 * 32
+
+
+def test_rows_in_any_order_beside_those_that_another_process_added(tmp_path):
+    first, second = FeatureStore(tmp_path / "s"), FeatureStore(tmp_path / "s")
+    with first:
+        first.add([KEYS[4], KEYS[1]], ROWS[[4, 1]])
+    with second:
+        second.add_unordered(KEYS, [(np.array([5, 1, 0]), ROWS[[5, 1, 0]]), (np.array([2, 4, 3]), ROWS[[2, 4, 3]])])
+    assert np.array_equal(stored(tmp_path / "s"), ROWS)
+    with FeatureStore(tmp_path / "s") as again:
+        again.add_unordered(KEYS, [(np.arange(6), ROWS)])
+    assert (tmp_path / "s" / "features.f32").stat().st_size == ROWS.nbytes
+
+
+def test_a_store_that_holds_keys_twice_is_healed(tmp_path):
+    with FeatureStore(tmp_path) as store:
+        store.add(KEYS, ROWS)
+    for name in ("features.f32", "keys.sha256"):  # as two processes at once left it
+        content = (tmp_path / name).read_bytes()
+        half = len(content) // 2
+        (tmp_path / name).write_bytes(content[:half] + content)
+    for _ in range(2):
+        with FeatureStore(tmp_path) as store:
+            assert len(store) == 6 and np.array_equal(store.rows(KEYS), ROWS)
+        assert (tmp_path / "keys.sha256").stat().st_size == 6 * 32
+        assert (tmp_path / "features.f32").stat().st_size == ROWS.nbytes
+    with FeatureStore(tmp_path) as store:
+        store.add(["ff" * 32], ROWS[:1])
+        assert np.array_equal(store.rows([KEYS[5], "ff" * 32]), ROWS[[5, 0]])

@@ -10,6 +10,7 @@ import base64
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from glob import escape
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from pairuni.data.overview import Overview, PairingRecord, overview, read_pairin
 from pairuni.data.pictures import Picture, embed
 from pairuni.errors import InputError
 from pairuni.files import atomic_path, check_folder
+from pairuni.outputs import Outputs
 from pairuni.records import Pair, Quadruple, read_pairs
 from pairuni.streams import Stream, generator
 
@@ -91,6 +93,11 @@ def write_gallery(config: GalleryConfig) -> dict[str, Any]:
     if out.is_dir():
         raise InputError("is a folder; name the page's file", file=out)
     check_folder(out.parent)
+    with Outputs(out.parent, "analyse pairs", [escape(out.name)], config.overwrite):
+        return _gallery(config, out)
+
+
+def _gallery(config: GalleryConfig, out: Path) -> dict[str, Any]:
     inputs = _read(config)
     if out.resolve() in {path.resolve() for path in (inputs.path, *_paths(inputs))}:
         raise InputError("is one of the files that are shown; name another one for the page", file=out)

@@ -26,7 +26,7 @@ from pairuni.analysis.gradient_summary import KINDS, summarise, write_summary
 from pairuni.config import GradientsConfig, PairingMode, SideWeights, TrainConfig
 from pairuni.data.dataset import Half, ImageCache
 from pairuni.errors import InputError
-from pairuni.files import check_folder, locked, read_json, read_jsonl, write_json, write_jsonl
+from pairuni.files import check_folder, read_json, read_jsonl, write_json, write_jsonl, writing
 from pairuni.policies.base import Policy
 from pairuni.records import Pair, Side, resolve_image
 from pairuni.rewards import side_reward
@@ -39,6 +39,8 @@ from pairuni.train.rollout import SideBatch, collect
 from pairuni.train.step import add_side_gradient
 from pairuni.train.trained import load_trainable
 
+FILES = ("settings.json", "gradients.json", "gradients.md", "gradients.png")
+"""Beside gradients.jsonl, whose rows are kept."""
 OTHER = "other"
 """The group of parameters outside the repeated layers: embeddings, heads, norms."""
 
@@ -72,7 +74,7 @@ def measure_gradients(config: GradientsConfig, train: TrainConfig, output: Path)
     )
     check_folder(output)
     drawn = {mode: drawn_pairs(train, mode, config) for mode in config.mixes}
-    with locked(output):
+    with writing(output, "analyse gradients", FILES, config.overwrite):
         path, settings = output / "gradients.jsonl", _settings(config, train)
         kept = _continued(output / "settings.json", path, settings)
         seed_all(config.seed, Stream.GRADIENT_ADAPTERS)  # adapters begin at random

@@ -11,6 +11,7 @@ from pairuni.cli.options import parse_config, with_words
 from pairuni.cli.parts import run_part
 from pairuni.config import AblationsConfig, GalleryConfig, GradientsConfig, PairConfig, TrainConfig
 from pairuni.errors import InputError
+from pairuni.outputs import Outputs
 from pairuni.runs import RunDir
 
 PARTS = {
@@ -71,9 +72,11 @@ def ablations(arguments: list[str]) -> int:
     from pairuni.analysis.ablations.write import write_suite
 
     output = Path(config.output)
-    outcome = run_ablations(config, Base(train, pair, output), check_names)
-    for suite in () if config.dry_run else config.suite:
-        print(f"{write_suite(suite, by_streams(outcome.every), output)}\n{output / suite}.md\n")
+    names = [f"{suite}{ending}" for suite in config.suite for ending in (".md", ".json", ".svg", "_c*.svg")]
+    with Outputs(output, "analyse ablations", names, config.overwrite, many=("configs/*.yaml",)):
+        outcome = run_ablations(config, Base(train, pair, output), check_names)
+        for suite in () if config.dry_run else config.suite:
+            print(f"{write_suite(suite, by_streams(outcome.every), output)}\n{output / suite}.md\n")
     for failure in outcome.failures:
         print(f"failed: {failure.stage} of {', '.join(failure.runs)}: {failure.said} ({failure.log})", file=sys.stderr)
     print("\n".join([f"configs: {output / 'configs'}"] * config.dry_run + [outcome.closing]))

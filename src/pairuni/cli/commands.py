@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from pairuni.cli.names import check_names
+from pairuni.cli.names import check_model, check_names
 from pairuni.cli.options import parse_config
 from pairuni.config import (
     CompleteConfig,
@@ -19,7 +19,8 @@ from pairuni.config import (
     TrainConfig,
 )
 from pairuni.errors import InputError
-from pairuni.files import check_folder, locked
+from pairuni.files import writing
+from pairuni.outputs import Outputs
 
 
 def shapes(arguments: list[str]) -> int:
@@ -45,7 +46,6 @@ def complete(arguments: list[str]) -> int:
 def run_complete(config: CompleteConfig) -> None:
     from pairuni.data import complete as stage
 
-    check_folder(config.output)
     summary = stage.run_complete(config)
     counts = summary["counts"]
     completed, rejected = (", ".join(f"{n} {side}" for side, n in counts[k].items()) for k in ("completed", "rejected"))
@@ -71,7 +71,6 @@ def pair(arguments: list[str]) -> int:
 def run_pair(config: PairConfig) -> None:
     from pairuni.data import pairing as stage
 
-    check_folder(config.output)
     summary = stage.run_pair(config)
     counts, similarity = summary["counts"], summary["similarity"]
     aligned = f"{counts['aligned_understanding']} understanding + {counts['aligned_generation']} generation"
@@ -107,6 +106,8 @@ def run_training(config: TrainConfig) -> None:
     from pairuni.report.html import write_report
     from pairuni.runs import RunDir
     from pairuni.train.loop import train as run
+    from pairuni.train.resume import find_start
+    from pairuni.train.trackers import check_trackers
 
     run_dir = RunDir(Path(config.output))
     scored = runner.with_ledger(config.eval, run_dir.path)
@@ -124,32 +125,42 @@ def run_training(config: TrainConfig) -> None:
         tqdm.write("\n".join(filter(None, [f"step {step}", runner.skip_lines(skipped), runner.table(results)])))
         return {name: entry["score"] for name, entry in results.items()}
 
+    check_model(config)
+    check_trackers(config.log)
+    Outputs(run_dir.path, "report", ["report.html"], config.overwrite)
     with dist.process_group(config.model.device):
         if dist.is_main():
+            find_start(run_dir, config)
             make_data(config)
         dist.barrier()
         summary = run(config, evaluate=score)
         if dist.is_main():
-            report = write_report([run_dir.path], run_dir.report)
+            report = write_report([run_dir.path], run_dir.report, overwrite=config.overwrite)
             print(f"\n{closing(run_dir, summary)}\n{report}")
 
 
 def evaluate(arguments: list[str]) -> int:
     config = parse_config(EvaluateConfig, arguments, "eval", check_names)
     from pairuni.eval import runner
+
+    output = Path(config.output)
+    with writing(output, "eval", runner.FILES, config.overwrite, many=("answers_*.jsonl",)):
+        runner.check_images(output, config)
+        return _evaluate(config, output)
+
+
+def _evaluate(config: EvaluateConfig, output: Path) -> int:
+    from pairuni.eval import runner
     from pairuni.policies import load_policy
 
-    check_folder(config.output)
-    output = Path(config.output)
     config = runner.with_ledger(config, output)
     policy = load_policy(config.model, device=config.device, precision=config.precision, settings=config.settings)
     skipped = runner.skipped(config, policy)
     if skipped:
         print(runner.skip_lines(skipped), flush=True)
     identity = "\n".join([runner.model_identity(config.model), *([str(config.settings)] if config.settings else [])])
-    with locked(output):  # answers are appended to
-        results = runner.evaluate(policy, config, output, identity)
-        path = runner.write_eval(output, config.model, config, results, skipped)
+    results = runner.evaluate(policy, config, output, identity)
+    path = runner.write_eval(output, config.model, config, results, skipped)
     print(f"{runner.table(results)}\n{path}")
     return 0
 
@@ -167,6 +178,7 @@ def report(arguments: list[str]) -> int:
     parser.add_argument("inputs", nargs="+", type=Path, help="run directories or eval.json files")
     parser.add_argument("--out", type=Path, default=None, help="the page (default: report.html in the first run)")
     parser.add_argument("--title", default=None)
+    parser.add_argument("--overwrite", action="store_true", help="replace a page that this did not write")
     try:
         options = parser.parse_args(arguments)
     except argparse.ArgumentError as err:
@@ -175,25 +187,25 @@ def report(arguments: list[str]) -> int:
 
     first = options.inputs[0]
     out = options.out or (first if first.is_dir() else first.parent) / "report.html"
-    print(write_report(options.inputs, out, title=options.title))
+    print(write_report(options.inputs, out, title=options.title, overwrite=options.overwrite))
     return 0
 
 
 def pretrain(arguments: list[str]) -> int:
     config = parse_config(PretrainConfig, arguments, "pretrain")
-    from pairuni.pretrain.script import run_pretrain
+    from pairuni.pretrain.script import MODEL_FILES, run_pretrain
 
-    check_folder(config.output)
-    summary = run_pretrain(config)
+    with writing(config.output, "pretrain", (*MODEL_FILES, "pretrain.json", "README.md"), config.overwrite):
+        summary = run_pretrain(config)
     print("\n".join(f"{name}: {value}" for name, value in summary.items()))
     return 0
 
 
 def tiny(arguments: list[str]) -> int:
     config = parse_config(TinyConfig, arguments, "tiny")
-    from pairuni.pretrain.script import write_tiny
+    from pairuni.pretrain.script import MODEL_FILES, write_tiny
 
-    check_folder(config.output)
-    write_tiny(config)
+    with writing(config.output, "tiny", MODEL_FILES, config.overwrite):
+        write_tiny(config)
     print(f"a random Janus of {config.image} px in {config.output}")
     return 0

@@ -1,5 +1,6 @@
 """`pairuni sample`: images for a prompt as one PNG, or answers to a question about an image."""
 
+from glob import escape
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from PIL import Image
 from pairuni.config import SampleConfig
 from pairuni.data.images import load_image
 from pairuni.files import atomic_path, check_folder
+from pairuni.outputs import Outputs
 from pairuni.policies import load_policy
 from pairuni.policies.base import SamplingSpec
 from pairuni.policies.sampling import seeds_for
@@ -27,12 +29,13 @@ def run_sample(config: SampleConfig) -> None:
         top_k=config.top_k,
         top_p=config.top_p,
     )
+    output = Outputs(Path(config.output).parent, "sample", [escape(Path(config.output).name)], config.overwrite)
     policy = load_policy(config.model, device=config.device, precision=config.precision, settings=config.settings)
     prompt = Prompt(side, config.prompt or config.question or "", images)
     seeds = seeds_for(config.seed, 0, ["sample"], side, config.number)
     rollouts = policy.sample(side, [prompt], config.number, spec, seeds)
     if rollouts.images_BRHWC is not None:
-        with atomic_path(config.output) as temporary:
+        with output, atomic_path(config.output) as temporary:
             Image.fromarray(np.concatenate(list(rollouts.images_BRHWC[0]), axis=1)).save(temporary, format="PNG")
         print(f"{config.number} images of {config.prompt!r} in {Path(config.output)}")
     if rollouts.texts is not None:

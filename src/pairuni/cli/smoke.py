@@ -1,5 +1,6 @@
 """`pairuni smoke`: the checks as lines, the page, and an exit code that a script can ask."""
 
+import io
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from PIL import Image
 
 from pairuni.cli.options import parse_config
 from pairuni.config import SmokeConfig
-from pairuni.files import check_folder, write_json
+from pairuni.files import put, write_json, writing
 from pairuni.records import Side
 from pairuni.report.smoke import Drawn, Said, write_smoke
 from pairuni.train.rollout import SideBatch
@@ -20,7 +21,11 @@ from pairuni.train.smoke import run_smoke, summary
 def smoke(arguments: list[str]) -> int:
     """Returns 1 where a check failed."""
     config = parse_config(SmokeConfig, _shorthand(arguments), "smoke")
-    check_folder(config.output)
+    with writing(config.output, "smoke", ("smoke.json", "smoke.html"), config.overwrite, many=("images/*.png",)):
+        return _smoke(config)
+
+
+def _smoke(config: SmokeConfig) -> int:
     done = run_smoke(config, lambda text: print(f"{text} ...", flush=True))
     folder = Path(config.output)
     drawn, said = _keep_images(folder, done.batch)
@@ -47,10 +52,11 @@ def _shorthand(arguments: list[str]) -> list[str]:
 
 def _keep_images(folder: Path, batch: Mapping[Side, SideBatch]) -> tuple[list[Drawn], list[Said]]:
     """Writes what was drawn and looked at into `folder`/images."""
-    (folder / "images").mkdir(parents=True, exist_ok=True)
 
     def keep(name: str, pixels: np.ndarray) -> str:
-        Image.fromarray(pixels).save(folder / "images" / name)
+        content = io.BytesIO()
+        Image.fromarray(pixels).save(content, "PNG")
+        put(folder / "images" / name, content.getvalue())
         return f"images/{name}"
 
     drawn, said = [], []

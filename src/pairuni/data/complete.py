@@ -20,12 +20,14 @@ from pairuni.data.images import LoadedImage, look
 from pairuni.data.llm_completer import NO_REPLY, LlmCompleter, LlmVerifier, Templates, texts_of
 from pairuni.data.ordered import in_order
 from pairuni.data.shapes_completer import ShapesCompleter
-from pairuni.data.sources import Item, Sources, open_sources
+from pairuni.data.sources import Item, Sources, gathers, open_sources
 from pairuni.data.verify import ShapesVerifier
-from pairuni.files import file_hash, jsonl_writer, write_json
+from pairuni.files import file_hash, jsonl_writer, put, write_json, writing
 from pairuni.llm import Chat, Ledger
+from pairuni.outputs import Outputs
 from pairuni.records import Sample, Side
 
+FILES = ("quadruples.jsonl", "rejected.jsonl", "completion.json")
 _CHARACTERS = 4
 """Per token, roughly, in English."""
 _REPLY_TOKENS = 100
@@ -91,12 +93,19 @@ def run_complete(config: CompleteConfig) -> dict[str, Any]:
     language model, calls, tokens and cost.
 
     Raises:
-        InputError: a source file is wrong (`Sources`), or the endpoint is unusable. Broken images are rejections.
+        InputError: a source file is wrong (`Sources`), the endpoint is unusable, another process is at work in the
+            output, or a file is there that may not be replaced. Broken images are rejections.
     """
-    run, tally = _begin(config), Tally()
     output = Path(config.output)
     if config.shards > 1:
         output /= f"shard_{config.shard:05d}_of_{config.shards:05d}"
+    images = Outputs(config.output, "complete", (), config.overwrite, many=["images/*/*"] if gathers(config) else [])
+    with images, writing(output, "complete", FILES, config.overwrite):
+        return _complete(config, output)
+
+
+def _complete(config: CompleteConfig, output: Path) -> dict[str, Any]:
+    run, tally = _begin(config), Tally()
     with jsonl_writer(output / "quadruples.jsonl") as keep, jsonl_writer(output / "rejected.jsonl") as reject:
         for item, finished, bar in run.outcomes("complete"):
             tally.add(item.sample, finished)
@@ -110,7 +119,7 @@ def run_complete(config: CompleteConfig) -> dict[str, Any]:
                 bar.set_postfix_str(_progress(run.chat, tally), refresh=False)
     files = {str(side): Path(vars(config)[side]) for side in Side}
     summary = {
-        "options": asdict(config),
+        "options": {name: value for name, value in asdict(config).items() if name != "overwrite"},
         "quadruples": str(output / "quadruples.jsonl"),
         "image_root": str(run.sources.image_root),
         "input_hashes": {name: file_hash(path) if path.is_file() else None for name, path in files.items()},
@@ -189,14 +198,8 @@ def _looked_at(item: Item) -> LoadedImage | str:
 
 
 def _gather(item: Item, root: Path) -> None:
-    """Puts the image where its sample says, whole or not at all. One that a killed run has put there is left."""
-    place, content = root / item.sample.image_path, item.read()
-    if place.is_file() and place.stat().st_size == len(content):
-        return
-    place.parent.mkdir(parents=True, exist_ok=True)
-    temporary = place.with_name(f".{place.name}")
-    temporary.write_bytes(content)
-    temporary.replace(place)
+    """Puts the image where its sample says. One that a killed run has put there is left."""
+    put(root / item.sample.image_path, item.read())
 
 
 def _progress(chat: Chat, tally: Tally) -> str:

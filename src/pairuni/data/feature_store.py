@@ -55,9 +55,14 @@ class FeatureStore:
             self._open(self.folder)
 
     def add(self, keys: Sequence[str], features_ND: np.ndarray) -> None:
-        """Appends rows whose keys are new. Raises InputError where the width is not that of the rows before."""
+        """Appends the rows whose keys are new; others are there already.
+
+        Raises InputError where the width is not that of the rows before.
+        """
         features_ND = np.ascontiguousarray(features_ND, dtype=np.float32)
         self.reserve()  # only now, so that a run without a single row leaves no folder
+        new_n = [n for n, key in enumerate(keys) if key not in self]  # another process may have been here before
+        keys, features_ND = [keys[n] for n in new_n], features_ND[new_n]
         self._set_width(features_ND.shape[1])
         if self.folder is None:
             self._memory.append(features_ND)
@@ -78,16 +83,22 @@ class FeatureStore:
         if not keys:
             return
         self.reserve()
+        place_N = np.full(len(keys), -1)  # of a key among those that are new
+        new_n = [n for n, key in enumerate(keys) if key not in self]
+        place_N[new_n], keys = np.arange(len(new_n)), [keys[n] for n in new_n]
         start, size, seen_n = len(self), len(self) * self._width * _FLOAT, np.zeros(len(keys), dtype=bool)
         try:
             for places_n, features_nD in parts:
                 self._set_width(features_nD.shape[1])
+                if not keys:
+                    continue
                 shape = (start + len(keys), self._width)
                 self._features.truncate(shape[0] * self._width * _FLOAT)  # the first time it grows
                 stored = np.memmap(self.folder / "features.f32", np.float32, "r+", shape=shape)
-                stored[start + places_n] = features_nD
+                new = place_N[places_n] >= 0
+                stored[start + place_N[places_n][new]] = features_nD[new]
                 stored.flush()
-                seen_n[places_n] = True
+                seen_n[place_N[places_n][new]] = True
             assert seen_n.all()
         except BaseException:
             self._features.truncate(size)
@@ -139,9 +150,34 @@ class FeatureStore:
         self._cut(count * width * _FLOAT, count * _KEY)
         self._width = width
         names = (folder / "keys.sha256").read_bytes()
-        self._row_of = {names[n * _KEY : (n + 1) * _KEY]: n for n in range(count)}
+        keys = [names[n * _KEY : (n + 1) * _KEY] for n in range(count)]
+        self._row_of = dict(zip(reversed(keys), range(count - 1, -1, -1), strict=True))  # of equal keys the first row
         if len(self._row_of) != count:
-            raise InputError("holds a key twice, delete the folder", file=folder / "keys.sha256")
+            self._heal(folder)
+        else:
+            self._row_of = dict(zip(keys, range(count), strict=True))
+
+    def _heal(self, folder: Path) -> None:
+        """Leaves out the rows whose key stands in an earlier one, as older versions could write them.
+
+        Killed half-way it leaves a store without store.json, which counts as empty.
+        """
+        first_of = sorted(self._row_of.items(), key=lambda item: item[1])
+        stored = np.memmap(folder / "features.f32", np.float32, "r").reshape(-1, self._width)
+        for name in ("features.f32", "keys.sha256"):
+            with (folder / f"{name}.new").open("wb") as file:
+                for key, row in first_of:
+                    file.write(stored[row].tobytes() if name == "features.f32" else key)
+                file.flush()
+                os.fsync(file.fileno())
+        self._features.close()
+        self._keys.close()
+        (folder / "store.json").unlink()
+        for name in ("features.f32", "keys.sha256"):
+            (folder / f"{name}.new").replace(folder / name)
+        write_json(folder / "store.json", {"width": self._width})
+        self._features, self._keys = (folder / "features.f32").open("ab"), (folder / "keys.sha256").open("ab")
+        self._row_of = {key: n for n, (key, _) in enumerate(first_of)}
 
     def _cut(self, features: int, keys: int) -> None:
         self._features.truncate(features)

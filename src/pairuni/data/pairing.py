@@ -29,10 +29,11 @@ from pairuni.data.features import load_extractor, read_images
 from pairuni.data.match import Edges, candidates, choose, normalise
 from pairuni.data.ray_engine import choose_engine
 from pairuni.errors import InputError
-from pairuni.files import file_hash, read_jsonl, write_json, write_jsonl
+from pairuni.files import file_hash, read_jsonl, write_json, write_jsonl, writing
 from pairuni.records import Pair, Quadruple, Side, read_quadruples
 from pairuni.streams import Stream, generator
 
+FILES = ("pairs.jsonl", "removed.jsonl", "unmatched.jsonl", "pairing.json")
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 _RANDOM_PAIRS = 10_000
 ALONE, TAKEN, CUT = "no candidate reaches the floor", "every candidate is in another pair", "cut by max_pairs"
@@ -179,9 +180,15 @@ def run_pair(config: PairConfig) -> dict[str, Any]:
     pairs.jsonl stay relative to the image root.
 
     Raises:
-        InputError: a line of the quadruples is wrong, no image can be read (naming the first and its line), or the
-            weights of the extractor cannot be loaded.
+        InputError: a line of the quadruples is wrong, no image can be read (naming the first and its line), the
+            weights of the extractor cannot be loaded, another process is at work in the output, or a file is there that
+            may not be replaced.
     """
+    with writing(config.output, "pair", FILES, config.overwrite):
+        return _pair(config)
+
+
+def _pair(config: PairConfig) -> dict[str, Any]:
     source, output = Path(config.quadruples), Path(config.output)
     root = source.parent if config.image_root is None else Path(config.image_root)
     clock = _Clock()
@@ -209,7 +216,7 @@ def run_pair(config: PairConfig) -> dict[str, Any]:
     write_jsonl(output / "unmatched.jsonl", ({**q.to_json(), "reason": why} for q, why in pairing.unmatched))
     clock.lap("write")
     summary = {
-        "options": asdict(config),
+        "options": {name: value for name, value in asdict(config).items() if name != "overwrite"},
         "extractor": extractor.identity,
         "input_hashes": {
             "quadruples": file_hash(source),

@@ -100,20 +100,22 @@ def open_sources(config: CompleteConfig) -> Sources:
     Raises:
         InputError: JSON Lines in different folders without an image_root, or options that do not fit the format.
     """
-    gathers = False
     for side in Side:
         location, how = _source(config, side)
-        found = kind(location, how)
-        gathers |= found != "jsonl"
-        if found == "jsonl" and (how.fields or how.strip or how.skip):
+        if kind(location, how) == "jsonl" and (how.fields or how.strip or how.skip):
             raise InputError("fields, strip and skip are not for JSON Lines", field=f"{side}_source")
     folders = {Path(_source(config, side)[0]).parent.resolve() for side in Side}
-    if not gathers and config.image_root is None and len(folders) > 1:
+    if not gathers(config) and config.image_root is None and len(folders) > 1:
         raise InputError("is needed, because the two files lie in different folders", field="image_root")
-    root = Path(config.output) if gathers else Path(config.image_root or Path(config.understanding).parent)
-    sources = Sources(config, root, gathers)
+    root = Path(config.output) if gathers(config) else Path(config.image_root or Path(config.understanding).parent)
+    sources = Sources(config, root, gathers(config))
     sources.check()
     return sources
+
+
+def gathers(config: CompleteConfig) -> bool:
+    """Whether images are put into the output: a source has them inside its own files."""
+    return any(kind(*_source(config, side)) != "jsonl" for side in Side)
 
 
 def kind(location: str, how: SourceConfig) -> str:

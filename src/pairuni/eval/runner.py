@@ -18,12 +18,13 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from pairuni.config import EvalConfig
+from pairuni.config import EvalConfig, EvaluateConfig
 from pairuni.data.images import StoredImage, load_image
 from pairuni.errors import InputError
 from pairuni.eval import EDITING, check_benchmarks, load_benchmark
 from pairuni.eval.base import Answer, Benchmark, Item, summarise
-from pairuni.files import read_json, write_json, write_jsonl
+from pairuni.files import file_hash, read_json, write_json, write_jsonl
+from pairuni.outputs import wrote
 from pairuni.policies.base import Sampler
 from pairuni.policies.sampling import seeds_for
 from pairuni.records import Prompt, Side
@@ -33,6 +34,7 @@ UNSCORED = ("benchmarks", "batch", "images")
 """Fields of EvalConfig that change no benchmark's score."""
 DIGITS = {"0 to 1": 3, "1 to 5": 2}
 """Of scores in the table, by unit; 1 for others."""
+FILES = ("eval.json", "eval_state.json")
 _STATE = "eval_state.json"
 """In the folder of the answers: by benchmark, what they are answers of."""
 
@@ -58,7 +60,8 @@ def evaluate(
     items = {name: benchmark.items() for name, benchmark in benchmarks.items()}
     results = {}
     for name, benchmark in benchmarks.items():
-        keep = None if output is None else _Kept(output, name, _identity(model, config, benchmark, items[name]))
+        identity = _identity(model, config, benchmark, items[name])
+        keep = None if output is None else _Kept(output, name, identity, benchmark.side)
         answers = _run(benchmark, items[name], sampler, config, keep)
         results[name] = summarise(answers, benchmark)
     return results
@@ -81,18 +84,26 @@ def _run(
     benchmark: Benchmark, items: Sequence[Item], sampler: Sampler, config: EvalConfig, keep: "_Kept | None"
 ) -> list[Answer]:
     kept = [] if keep is None else keep.answers([item.id for item in items])
+    if keep is not None and keep.stale:
+        outputs = [""] * len(kept) if benchmark.recorded else keep.outputs(kept)
+        kept = _answered(benchmark, items[: len(outputs)], outputs, config)
+        keep.replace(kept)
     answers, side, spec = list(kept), benchmark.side, benchmark.spec()
     name = "questions" if side is Side.UNDERSTANDING else "images"
     with tqdm(total=len(items), initial=len(kept), desc=name, leave=False) as bar:
         for batch in _batches(items[len(kept) :], config.batch):
             outputs = [""] * len(batch) if benchmark.recorded else _outputs(sampler, side, batch, spec, config.seed)
-            with ThreadPoolExecutor(config.judge.concurrency if benchmark.judge else 1) as pool:
-                new = list(pool.map(benchmark.answer, batch, outputs))
+            new = _answered(benchmark, batch, outputs, config)
             if keep is not None:
                 keep.add(new, outputs if benchmark.keeps_images else ())
             answers += new
             bar.update(len(batch))
     return answers
+
+
+def _answered(benchmark: Benchmark, items: Sequence[Item], outputs: Sequence[Any], config: EvalConfig) -> list[Answer]:
+    with ThreadPoolExecutor(config.judge.concurrency if benchmark.judge else 1) as pool:
+        return list(pool.map(benchmark.answer, items, outputs))
 
 
 def _batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
@@ -114,25 +125,67 @@ def _pixels(image: Path | StoredImage | np.ndarray) -> np.ndarray:
     return image if isinstance(image, np.ndarray) else load_image(image)
 
 
-def _identity(model: str, config: EvalConfig, benchmark: Benchmark, items: Sequence[Item]) -> str:
-    """What answers depend on; empty without a model."""
+def _identity(model: str, config: EvalConfig, benchmark: Benchmark, items: Sequence[Item]) -> dict[str, str]:
+    """What outputs depend on (asked), and what their scores depend on besides (scored); empty without a model."""
+    if not model:
+        return {}
     judges = benchmark.recorded or benchmark.judge
     read = [config.detections, config.edits, config.imgedit_prompts] if judges else []
     files = [model_identity(path) for path in read if path]
-    parts = [model, config_hash(config), *files, benchmark.protocol, *(f"{item.id}\0{item.text}" for item in items)]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest() if model else ""
+    known: dict[Any, str] = {}  # benchmarks ask several questions about an image
+    asked = [f"{item.id}\0{item.text}\0{' '.join(_content(i, known) for i in item.images)}" for item in items]
+    parts = [model, config_hash(config), *files, benchmark.protocol, *asked]
+    scored = [repr((item.part, item.gold, item.group)) for item in items]
+    return {
+        name: hashlib.sha256("\n".join(lines).encode("utf-8", "replace")).hexdigest()
+        for name, lines in (("asked", parts), ("scored", scored))
+    }
+
+
+def _content(image: Path | StoredImage | np.ndarray, known: dict[Any, str]) -> str:
+    """Equal for equal images."""
+    if isinstance(image, np.ndarray):
+        return hashlib.sha256(f"{image.shape}".encode() + np.ascontiguousarray(image).tobytes()).hexdigest()
+    key = id(image.content) if isinstance(image, StoredImage) else image
+    if key not in known:
+        known[key] = hashlib.sha256(image.content).hexdigest() if isinstance(image, StoredImage) else file_hash(image)
+    return known[key]
 
 
 class _Kept:
     """answers_<benchmark>.jsonl, appended to batch by batch, and images/<benchmark>/."""
 
-    def __init__(self, folder: Path, name: str, identity: str) -> None:
-        self._answers, self._images = folder / f"answers_{name}.jsonl", folder / "images" / name
-        state = folder / _STATE
-        known = read_json(state) if state.is_file() else {}
-        if not identity or known.get(name) != identity or not self._answers.is_file():
-            write_jsonl(self._answers, [])
-            write_json(state, known | {name: identity})
+    def __init__(self, folder: Path, name: str, identity: Mapping[str, str], side: Side) -> None:
+        self._answers, self._images, self._side = folder / f"answers_{name}.jsonl", folder / "images" / name, side
+        self._state, self._name, self._identity = folder / _STATE, name, dict(identity)
+        known = self._known().get(name)
+        old = known if isinstance(known, dict) else {}  # earlier versions kept less
+        goes_on = bool(identity) and old.get("asked") == identity["asked"] and self._answers.is_file()
+        self.stale = goes_on and old.get("scored") != identity["scored"]
+        """Whether the answers are outputs of now under another key, and are to be scored again."""
+        if not goes_on:
+            self.replace([])
+
+    def _known(self) -> dict[str, Any]:
+        return read_json(self._state) if self._state.is_file() else {}
+
+    def replace(self, answers: Sequence[Answer]) -> None:
+        """Keeps these alone."""
+        write_jsonl(self._answers, [answer.to_json() for answer in answers])
+        write_json(self._state, self._known() | {self._name: self._identity})
+
+    def outputs(self, answers: Sequence[Answer]) -> list[Any]:
+        """What the model said or drew for each, up to the first one of which that is not kept."""
+        found: list[Any] = []
+        for answer in answers:
+            image = self._images / f"{answer.id}.png"
+            if self._side is Side.UNDERSTANDING and isinstance(answer.record.get("answer"), str):
+                found.append(answer.record["answer"])
+            elif self._side is Side.GENERATION and image.is_file():
+                found.append(load_image(image))
+            else:
+                break
+        return found
 
     def answers(self, ids: Sequence[str]) -> list[Answer]:
         """Those that are kept and are the first of the items; what a kill left of a line is cut off."""
@@ -155,6 +208,7 @@ class _Kept:
             file.write("".join(json.dumps(a.to_json(), ensure_ascii=False) + "\n" for a in answers).encode())
             file.flush()
             os.fsync(file.fileno())
+        wrote(self._answers)
 
 
 def config_hash(config: EvalConfig) -> str:
@@ -176,6 +230,16 @@ def with_ledger(config: Config, folder: Path) -> Config:
     if not config.judge.model or config.judge.ledger:
         return config
     return replace(config, judge=replace(config.judge, ledger=str(folder / "ledger")))
+
+
+def check_images(output: Path, config: EvaluateConfig) -> None:
+    """Raises InputError where an image that would be drawn could replace one that is no evaluation's."""
+    known = read_json(output / _STATE) if (output / _STATE).is_file() else {}
+    for name in config.names:
+        folder = output / "images" / name
+        if not config.overwrite and name not in known and folder.is_dir() and any(folder.iterdir()):
+            message = "holds files that are not from this command; choose another output, or --overwrite"
+            raise InputError(message, file=folder)
 
 
 def write_eval(

@@ -19,6 +19,8 @@ from PIL import Image
 from pairuni.data.images import load_image
 from pairuni.errors import InputError
 from pairuni.files import check_folder, read_jsonl
+from pairuni.outputs import RECORD as WRITTEN
+from pairuni.outputs import Outputs
 from pairuni.records import Pair, read_pairs, resolve_image
 
 RECORD = "pairuni_export.json"
@@ -61,7 +63,8 @@ def check_output(output: Path, overwrite: bool, inputs: Iterable[Path], written:
     files = [path.relative_to(output).as_posix() for path in output.rglob("*") if not path.is_dir()]
     if RECORD not in files:
         raise InputError("is not empty and no earlier export; overwrite = true replaces it", file=output)
-    if foreign := sorted(file for file in files if file != RECORD and not re.fullmatch(written, file)):
+    Outputs(output, "export", ["**"])
+    if foreign := sorted(file for file in files if file not in (RECORD, WRITTEN) and not re.fullmatch(written, file)):
         message = f"holds {foreign[0]}, which this export does not write; overwrite = true deletes it with the rest"
         raise InputError(message, file=output)
 

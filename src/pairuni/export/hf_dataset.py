@@ -19,7 +19,8 @@ from pairuni.config import HfDatasetConfig
 from pairuni.data.overview import overview, read_pairing
 from pairuni.export.card import Card, similarity_png, write_card
 from pairuni.export.folder import RECORD, PairImages, ParquetFile, check_output, read_from, read_numbered
-from pairuni.files import atomic_path, file_hash, write_json
+from pairuni.files import atomic_path, file_hash, locked, write_json
+from pairuni.outputs import record_folder
 from pairuni.records import Pair, Quadruple
 
 _WRITTEN = r"README\.md|similarity\.png|data/train-\d{5}-of-\d{5}\.parquet"
@@ -53,7 +54,7 @@ def write_hf_dataset(config: HfDatasetConfig) -> dict[str, Any]:
     pairing = read_pairing(path)
     fresh = pairing[0] if pairing is not None and pairing[1] else None
     notes = _notes(config, pairing is not None, fresh is not None)
-    with atomic_path(output) as folder:
+    with locked(output, beside=True), atomic_path(output) as folder:
         (folder / "data").mkdir(parents=True)
         shards = _Shards(folder / "data", config.shard_mb * 1_000_000)
         images = PairImages(path, root)
@@ -76,6 +77,7 @@ def write_hf_dataset(config: HfDatasetConfig) -> dict[str, Any]:
         examples = [pair.to_json() for pair in _examples(pairs)]
         write_card(folder / "README.md", Card(config, counted, fresh, record, examples))
         write_json(folder / RECORD, record)
+        record_folder(folder, "export")
     return {**record, "notes": notes}
 
 

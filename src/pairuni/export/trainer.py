@@ -17,7 +17,8 @@ from tqdm import tqdm
 from pairuni.algo.weights import pair_weights
 from pairuni.config import UnirlConfig, VerlOmniConfig
 from pairuni.export.folder import RECORD, PairImages, check_output, read_from, read_numbered
-from pairuni.files import atomic_path, file_hash, write_json
+from pairuni.files import atomic_path, file_hash, locked, write_json
+from pairuni.outputs import record_folder
 from pairuni.records import Pair, Side
 
 IMAGE_FIELD = "understand_ann.image_path"
@@ -70,7 +71,7 @@ def write_folder(config: VerlOmniConfig | UnirlConfig, form: str, written: str, 
     weights: list[float] = pair_weights(similarity_B, aligned_B, config.weighting).tolist()
     pairs = [WeightedPair(n, pair, weight) for (n, pair), weight in zip(numbered, weights, strict=True)]
     images = PairImages(path, root, plain=True)
-    with atomic_path(output) as folder:
+    with locked(output, beside=True), atomic_path(output) as folder:
         folder.mkdir(parents=True)
         write(folder, tqdm(pairs, "export", unit="pair"), images)
         kinds = Counter(pair.kind for _, pair in numbered)
@@ -88,6 +89,7 @@ def write_folder(config: VerlOmniConfig | UnirlConfig, form: str, written: str, 
             "images_hash": images.hash(),
         }
         write_json(folder / RECORD, record)
+        record_folder(folder, "export")
     return {**record, "notes": _notes(images, weights)}
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from pairuni.config import PretrainConfig
+from pairuni.files import added_to
 from pairuni.policies.dimoo.model import Dimoo, DimooModel, first_layers, states_at
 from pairuni.policies.dimoo.policy import DimooPolicy
 from pairuni.policies.dimoo.prompts import GENERATE, UNDERSTAND, DimooPrompts, Layout
@@ -67,7 +68,8 @@ def make_dimoo(config: PretrainConfig, output: Path, size: DimooSize = SIZE) -> 
     losses["language_loss"] = train_language(module.language, (answers, drawings), config, output)
     saved = output / ".state" / "model"
     DimooPolicy(module.to("cpu", torch.bfloat16).eval(), tokenizer).save(saved)
-    shutil.copytree(saved, output, dirs_exist_ok=True)  # beside the states, which `save` would replace
+    with added_to(output) as folder:  # beside the states, which `save` would replace
+        shutil.copytree(saved, folder, dirs_exist_ok=True)
     return losses
 
 

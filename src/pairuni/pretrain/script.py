@@ -24,6 +24,8 @@ from pairuni.pretrain.stages import fit, readable, train_language, train_tokeniz
 from pairuni.pretrain.vq import JanusTokenizer
 from pairuni.streams import Stream, generator, number, seed_torch
 
+MODEL_FILES = ("*.safetensors", "*config.json", "tokenizer.json", "*.jinja", "vqvae/*", "model.safetensors.index.json")
+"""Patterns of what a saved model is."""
 GUIDANCE = 2.0
 """Of the images that the model card measures: what a model of this size draws best with."""
 

@@ -10,6 +10,7 @@ compare.py, drawing figures.py, pictures gallery.py; here they are put together.
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pairuni.errors import InputError
 from pairuni.files import write_text
+from pairuni.outputs import Outputs
 from pairuni.records import Side
 from pairuni.report.compare import Comparison, compare
 from pairuni.report.data import Evaluation, Metrics, PairFile, Run, read_input
@@ -58,7 +60,7 @@ class _RunView:
     notes: list[str]
 
 
-def write_report(inputs: Sequence[Path], out: Path, *, title: str | None = None) -> Path:
+def write_report(inputs: Sequence[Path], out: Path, *, title: str | None = None, overwrite: bool = False) -> Path:
     """Writes one HTML page about the inputs and returns its path.
 
     Each run directory gets a section of its own (before -> after, curves, samples, pairs). Of two or more inputs that
@@ -68,15 +70,17 @@ def write_report(inputs: Sequence[Path], out: Path, *, title: str | None = None)
         inputs: run directories, eval.json files, or folders with an eval.json.
         out: the page; written whole or not at all.
         title: of the page (default: the inputs' names).
+        overwrite: replace a page that this did not write, or that was edited since.
 
     Raises:
         InputError: there are no inputs, one is neither a run directory nor an eval.json, one of its files is broken,
-            or `out` cannot be written.
+            or `out` cannot be written or replaced.
     """
     if not inputs:
         raise InputError("give at least one run directory or eval.json")
     if out.is_dir():
         raise InputError("is a folder; name the page's file", file=out)
+    replaced = Outputs(out.parent, "report", [escape(out.name)], overwrite)
     found = [read_input(path) for path in inputs]
     runs = [_run_view(item) for item in found if isinstance(item, Run)]
     evaluations = [item for item in found if isinstance(item, Evaluation)]
@@ -90,7 +94,8 @@ def write_report(inputs: Sequence[Path], out: Path, *, title: str | None = None)
         notes=notes,
     )
     # A lone surrogate, which JSON can spell and UTF-8 cannot, becomes a question mark.
-    write_text(out, html.encode("utf-8", "replace").decode("utf-8"))
+    with replaced:
+        write_text(out, html.encode("utf-8", "replace").decode("utf-8"))
     return out
 
 

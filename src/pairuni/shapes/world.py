@@ -3,6 +3,7 @@
 They share no combination of things and no prompt text with the held-out items (scenes.py, captions.py, held_out.py).
 """
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from PIL import Image
 
 from pairuni.config import ShapesConfig
 from pairuni.errors import InputError
-from pairuni.files import check_folder, write_jsonl
+from pairuni.files import check_folder, put, write_jsonl, writing
 from pairuni.shapes.captions import TASKS, caption, example, prompt_split, random_task, read
 from pairuni.shapes.questions import TYPES, Question, ask
 from pairuni.shapes.renderer import BACKGROUND, TINTS, render
@@ -46,7 +47,11 @@ def write_world(config: ShapesConfig) -> None:
     _check_names(config)
     folder = Path(config.output)
     check_folder(folder / "images")
-    (folder / "images").mkdir(parents=True, exist_ok=True)
+    with writing(folder, "shapes", SOURCES, config.overwrite, many=("images/*.png",)):
+        _write(config, folder)
+
+
+def _write(config: ShapesConfig, folder: Path) -> None:
     questions, prompts = [], []
     for i in range(config.understanding):
         scene, question, rng = _asked(i, config)
@@ -122,4 +127,6 @@ def _is_train(text: str) -> bool:
 
 
 def _save(path: Path, image: np.ndarray) -> None:
-    Image.fromarray(image).save(path)
+    content = io.BytesIO()
+    Image.fromarray(image).save(content, "PNG")
+    put(path, content.getvalue())

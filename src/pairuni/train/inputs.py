@@ -1,25 +1,39 @@
-"""inputs.json of a run: which pairs and which model it began with, by content."""
+"""inputs.json of a run: what it began with, by content, and whether all of it is still so when the run is continued.
 
+Images are many: each one's hash is kept when training first opens it, in inputs/rank_NNNNN.jsonl, and compared when a
+continued run opens it.
+"""
+
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
 
 from pairuni.config import TrainConfig
-from pairuni.files import file_hash
+from pairuni.errors import InputError
+from pairuni.files import file_hash, read_json, to_json_line
 from pairuni.policies.source import resolve_model
+from pairuni.runs import RunDir
 
 _WEIGHTS = ("*.safetensors", "*.bin")
+_NAMED = ("weights", "tokenizer", "colours")
+"""Options of rewards that name a file or a folder."""
 
 
 def input_record(config: TrainConfig) -> dict[str, Any]:
-    """SHA-256 of pairs.jsonl and of each weight file; of a model on the Hub the revision, None where it is not known.
+    """SHA-256 of pairs.jsonl, of each weight file, and of the files of rewards where there are any.
+
+    Of a model on the Hub the revision, None where it is not known.
 
     Raises:
         InputError: there is no model of that name.
     """
     pairs = {"path": config.data.pairs, "sha256": file_hash(config.data.pairs)}
-    return {"pairs": pairs, "model": model_record(config.model.path)}
+    record: dict[str, Any] = {"pairs": pairs, "model": model_record(config.model.path)}
+    rewards = reward_record(config)
+    return record | ({"rewards": rewards} if rewards else {})
 
 
 def model_record(path: str) -> dict[str, Any]:
@@ -30,7 +44,105 @@ def model_record(path: str) -> dict[str, Any]:
         files = sorted(file for pattern in _WEIGHTS for file in source.glob(pattern))
         model["sha256"] = {file.name: file_hash(file) for file in files}
     else:
-        cached = try_to_load_from_cache(source, "config.json")
-        # <cache>/models--<name>/snapshots/<revision>/config.json
-        model["revision"] = Path(cached).parent.name if isinstance(cached, str) else None
+        model["revision"] = _revision(source)
     return model
+
+
+def reward_record(config: TrainConfig) -> dict[str, Any]:
+    """By file, the SHA-256 of the user's own reward functions and of local weights; by hub id, the revision."""
+    record: dict[str, Any] = {}
+    names = {name for which in ("understanding", "generation", "held_out") for name in config.rewards.names(which)}
+    for name in sorted(names):
+        module = sys.modules.get(name.partition(":")[0]) if ":" in name else None
+        file = getattr(module, "__file__", None)
+        if file is not None:
+            record[name] = file_hash(file)
+        options = config.rewards.options.get(name)
+        for option in _NAMED if options is not None else ():
+            value = vars(options)[option]
+            if value is not None:
+                record |= _named_record(f"{name}.{option}", value)
+    return record
+
+
+def check_inputs(run: RunDir, config: TrainConfig) -> None:
+    """Compares what a continued run needs again with its inputs.json; the pairs are the sampler's to compare.
+
+    The model that it began with is needed where adapters are put on it, or where it is the reference of a KL term. A
+    run of an earlier version may have recorded less: what is not recorded is not compared.
+
+    Raises:
+        InputError: naming what changed: a weight file, the revision, or a file of a reward.
+    """
+    if not run.inputs.is_file():
+        return
+    before = read_json(run.inputs)
+    if config.model.lora.rank > 0 or config.kl_beta > 0:
+        use = "adapters are put on" if config.model.lora.rank > 0 else "the KL term refers to"
+        _check_model(before.get("model", {}), model_record(config.model.path), use)
+    old, new = before.get("rewards", {}), reward_record(config)
+    for name in sorted(old.keys() & new.keys()):
+        if old[name] != new[name]:
+            message = f"{name} is not what the run was rewarded with before ({_short(old[name])} there, "
+            message += f"{_short(new[name])} now, by {run.inputs}); restore it, or choose another output"
+            raise InputError(message, field="rewards")
+
+
+class OpenedImages:
+    """What images of a run are, by content. One per process."""
+
+    def __init__(self, run: RunDir, rank: int) -> None:
+        """Reads what processes of earlier calls have opened; writes nothing yet."""
+        self._own = run.opened / f"rank_{rank:05d}.jsonl"
+        self._known: dict[str, str] = {}
+        self._seen: set[str] = set()
+        for file in sorted(run.opened.glob("rank_*.jsonl")) if run.opened.is_dir() else []:
+            for line in file.read_bytes().split(b"\n")[:-1]:  # the last one may be torn
+                row = json.loads(line)
+                self._known.setdefault(row["image_path"], row["sha256"])
+
+    def look(self, image_path: str, place: Path) -> None:
+        """Raises InputError where the image is there and has not the content that it had for this run before."""
+        if image_path in self._seen or not place.is_file():
+            return
+        digest = file_hash(place)
+        known = self._known.setdefault(image_path, digest)
+        if known != digest:
+            message = f"is another image than the one that this run was trained on ({known[:12]} there, "
+            raise InputError(f"{message}{digest[:12]} now); restore it, or choose another output", file=place)
+        self._seen.add(image_path)
+        self._own.parent.mkdir(exist_ok=True)
+        with self._own.open("ab") as file:
+            file.write(to_json_line({"image_path": image_path, "sha256": digest}).encode() + b"\n")
+
+
+def _check_model(old: dict[str, Any], new: dict[str, Any], use: str) -> None:
+    hint = f"; {use} it, so restore it, or choose another output"
+    if old.get("revision") and new.get("revision") and old["revision"] != new["revision"]:
+        message = f"{new['path']} is at revision {new['revision']}, but the run began with {old['revision']}{hint}"
+        raise InputError(message, field="model.path")
+    before, after = old.get("sha256"), new.get("sha256")
+    for name in sorted((before or {}).keys() | (after or {}).keys()) if before and after is not None else ():
+        if before.get(name) != after.get(name):
+            message = f"{Path(new['path']) / name} is not what the run began with ({_short(before.get(name))} there, "
+            raise InputError(f"{message}{_short(after.get(name))} now){hint}", field="model.path")
+
+
+def _named_record(name: str, value: str) -> dict[str, Any]:
+    path = Path(value).expanduser()
+    if path.is_file():
+        return {name: file_hash(path)}
+    if path.is_dir():
+        return {f"{name}/{file.name}": file_hash(file) for file in sorted(path.iterdir()) if file.is_file()}
+    revision = _revision(value) if value.count("/") == 1 else None
+    return {} if revision is None else {name: revision}
+
+
+def _revision(hub_id: str) -> str | None:
+    cached = try_to_load_from_cache(hub_id, "config.json")
+    # <cache>/models--<name>/snapshots/<revision>/config.json
+    return Path(cached).parent.name if isinstance(cached, str) else None
+
+
+def _short(digest: str | None) -> str:
+    return "absent" if digest is None else digest[:12]

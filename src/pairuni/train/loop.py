@@ -7,8 +7,8 @@ how a model is evaluated is handed in.
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,14 +33,14 @@ from pairuni.runs import RunDir, first_and_last_tenth
 from pairuni.streams import Stream, seed_all
 from pairuni.train.checkpoint import Progress, load_state, load_trained, save_checkpoint
 from pairuni.train.hacking import gamed
-from pairuni.train.inputs import input_record
+from pairuni.train.inputs import OpenedImages, check_inputs, input_record
 from pairuni.train.optim import Optimizer
-from pairuni.train.resume import Start, config_hash, eval_history, find_start, flat_config, open_run
+from pairuni.train.resume import Start, config_hash, eval_history, find_start, flat_config, open_run, run_outputs
 from pairuni.train.rollout import ImageLoader, collect, trained_sides
 from pairuni.train.samples import fixed_halves, write_samples
 from pairuni.train.step import train_step
 from pairuni.train.stop import Interrupted, StopSignal
-from pairuni.train.trackers import Trackers
+from pairuni.train.trackers import Trackers, check_trackers
 from pairuni.train.trained import load_trainable, trained_summary
 from pairuni.train.wrap import ShardedPolicy, gathered
 
@@ -93,15 +93,25 @@ def train(config: TrainConfig, *, evaluate: Evaluate | None = None) -> dict[str,
     began = time.perf_counter()
     directory = RunDir(Path(config.output))
     with dist.process_group(config.model.device, config.patience) as device:
+        check_trackers(config.log)
         rewards = {side: side_reward(config.rewards, side) for side in trained_sides(config)}
         pairs = dist.broadcast(mixed_pairs(config) if dist.is_main() else [])
         start = dist.broadcast(find_start(directory, config) if dist.is_main() else Start(None, None))
         if start.step < config.steps:
+            if start.checkpoint is not None and dist.is_main():
+                check_inputs(directory, config)
             run = _set_up(config, directory, pairs, rewards, evaluate, (start, device))
-            with locked(directory.path) if dist.is_main() else nullcontext():
+            with _own(directory, config, start) if dist.is_main() else nullcontext():
                 _train(run, start)
         dist.barrier()
         return _summary(directory, config, time.perf_counter() - began)
+
+
+@contextmanager
+def _own(directory: RunDir, config: TrainConfig, start: Start) -> Iterator[None]:
+    """Holds the directory, and replaces nothing in it that is not the run's."""
+    with locked(directory.path), run_outputs(directory, config, start):
+        yield
 
 
 def _train(run: _Run, start: Start) -> None:
@@ -192,8 +202,14 @@ def _set_up(
         load_state(start.checkpoint, optimizer)
         optimizer.skipped = start.progress.skipped
 
+    opened = OpenedImages(directory, dist.rank()) if start.checkpoint is not None else None
+
     def load_image(image_path: str) -> np.ndarray:
-        return cache.load(resolve_image(image_path, root))
+        nonlocal opened
+        place = resolve_image(image_path, root)
+        opened = OpenedImages(directory, dist.rank()) if opened is None else opened  # a new run's folder is there now
+        opened.look(image_path, place)
+        return cache.load(place)
 
     both = dist.is_main() and config.sides == "both"
     partners = true_partners(read_pairs(config.data.pairs, config.data.image_root)) if both else {}

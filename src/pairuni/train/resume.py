@@ -18,6 +18,7 @@ from tqdm import tqdm
 from pairuni.config import TrainConfig
 from pairuni.errors import InputError
 from pairuni.files import check_folder, write_json, write_jsonl, write_text
+from pairuni.outputs import RECORD, Outputs
 from pairuni.runs import RunDir, environment, read_steps
 from pairuni.streams import other_streams
 from pairuni.train.checkpoint import (
@@ -30,8 +31,10 @@ from pairuni.train.checkpoint import (
     remove_leftovers,
 )
 
+FILES = ("config.yaml", "environment.json", "inputs.json", "eval.json")
 FREE = (
     "output",
+    "overwrite",
     "steps",
     "micro_batch",
     "micro_tokens",
@@ -95,14 +98,28 @@ def find_start(run: RunDir, config: TrainConfig) -> Start:
         problem = other_streams(progress.sampler)
         if problem:  # said before what else is new since that release
             raise InputError(problem, file=checkpoint)
-    _check_config(run, config)
-    run.resumable_metrics()
+    if checkpoint_steps(run) or run.resumable_metrics() or not run.config.is_file():
+        _check_config(run, config)  # without a finished step there is nothing that could be continued
     start = Start(checkpoint, progress)
     if progress is not None and progress.config_hash != config_hash(config):
         raise InputError("was made under another config than the run's config.yaml", file=checkpoint)
     if start.step > config.steps:
         raise InputError(f"{config.steps}, but the run has finished {start.step} steps", file=run.path, field="steps")
+    if start.step < config.steps:
+        run_outputs(run, config, start)
     return start
+
+
+def run_outputs(run: RunDir, config: TrainConfig, start: Start) -> Outputs:
+    """What guards the run's files. Writes nothing.
+
+    Raises:
+        InputError: there is a file that is not the run's, or that was edited since, and `overwrite` is not set.
+    """
+    known = (run.path / RECORD).is_file()
+    # A run with a checkpoint is a run, though an earlier version kept no record of its files.
+    ours = config.overwrite or (start.checkpoint is not None and not known)
+    return Outputs(run.path, "train", FILES, ours)
 
 
 def open_run(run: RunDir, config: TrainConfig, start: Start) -> None:
@@ -111,14 +128,15 @@ def open_run(run: RunDir, config: TrainConfig, start: Start) -> None:
     Comes after all that can fail on a user's mistake, so that such a run leaves no directory behind.
     """
     run.path.mkdir(parents=True, exist_ok=True)
-    run.write_config(asdict(config))
+    run.write_config(asdict(config) | {"overwrite": False})
     write_json(run.environment, environment())
     _cut(run, start)
 
 
 def _check_config(run: RunDir, config: TrainConfig) -> None:
     if not run.config.is_file():
-        if checkpoint_steps(run) or run.metrics.is_file():
+        there = (run.metrics, eval_history(run), run.path / "samples", run.path / "checkpoints", run.opened)
+        if any(path.exists() for path in there):
             raise InputError("is missing, though the folder holds a run", file=run.config)
         return
     try:
@@ -158,6 +176,8 @@ def _cut(run: RunDir, start: Start) -> None:
             remove_folder(run.checkpoint(step))
     if best_step(run) is None:
         run.best.unlink(missing_ok=True)  # it was a later one, which the continued run finds again
+    if start.checkpoint is None and run.opened.is_dir():
+        remove_folder(run.opened)
     samples = run.path / "samples"
     for folder in sorted(samples.iterdir()) if samples.is_dir() else []:
         name = re.fullmatch(r"step_(\d{6,})", folder.name)

@@ -24,6 +24,14 @@ from pairuni.runs import RunDir
 _ANSWERS = ("question", "text", "rewards")
 
 
+def check_trackers(log: LogConfig) -> None:
+    """Raises InputError where one of `log.trackers` is not installed."""
+    for name in log.trackers:
+        if find_spec(name) is None:
+            message = f"{name} is not installed; pip install {name}, or leave it out"
+            raise InputError(message, field="log.trackers")
+
+
 class Trackers:
     """Those that `log.trackers` names, of one run."""
 
@@ -39,10 +47,8 @@ class Trackers:
             InputError: one is not installed, or cannot be started.
         """
         self._named: dict[str, Any] = {}
+        check_trackers(log)
         for name in log.trackers:
-            if find_spec(name) is None:
-                message = f"{name} is not installed; pip install {name}, or leave it out"
-                raise InputError(message, field="log.trackers")
             try:
                 self._named[name] = _start(name, log.project, run.path, ids.get(name), step)
                 _settings(name, self._named[name], settings)
