@@ -120,7 +120,7 @@ def parse_only(arguments: list[str], folder: Path, monkeypatch: pytest.MonkeyPat
         parse_config(config, with_words(rest[1:], first, lists), part)
         return
     monkeypatch.setattr("pairuni.cli.demo.run_training", lambda config: None)
-    monkeypatch.setattr("pairuni.report.html.write_report", lambda inputs, out, title: out)
+    monkeypatch.setattr("pairuni.report.html.write_report", lambda inputs, out, title, overwrite: out)
     if command == "check":
         for name in ("_run", "_config", "_jsonl"):
             monkeypatch.setattr(f"pairuni.cli.check.{name}", lambda path, *options: "")
