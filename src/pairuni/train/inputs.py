@@ -121,8 +121,8 @@ def _check_model(old: dict[str, Any], new: dict[str, Any], use: str) -> None:
     if old.get("revision") and new.get("revision") and old["revision"] != new["revision"]:
         message = f"{new['path']} is at revision {new['revision']}, but the run began with {old['revision']}{hint}"
         raise InputError(message, field="model.path")
-    before, after = old.get("sha256"), new.get("sha256")
-    for name in sorted((before or {}).keys() | (after or {}).keys()) if before and after is not None else ():
+    before, after = old.get("sha256") or {}, new.get("sha256") or {}
+    for name in sorted(before.keys() | after.keys()) if before and "sha256" in new else ():
         if before.get(name) != after.get(name):
             message = f"{Path(new['path']) / name} is not what the run began with ({_short(before.get(name))} there, "
             raise InputError(f"{message}{_short(after.get(name))} now){hint}", field="model.path")
