@@ -218,7 +218,11 @@ def test_only_an_earlier_export_is_replaced(pairs: Path, tmp_path: Path) -> None
     out = tmp_path / "out"
     out.mkdir()  # an empty folder will do
     write_hf_dataset(HfDatasetConfig(str(pairs), str(out)))
-    (out / "data" / "train-00000-of-00009.parquet").write_bytes(b"of another shape")
+    shard = out / "data" / "train-00000-of-00009.parquet"
+    shard.write_bytes(b"of another shape")
+    with pytest.raises(InputError, match="is there already, and not from this command"):
+        write_hf_dataset(HfDatasetConfig(str(pairs), str(out)))
+    shard.unlink()
     write_hf_dataset(HfDatasetConfig(str(pairs), str(out)))
     assert [file.name for file in (out / "data").iterdir()] == ["train-00000-of-00001.parquet"]
     (out / "mine.txt").write_text("precious")

@@ -63,10 +63,10 @@ def check_output(output: Path, overwrite: bool, inputs: Iterable[Path], written:
     files = [path.relative_to(output).as_posix() for path in output.rglob("*") if not path.is_dir()]
     if RECORD not in files:
         raise InputError("is not empty and no earlier export; overwrite = true replaces it", file=output)
-    Outputs(output, "export", ["**"])
     if foreign := sorted(file for file in files if file not in (RECORD, WRITTEN) and not re.fullmatch(written, file)):
         message = f"holds {foreign[0]}, which this export does not write; overwrite = true deletes it with the rest"
         raise InputError(message, file=output)
+    Outputs(output, "export", ["**"])
 
 
 @dataclass
