@@ -20,7 +20,7 @@ MAKERS = re.compile(
     r"|Random|torch\.Generator|PRNGKey|random\.seed)\("
 )
 """What makes or seeds a generator."""
-KEYED = {Stream.ROLLOUTS, Stream.FILL_ORDER}
+KEYED = {Stream.ROLLOUTS, Stream.SCORING, Stream.FILL_ORDER}
 FROZEN = {s: 1 for s in Stream if s.name.startswith(("TEST_", "PRETRAIN_"))}
 FROZEN |= dict.fromkeys((Stream.PRETRAIN_CODEBOOK, Stream.PRETRAIN_READABLE), 0)
 FROZEN |= dict.fromkeys((Stream.PRETRAIN_POOL, Stream.PRETRAIN_CORPUS), 0) | {Stream.PRETRAIN_TOKENIZER: 2}
@@ -106,6 +106,17 @@ def test_frozen_streams_are_those_of_version_1() -> None:
         assert generator(5, stream, *indices).random() == np.random.default_rng(entropy).random(), stream
     assert {stream for stream, *_ in made} | {Stream.PRETRAIN_WEIGHTS} == set(FROZEN)
     assert number(5, Stream.PRETRAIN_WEIGHTS) == 5
+
+
+def test_keyed_streams_are_those_of_version_1() -> None:
+    key = streams.content_key(Stream.ROLLOUTS, b"a")
+    assert key == int.from_bytes(hashlib.blake2b(b"a", digest_size=8).digest(), "little")
+    keys = np.array([[key, 0]], dtype=np.uint64)
+    assert streams.beside(keys, Stream.SCORING).tolist() == [[key ^ 0x6D61736B, 0x6D61736B]]
+    one, other = (streams.keyed(int(k)) for k in (keys[0, 0], streams.beside(keys, Stream.SCORING)[0, 0]))
+    assert abs(np.corrcoef(one.random(4_000), other.random(4_000))[0, 1]) < 4 / np.sqrt(4_000)
+    long = streams.content_key(Stream.FILL_ORDER, b"a")
+    assert long == int.from_bytes(hashlib.blake2b(b"a", digest_size=16).digest(), "little")
 
 
 def test_other_libraries_generators_are_seeded() -> None:

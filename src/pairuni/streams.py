@@ -50,6 +50,8 @@ class Stream(StrEnum):
     """The same generators in the steps of training, for what in a model draws by itself."""
     ROLLOUTS = "rollouts"
     """Tokens of a rollout. Keyed by (run, step, pair, side, rollout): policies/sampling.py."""
+    SCORING = "what is scored of a rollout"
+    """Masks and steps of the estimators of diffusion policies. Keyed by the rollout's key, changed: `beside`."""
     FILL_ORDER = "order in which a prompt's slots are filled"
     """Of diffusion policies. Keyed by the prompt's ids: policies/dimoo/decode.py."""
 
@@ -157,6 +159,9 @@ _KEY_BYTES: dict[Stream, int] = {Stream.ROLLOUTS: 8, Stream.FILL_ORDER: 16}
 """Sizes of the keys of streams that are keyed by content. They are of version 1 too: hashes cannot collide with
 others', and their generator (Philox) is another than that of the rest (PCG64)."""
 
+_BESIDE: dict[Stream, int] = {Stream.SCORING: 0x6D61736B}
+"""What the keys of streams that go beside rollouts differ in from the rollouts' own."""
+
 _PLAIN = Stream.PRETRAIN_WEIGHTS
 
 
@@ -192,6 +197,11 @@ def content_key(stream: Stream, content: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=_KEY_BYTES[stream]).digest(), "little")
 
 
+def beside(keys: np.ndarray, stream: Stream) -> np.ndarray:
+    """uint64 keys of a stream that goes beside the rollouts of `keys` (uint64), any shape."""
+    return keys ^ np.uint64(_BESIDE[stream])
+
+
 def keyed(key: int) -> np.random.Generator:
     """The generator of a `content_key`: Philox, which begins at once."""
     return np.random.Generator(np.random.Philox(key=key))
@@ -212,7 +222,7 @@ def seed_all(seed: int, stream: Stream) -> None:
 
 
 def _entropy(seed: int, stream: Stream, indices: tuple[SupportsIndex | str, ...]) -> np.random.SeedSequence:
-    if stream is _PLAIN or stream in _KEY_BYTES:
+    if stream is _PLAIN or stream in {*_KEY_BYTES, *_BESIDE}:
         raise ValueError(f"stream {stream!r} has no generator of seed and indices")
     plain = [i if isinstance(i, str) else operator.index(i) for i in indices]
     if stream in _FROZEN:

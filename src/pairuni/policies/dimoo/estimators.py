@@ -46,12 +46,11 @@ from torch import Tensor
 from pairuni.policies.dimoo.decode import scored_steps
 from pairuni.policies.dimoo.model import Estimator
 from pairuni.policies.sampling import row_uniforms
+from pairuni.streams import Stream, beside
 
 ESTIMATORS = get_args(Estimator)
 COUPLED = 0.1, 0.9
 """Between which the share of a coupled pair's first set is drawn."""
-_STREAM = np.uint64(0x6D61736B)
-"""Numbers that no draw of a rollout uses."""
 
 
 @dataclass(frozen=True)
@@ -109,4 +108,4 @@ def masked_prompt(ids_P: Tensor, share: float, mask_id: int, seed: int) -> Tenso
 
 
 def _uniforms(seeds_n: np.ndarray, count: int) -> Tensor:
-    return row_uniforms(seeds_n ^ _STREAM, count)
+    return row_uniforms(beside(seeds_n, Stream.SCORING), count)
