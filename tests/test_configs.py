@@ -59,7 +59,7 @@ def test_loads_and_checks(
     config = next(parse_config(cls, ["--config", str(file)], stage) for cls, stage in stages)
     if isinstance(config, TrainConfig):
         for side in Side:
-            assert side_reward(config.rewards, side).name == vars(config.rewards)[side]
+            assert [side_reward(config.rewards, side).name] == vars(config.rewards)[side]
         if file.parent.name == "shapes" and file.stem not in ("demo", "full", "dimoo_demo"):
             assert config.pairing.mode == file.stem
             assert {"random_pairs", "unpaired", "vanilla"} == UNWEIGHTED
@@ -105,7 +105,7 @@ def test_paper_configs(file: Path) -> None:
     assert config.optim.lr == (2e-5 if config.model.lora.rank else 1e-6)  # the paper has no adapters
     assert config.kl_beta == 0 and config.data.batch == 16 and config.steps == 1200
     assert config.rollout.rollouts == (8 if "1b" in file.stem else 4)
-    assert (config.rewards.understanding, config.rewards.generation) == ("choice", "hps")
+    assert (config.rewards.understanding, config.rewards.generation) == (["choice"], ["hps"])
     assert config.rollout.guidance == 5 and config.rollout.temperature == 1 and config.weighting == "sqrt"
     assert config.model.path.lower().endswith(file.stem.replace("_", "-").removesuffix("-80gb").removesuffix("-24gb"))
     pairing = parse_config(PairConfig, ["--config", str(ROOT / "paper" / "pair.yaml")], "pair")

@@ -157,7 +157,7 @@ def test_commands_of_other_programs(name: str, words: list[str], monkeypatch: py
     elif words[0].startswith("run=-m pairuni"):  # a variable that holds a command
         assert pairuni_arguments(["python", *shlex.split(words[0].removeprefix("run="))]) is not None
     else:
-        assert words[0] in LEFT or words[0].startswith("head="), words
+        assert words[0] in LEFT or words[0].startswith(("head=", "step=")), words
 
 
 def test_every_way_to_write_a_command_is_looked_at() -> None:

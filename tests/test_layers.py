@@ -1,4 +1,4 @@
-"""Data flows one way: a module imports only lower ranks, and packages of one rank never import each other (design 2).
+"""Data flows one way: a module imports only lower ranks, and packages of one rank never import each other.
 
 Also the size gates: files of at most 400 lines, functions of at most 60, no utils.py.
 """
@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "pairuni"
 RANKS = [
     ["errors", "streams"],
     ["outputs"],
-    ["files", "watch", "chart_style", "replies"],
+    ["files", "watch", "progress", "chart_style", "replies"],
     ["records", "config", "runs", "ledger"],
     ["llm", "dist", "preparation", "shapes"],
     ["data", "policies", "rewards", "algo"],

@@ -144,7 +144,7 @@ def test_an_id_that_occurs_twice(tmp_path):
         read_pairs(lines(tmp_path, pair(id="2"), pair()))  # a line number that is an id elsewhere
 
 
-@pytest.mark.parametrize("change", [{"side": "both"}, {"side": None}, {"id": None}, {"tag": 1}, {"question": ""}])
+@pytest.mark.parametrize("change", [{"side": "both"}, {"side": None}, {"tag": 1}, {"question": ""}])
 def test_a_wrong_quadruple(tmp_path, change):
     with pytest.raises(InputError) as caught:
         read_quadruples(lines(tmp_path, quadruple(**change)))

@@ -29,6 +29,12 @@ Suite = Literal["pairing", "weighting", "threshold", "selection", "extractor", "
 Tracker = Literal["tensorboard", "wandb", "trackio"]
 
 
+def as_list(value: str | list[str]) -> list[str]:
+    """The values of a list that may be written a,b."""
+    words = value.split(",") if isinstance(value, str) else value
+    return [word.strip() for word in words if word.strip()]
+
+
 def _check(condition: bool, field_name: str, message: str) -> None:
     if not condition:
         raise InputError(message, field=field_name)
@@ -279,7 +285,7 @@ class DataConfig:
     pairs: str = ""
     """pairs.jsonl."""
     image_root: str | None = None
-    """Folder that image paths are relative to (default: the folder of `pairs`)."""
+    """Folder that image paths are relative to (default: the one that `pair` used, else that of `pairs`)."""
     batch: int = 8
     """Pairs per step over all devices (paper: 16)."""
     shapes: int = 0
@@ -412,12 +418,12 @@ class RewardOptions:
 class RewardConfig:
     """Rewards per side: names of pairuni.rewards.REWARDS or dotted paths `module:function` of the user's own.
 
-    A side may name several, separated by commas: they are added with their weights.
+    A side may name several: they are added with their weights.
     """
 
-    understanding: str = "choice"
+    understanding: list[str] = field(default_factory=lambda: ["choice"])
     """choice: 1 for the right option letter or word, else 0; open, vqa: short answers; format; ..."""
-    generation: str = "shapes"
+    generation: list[str] = field(default_factory=lambda: ["shapes"])
     """shapes: how much of the caption the Shapes detector finds in the image; hps: HPSv2.1; colourfulness; ..."""
     options: dict[str, RewardOptions] = field(default_factory=dict)
     """Options of the rewards, by their names: {"hps": {"weights": "models/HPS_v2.1_compressed.pt"}}."""
@@ -426,11 +432,13 @@ class RewardConfig:
     normalise: Literal["none", "group"] = "none"
     """group: each reward is brought to mean 0 and deviation 1 within its group before they are added, so that their
     scales do not count; none: added as they are."""
-    held_out: str = ""
-    """Rewards that are computed and logged and never trained, separated by commas: where these fall while the trained
-    ones rise, the model learns to please the reward."""
+    held_out: list[str] = field(default_factory=list)
+    """Rewards that are computed and logged and never trained: where these fall while the trained ones rise, the model
+    learns to please the reward."""
 
     def __post_init__(self) -> None:
+        for name in ("understanding", "generation", "held_out"):
+            object.__setattr__(self, name, as_list(vars(self)[name]))
         trained = [name for side in ("understanding", "generation") for name in self.names(side)]
         known = {*trained, *self.names("held_out")}
         for field_name, what in (("options", self.options), ("weights", self.weights)):
@@ -449,15 +457,15 @@ class RewardConfig:
 
     def names(self, side: str) -> list[str]:
         """The rewards of `understanding`, `generation` or `held_out`, one by one."""
-        return [name.strip() for name in vars(self)[side].split(",") if name.strip()]
+        return list(vars(self)[side])
 
 
 @dataclass(frozen=True)
 class EvalConfig:
     """Evaluation on held-out items of both sides; also what `train` runs between steps."""
 
-    benchmarks: str = "shapes_understanding,shapes_generation"
-    """Comma-separated names of pairuni.eval.BENCHMARKS."""
+    benchmarks: list[str] = field(default_factory=lambda: ["shapes_understanding", "shapes_generation"])
+    """Names of pairuni.eval.BENCHMARKS."""
     questions: int = 2000
     """Items of an understanding benchmark (0: its usual number, which is 2,000 in the Shapes world)."""
     prompts: int = 1000
@@ -501,6 +509,7 @@ class EvalConfig:
     """What stands before the fields in a file and on the command line."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "benchmarks", as_list(self.benchmarks))
         for name in ("questions", "prompts"):
             _check(vars(self)[name] >= 0, f"{self.group}{name}", f"must not be negative, not {vars(self)[name]}")
         _check(self.guidance >= 1, f"{self.group}guidance", f"must be at least 1 (off), not {self.guidance}")
@@ -515,7 +524,7 @@ class EvalConfig:
     @property
     def names(self) -> list[str]:
         """The benchmarks, one by one."""
-        return [name.strip() for name in self.benchmarks.split(",") if name.strip()]
+        return list(self.benchmarks)
 
 
 @dataclass(frozen=True)
@@ -539,13 +548,16 @@ class LogConfig:
     gradient_cosine_every: int = 0
     """Steps between measurements of the cosine between the understanding and the generation loss' gradients (0: never).
     Needs memory for two more gradients."""
+    console: Literal["bar", "lines", "quiet"] = "bar"
+    """bar: a bar where stderr is a terminal, else lines; lines: one plain line per step; quiet: neither. Warnings and
+    scores are printed in any case."""
     trackers: list[Tracker] = field(default_factory=list)
     """Where metrics and samples go besides the run directory: tensorboard, wandb, trackio (each to be installed)."""
     project: str = "pairuni"
     """The project's name in a tracker; the run has that of its directory."""
 
     def __post_init__(self) -> None:
-        for name in vars(self).keys() - {"best", "trackers", "project"}:
+        for name in vars(self).keys() - {"best", "console", "trackers", "project"}:
             _check(vars(self)[name] >= 0, f"log.{name}", f"must not be negative, not {vars(self)[name]}")
         _check(self.hacking_window != 1, "log.hacking_window", "must be 0 or at least 2, not 1")
 
@@ -640,7 +652,7 @@ class PlanOptions:
 
 @dataclass(frozen=True)
 class PlanConfig(TrainConfig):
-    """`pairuni train`, with what --plan takes."""
+    """`pairuni train`: pairs.jsonl -> run directory (paper 3). With --plan: says what memory that takes, and ends."""
 
     plan: PlanOptions = field(default_factory=PlanOptions)
 
@@ -671,7 +683,7 @@ class SmokeConfig:
     pairs: str = ""
     """pairs.jsonl whose first pairs are used (default: drawings of the Shapes world)."""
     image_root: str | None = None
-    """Folder that image paths are relative to (default: the folder of `pairs`)."""
+    """Folder that image paths are relative to (default: the one that `pair` used, else that of `pairs`)."""
     output: str = "smoke"
     """Folder for smoke.html, smoke.json and the images."""
     number: int = 2
@@ -998,7 +1010,7 @@ class HfDatasetConfig:
     output: str
     """Folder for data/, README.md and similarity.png. One that holds anything but an earlier export is refused."""
     image_root: str | None = None
-    """Folder that image paths are relative to (default: the folder of `pairs`)."""
+    """Folder that image paths are relative to (default: the one that `pair` used, else that of `pairs`)."""
     overwrite: bool = False
     """Replace `output` whatever it holds: everything in it is deleted."""
     title: str = ""
@@ -1037,7 +1049,7 @@ class VerlOmniConfig:
     output: str
     """Folder for understanding.parquet, generation.parquet. One with anything but an earlier export is refused."""
     image_root: str | None = None
-    """Folder that image paths are relative to (default: the folder of `pairs`)."""
+    """Folder that image paths are relative to (default: the one that `pair` used, else that of `pairs`)."""
     overwrite: bool = False
     """Replace `output` whatever it holds: everything in it is deleted."""
     weighting: Literal["none", "linear", "sqrt"] = "sqrt"
@@ -1060,7 +1072,7 @@ class UnirlConfig:
     output: str
     """Folder for understanding.jsonl, generation.jsonl, images/. One with anything but an earlier export is refused."""
     image_root: str | None = None
-    """Folder that image paths are relative to (default: the folder of `pairs`)."""
+    """Folder that image paths are relative to (default: the one that `pair` used, else that of `pairs`)."""
     overwrite: bool = False
     """Replace `output` whatever it holds: everything in it is deleted."""
     weighting: Literal["none", "linear", "sqrt"] = "sqrt"

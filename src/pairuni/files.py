@@ -3,7 +3,6 @@
 A reader never sees half a file: files and folders are written beside their place, synced, and renamed.
 """
 
-import fcntl
 import hashlib
 import json
 import math
@@ -17,6 +16,11 @@ from typing import IO, Any
 
 from pairuni.errors import InputError
 from pairuni.outputs import Outputs, before_replacing
+
+try:
+    import fcntl
+except ImportError:  # Windows, where nothing is held
+    fcntl = None
 
 
 @contextmanager
@@ -70,6 +74,12 @@ def added_to(folder: str | Path) -> Iterator[Path]:
                 file.rename(temporary)
 
 
+def hold(file: IO[Any]) -> None:
+    """Locks an open file for this process alone, until it is closed. Raises BlockingIOError: another one has."""
+    if fcntl is not None:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 @contextmanager
 def locked(folder: str | Path, beside: bool = False) -> Iterator[None]:
     """Holds `folder`, which is made, for this process alone. A process that ends in any way lets go of it.
@@ -107,7 +117,7 @@ def _held(path: Path, folder: Path) -> Iterator[None]:
     while True:
         with path.open("a") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                hold(file)
             except BlockingIOError:
                 raise InputError("another process is at work here; wait for it, or stop it", file=folder) from None
             except OSError:
@@ -124,15 +134,16 @@ def locked_bytes(file: IO[bytes], start: int, length: int = 1) -> Iterator[None]
 
     Where the file system knows no locks, nothing is held.
     """
-    held = True
+    held = fcntl is not None
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX, length, start)
+        if fcntl is not None:
+            fcntl.lockf(file, fcntl.LOCK_EX, length, start)
     except OSError:
         held = False
     try:
         yield
     finally:
-        if held:
+        if held and fcntl is not None:
             fcntl.lockf(file, fcntl.LOCK_UN, length, start)
 
 
@@ -353,6 +364,8 @@ def _new_file_mode(folder: Path) -> int:
 
 
 def _sync(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():
+        return  # Windows opens no folders
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

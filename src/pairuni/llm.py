@@ -20,11 +20,11 @@ from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from tqdm import tqdm
 
 from pairuni.config import LlmConfig
 from pairuni.errors import InputError
 from pairuni.ledger import Ledger
+from pairuni.progress import say
 from pairuni.replies import json_object, unmask, words_of
 
 _FATAL_STATUS = (401, 402, 403, 404)
@@ -116,7 +116,7 @@ class Chat:
         if address.username or address.password:
             raise InputError("must not hold a user name or password", field="llm.base_url")
         if ledger.failures:
-            tqdm.write(f"note: {ledger.failures} recorded replies are the endpoint's failures and are asked for again")
+            say(f"note: {ledger.failures} recorded replies are the endpoint's failures and are asked for again")
 
     def ask(self, question: Question, schema: type[Answer]) -> Answer:
         """The reply as a `schema`.
@@ -221,7 +221,7 @@ class Chat:
             else:
                 return False
         if changed:  # not by another thread whose call was under way too
-            tqdm.write(f"note: {self._where()} refuses a parameter: {words}; {note}")
+            say(f"note: {self._where()} refuses a parameter: {words}; {note}")
         return True
 
     def _request(self, question: Question, schema: type[Reply] | None) -> dict[str, Any]:

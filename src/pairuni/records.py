@@ -5,8 +5,13 @@ only pairs of quadruples, so a sample without a caption cannot reach it. pairs.j
 (paper section 2, record format) plus `kind`; unknown keys are kept. No torch and no pixels here.
 """
 
+import hashlib
+import json
+import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeVar
@@ -15,7 +20,7 @@ import numpy as np
 from pydantic import ConfigDict, StrictFloat, TypeAdapter, ValidationError
 
 from pairuni.errors import InputError
-from pairuni.files import gathering, read_jsonl
+from pairuni.files import gathering, read_json, read_jsonl
 
 
 class Side(StrEnum):
@@ -26,6 +31,8 @@ class Side(StrEnum):
 
 
 Kind = Literal["aligned", "retrieved"]
+ALIASES = {"image_path": "image", "prompt": "caption"}
+"""Our name of a key -> the other one under which samples and quadruples may have it."""
 _ROW = ConfigDict(extra="allow")  # not strict as a whole: strict dataclasses refuse dicts
 
 
@@ -117,12 +124,12 @@ class _HalfRow:
 @dataclass(frozen=True)
 class _QuadrupleRow:
     __pydantic_config__ = _ROW
-    id: str
     side: Literal["understanding", "generation"]
     image_path: str
     prompt: str
     question: str
     answer: str
+    id: str | None = None
     tag: str = ""
 
 
@@ -139,8 +146,8 @@ class _PairRow:
 @dataclass(frozen=True)
 class _SampleRow:
     __pydantic_config__ = _ROW
-    id: str
     image_path: str
+    id: str | None = None
     prompt: str | None = None
     question: str | None = None
     answer: str | None = None
@@ -155,7 +162,7 @@ def read_pairs(path: str | Path, image_root: str | Path | None = None) -> list[P
     """Reads pairs.jsonl (or the published PairUG files, which have no `kind`).
 
     Without `kind`, a pair is aligned iff both halves name the same image. Image paths are checked to stay inside
-    `image_root` (default: the file's folder) but are not opened.
+    `image_root` (default: `pairs_root`) but are not opened.
 
     Raises:
         InputError: a line is not JSON, a field is missing, of the wrong type or empty, a similarity is outside
@@ -172,7 +179,7 @@ def numbered_pairs(
     Raises InputError as `read_pairs` does.
     """
     path = Path(path)
-    root = Path(image_root) if image_root is not None else path.parent
+    root = pairs_root(path, image_root)
     pairs: dict[int, Pair] = {}
     for n, raw in read_jsonl(path, faults):
         with gathering(faults):
@@ -195,10 +202,13 @@ def numbered_quadruples(
     path = Path(path)
     root = Path(image_root) if image_root is not None else path.parent
     quadruples: dict[int, Quadruple] = {}
-    for n, raw in read_jsonl(path, faults):
-        with gathering(faults):
+    made: Counter[str] = Counter()
+    for n, given in read_jsonl(path, faults):
+        with gathering(faults), _as_given(given) as raw:
             row = validate_row(_QUADRUPLE, raw, path, n)
-            quadruples[n] = _to_quadruple(row, raw, row.id, Side(row.side), (path, n, "", root))
+            side = Side(row.side)
+            id = row.id or _made_id(side, (row.image_path, row.prompt, row.question, row.answer), made)
+            quadruples[n] = _to_quadruple(row, raw, id, side, (path, n, "", root))
     _check_unique({n: q.id for n, q in quadruples.items()}, path, faults)
     if not quadruples and not faults:
         raise InputError("holds no quadruples", file=path)
@@ -210,15 +220,20 @@ def iter_samples(
 ) -> Iterator[tuple[int, Sample]]:
     """(line, sample) of one side's source file: {"id", "image_path", "prompt"} or {..., "question", "answer"}.
 
+    image and caption will do for image_path and prompt. A sample without an id gets one that its content decides.
     Raises InputError as `read_pairs` does, but does not look for ids that occur twice; `faults` as in `numbered_pairs`.
     """
     path = Path(path)
     root = Path(image_root) if image_root is not None else path.parent
     empty = True
-    for n, raw in read_jsonl(path, faults):
+    made: Counter[str] = Counter()
+    for n, given in read_jsonl(path, faults):
         empty, sample = False, None
-        with gathering(faults):
-            sample = _to_sample(validate_row(_SAMPLE, raw, path, n), raw, side, (path, n, root))
+        with gathering(faults), _as_given(given) as raw:
+            row = validate_row(_SAMPLE, raw, path, n)
+            half = (row.prompt,) if side is Side.GENERATION else (row.question, row.answer)
+            id = row.id or _made_id(side, (row.image_path, *half), made)
+            sample = _to_sample(replace(row, id=id), raw, side, (path, n, root))
         if sample is not None:
             yield n, sample
     if empty and not faults:
@@ -233,7 +248,43 @@ def _to_sample(row: _SampleRow, raw: dict[str, Any], side: Side, where: tuple[Pa
             raise InputError("is missing or empty", file=path, line=n, field=name)
     kept = {"prompt": row.prompt} if side is Side.GENERATION else {"question": row.question, "answer": row.answer}
     extra = {k: v for k, v in raw.items() if k not in ("id", "side", "image_path", "tag", *kept)}
-    return Sample(row.id, side, row.image_path, tag=row.tag, extra=extra, **kept)
+    return Sample(row.id or "", side, row.image_path, tag=row.tag, extra=extra, **kept)
+
+
+@contextmanager
+def _as_given(given: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The row under our names of its keys. An InputError about one of them has the name that the file gave it."""
+    renamed = {ours: other for ours, other in ALIASES.items() if ours not in given and other in given}
+    ours = {other: name for name, other in renamed.items()}
+    try:
+        yield {ours.get(key, key): value for key, value in given.items()}
+    except InputError as err:
+        if err.field not in renamed:
+            raise
+        raise InputError(err.message, file=err.file, line=err.line, field=renamed[err.field]) from None
+
+
+def _made_id(side: Side, content: tuple[str | None, ...], made: Counter[str]) -> str:
+    """An id that the content decides; of equal rows the second and later ones are numbered, which `made` counts."""
+    id = f"{side[0]}{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]}"
+    made[id] += 1
+    return id if made[id] == 1 else f"{id}.{made[id]}"
+
+
+def pairs_root(pairs: str | Path, image_root: str | Path | None = None) -> Path:
+    """The folder that the image paths of a pairs file are relative to.
+
+    `image_root` where it is given, else the one that `pair` wrote into pairing.json beside the file, else the file's.
+
+    Raises:
+        InputError: pairing.json is there and broken.
+    """
+    if image_root is not None:
+        return Path(image_root)
+    folder = Path(pairs).parent
+    record = folder / "pairing.json"
+    recorded = read_json(record).get("image_root") if record.is_file() else None
+    return Path(os.path.normpath(folder / recorded)) if isinstance(recorded, str) else folder
 
 
 def read_samples(path: str | Path, side: Side, image_root: str | Path | None = None) -> list[Sample]:

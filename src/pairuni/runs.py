@@ -37,7 +37,7 @@ def environment() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class RunDir:
-    """Paths and files of one training run (design: records and files)."""
+    """Paths and files of one training run."""
 
     path: Path
 

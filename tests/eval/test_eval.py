@@ -26,6 +26,7 @@ class Oracle:
     """Answers and draws rightly, except for every `wrong`-th item."""
 
     edits_images = False
+    positions = 0
 
     def __init__(self, wrong: int = 0) -> None:
         self.wrong, self.count, self.specs = wrong, 0, []

@@ -43,6 +43,7 @@ class Editor:
     """Draws the negative of the image that it is given."""
 
     edits_images = True
+    positions = 0
 
     def __init__(self, stop_after: int = 10**9) -> None:
         self.prompts: list[Prompt] = []
@@ -64,6 +65,7 @@ class NoEditor(Editor):
     """Must not be asked."""
 
     edits_images = False
+    positions = 0
 
 
 def reply_to(request: dict) -> str:

@@ -26,6 +26,7 @@ class Scripted:
     """Answers by a function of the prompt; draws a plain image whose red value is the prompt's length."""
 
     edits_images = False
+    positions = 0
 
     def __init__(self, say: Callable[[Prompt], str] = lambda prompt: "", stop_after: int = 10**9) -> None:
         self.say, self.prompts, self.stop_after = say, [], stop_after

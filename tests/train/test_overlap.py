@@ -23,6 +23,7 @@ class Sampler:
     """Draws the prompt's length; says when each call begins."""
 
     edits_images = False
+    positions = 0
 
     def __init__(self) -> None:
         self.begun: list[tuple[Side, int]] = []

@@ -20,12 +20,12 @@ from lmms_eval.api.instance import Instance  # pyright: ignore[reportMissingImpo
 from lmms_eval.api.model import lmms  # pyright: ignore[reportMissingImports]
 from lmms_eval.utils import simple_parse_args_string  # pyright: ignore[reportMissingImports]
 from PIL import Image
-from tqdm import tqdm
 
 from pairuni.errors import InputError
 from pairuni.policies import load_policy
 from pairuni.policies.base import Policy, SamplingSpec
 from pairuni.policies.sampling import counter_seed
+from pairuni.progress import track
 from pairuni.records import Prompt, Side
 
 _READ = ("do_sample", "temperature", "top_p", "top_k", "max_new_tokens", "until")
@@ -90,7 +90,7 @@ class PairuniModel(lmms):
         """
         asked = self._read(requests)
         answers = [""] * len(asked)
-        with tqdm(total=len(asked), desc="questions", disable=self.rank != 0) as bar:
+        with track(total=len(asked), desc="questions", disable=self.rank != 0) as bar:
             for batch in _batches(asked, self.batch_size):
                 for question, text in zip(batch, self._texts(batch), strict=True):
                     answers[question.place] = cut(text, question.until)

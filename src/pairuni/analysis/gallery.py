@@ -17,7 +17,6 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from tqdm import tqdm
 
 from pairuni.analysis.chart import HEIGHT, WIDTH, SimilarityChart, similarity_chart
 from pairuni.analysis.leftovers import Leftover, LeftoverFile, read_leftovers, rejected_files
@@ -27,7 +26,8 @@ from pairuni.data.pictures import Picture, embed
 from pairuni.errors import InputError
 from pairuni.files import atomic_path, check_folder
 from pairuni.outputs import Outputs
-from pairuni.records import Pair, Quadruple, read_pairs
+from pairuni.progress import track
+from pairuni.records import Pair, Quadruple, pairs_root, read_pairs
 from pairuni.streams import Stream, generator
 
 _ABOUT = {
@@ -143,7 +143,7 @@ def stratified(keys: Sequence[tuple], limit: int, seed: int) -> list[int]:
 
 def _read(config: GalleryConfig) -> _Inputs:
     path = Path(config.pairs)
-    root = path.parent if config.image_root is None else Path(config.image_root)
+    root = pairs_root(path, config.image_root)
     if config.image_root is not None and not root.is_dir():
         raise InputError(f"{root} is no folder", field="image_root")
     pairs = read_pairs(path, root)
@@ -166,7 +166,7 @@ def _pairs_section(inputs: _Inputs, config: GalleryConfig) -> Section:
     keys = [(p.kind, p.similarity, p.generate.tag, p.understand.tag) for p in inputs.pairs]
     picture = _pictures(config.thumbnail)
     cards = []
-    for n in tqdm(stratified(keys, config.limit, config.seed), "pairs", unit="pair"):
+    for n in track(stratified(keys, config.limit, config.seed), "pairs", unit="pair"):
         pair = inputs.pairs[n]
         one = pair.generate.image_path == pair.understand.image_path
         halves = [picture(half.image_path, inputs.root) for half in (pair.generate, pair.understand)[: 1 if one else 2]]

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from pairuni.algo.gradients import count_sketch
 from pairuni.algo.pair_grpo import pair_credit
@@ -28,6 +27,7 @@ from pairuni.data.dataset import Half, ImageCache
 from pairuni.errors import InputError
 from pairuni.files import check_folder, read_json, read_jsonl, write_json, write_jsonl, writing
 from pairuni.policies.base import Policy
+from pairuni.progress import track
 from pairuni.records import Pair, Side, resolve_image
 from pairuni.rewards import side_reward
 from pairuni.rewards.combined import total
@@ -83,7 +83,7 @@ def measure_gradients(config: GradientsConfig, train: TrainConfig, output: Path)
             write_json(output / "settings.json", settings)
         for mode, pairs in drawn.items():
             done = {row["pair"] for row in kept if row["mix"] == mode}
-            for n, pair in enumerate(tqdm(pairs, desc=f"gradients {mode}", unit="pair")):
+            for n, pair in enumerate(track(pairs, desc=f"gradients {mode}", unit="pair")):
                 if pair.id not in done:
                     about = {"mix": mode, "pair": pair.id, "similarity": pair.similarity}
                     kept.append(about | gauge.measure(pair, n))

@@ -6,8 +6,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from pairuni.cli.configs import config_file
 from pairuni.cli.names import check_model, check_names
-from pairuni.cli.options import parse_config, with_words
+from pairuni.cli.options import parse_config, with_first
 from pairuni.cli.parts import run_part
 from pairuni.config import AblationsConfig, GalleryConfig, GradientsConfig, PairConfig, TrainConfig
 from pairuni.errors import InputError
@@ -32,7 +33,7 @@ def analyse(arguments: list[str]) -> int:
 
 
 def pairs(arguments: list[str]) -> int:
-    config = parse_config(GalleryConfig, with_words(arguments, "pairs", ("rejected",)), "analyse pairs")
+    config = parse_config(GalleryConfig, with_first(arguments, "pairs"), "analyse pairs")
     from pairuni.analysis.gallery import write_gallery
 
     summary = write_gallery(config)
@@ -44,9 +45,9 @@ def pairs(arguments: list[str]) -> int:
 
 
 def gradients(arguments: list[str]) -> int:
-    config = parse_config(GradientsConfig, with_words(arguments, "run", ("mixes",)), "analyse gradients")
+    config = parse_config(GradientsConfig, with_first(arguments, "run"), "analyse gradients")
     run = Path(config.run)
-    file = RunDir(run).config if run.is_dir() else run
+    file = RunDir(run).config if run.is_dir() else config_file(config.run)
     train = parse_config(TrainConfig, ["--config", str(file), "--sides", "both"], "train", check_names)
     check_model(replace(train, model=replace(train.model, path=config.model or train.model.path)))
     if not config.output and not run.is_dir():
@@ -61,7 +62,7 @@ def gradients(arguments: list[str]) -> int:
 
 
 def ablations(arguments: list[str]) -> int:
-    config = parse_config(AblationsConfig, with_words(arguments, "suite", ("suite", "arms")), "analyse ablations")
+    config = parse_config(AblationsConfig, with_first(arguments, "suite"), "analyse ablations")
     file = config.base or str(resources.files("pairuni.configs") / "shapes" / "demo.yaml")
     train = parse_config(TrainConfig, ["--config", file], "train", check_names)
     check_model(train)

@@ -1,23 +1,27 @@
 """`pairuni check PATH`: validates a config, a JSON Lines file or a run directory and says what to mend."""
 
 import argparse
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
+from pairuni.cli.configs import config_file
 from pairuni.cli.names import check_model, check_names
-from pairuni.cli.options import parse_config
+from pairuni.cli.options import parse_arguments, parse_config
 from pairuni.config import CompleteConfig, EvaluateConfig, PairConfig, PretrainConfig, TrainConfig
 from pairuni.errors import InputError
 from pairuni.files import read_json, read_jsonl
 from pairuni.records import (
+    ALIASES,
     Quadruple,
     Sample,
     Side,
     numbered_pairs,
     numbered_quadruples,
     numbered_samples,
+    pairs_root,
     resolve_image,
 )
 from pairuni.runs import RunDir
@@ -30,6 +34,21 @@ STAGES: dict[str, tuple[type, str]] = {
     "eval": (EvaluateConfig, "benchmarks"),
     "pretrain": (PretrainConfig, "language_steps"),
 }
+_PAIR = ("similarity", "generate_ann", "understand_ann")
+_QUESTION = ("image_path", "question", "answer")
+# Kind of JSON Lines -> sets of keys of which one is enough to tell it, the first that fits; all keys that it needs.
+KINDS: dict[str, tuple[tuple[tuple[str, ...], ...], tuple[str, ...]]] = {
+    "sampled rollouts": ((("step", "pair_id"),), ("step", "pair_id", "side", "rollout")),
+    "metrics": ((("step",),), ("step",)),
+    "answers": ((("score", "parsed"),), ("id", "part", "score", "parsed")),
+    "gradients": ((("mix", "pair"),), ("mix", "pair")),
+    "results of runs": ((("arm", "identity"),), ("arm", "seed", "identity")),
+    "pairs": (tuple((key,) for key in _PAIR), _PAIR),
+    "quadruples": ((("prompt", "question"),), ("side", "prompt", *_QUESTION)),
+    "generation samples": ((("image_path", "prompt"),), ("image_path", "prompt")),
+    "understanding samples": ((("image_path", "question"), ("question", "answer")), _QUESTION),
+}
+_SAMPLES = {f"{side} samples": side for side in Side}
 _HALVES = ("generate", "understand")
 _SHOWN = 20
 """Faults of a file that are said one by one."""
@@ -40,11 +59,8 @@ def check(arguments: list[str]) -> int:
     parser.add_argument("path", type=Path, help="a .yaml config, a .jsonl or .json file, or a run directory")
     parser.add_argument("--stage", choices=STAGES, default=None, help="whose config it is (default: told by its keys)")
     parser.add_argument("--image_root", default=None, help="folder that image paths are relative to")
-    try:
-        options = parser.parse_args(arguments)
-    except argparse.ArgumentError as err:
-        raise InputError(str(err)) from None
-    path: Path = options.path
+    options = parse_arguments(parser, arguments)
+    path = config_file(str(options.path))
     if not path.exists():
         raise InputError("no such file or folder", file=path)
     if path.is_dir():
@@ -88,31 +104,55 @@ def _jsonl(path: Path, image_root: str | None) -> str:
     if first is None:
         raise faults[0] if faults else InputError("is empty", file=path)
     faults.clear()  # they are found again
-    if any(key in first for key in ("generate_ann", "understand_ann", "similarity")):
+    kind = _kind(path, first)
+    root = path.parent if image_root is None else Path(image_root)
+    images: list[tuple[int, str, str]] = []
+    if kind == "pairs":
+        root = pairs_root(path, image_root)
         pairs = numbered_pairs(path, image_root, faults)
         images = [(n, f"{k}_ann.image_path", vars(p)[k].image_path) for n, p in pairs.items() for k in _HALVES]
         golds = [(n, f"{k}_ann.answer", vars(p)[k]) for n, p in pairs.items() for k in _HALVES]
         aligned = sum(p.kind == "aligned" for p in pairs.values())
         found = f"{len(pairs)} pairs ({aligned} aligned, {len(pairs) - aligned} retrieved), every image opens"
-    elif "prompt" in first and "question" in first:
+    elif kind == "quadruples":
         quadruples = numbered_quadruples(path, image_root, faults)
         images = [(n, "image_path", q.image_path) for n, q in quadruples.items()]
         golds = [(n, "answer", q) for n, q in quadruples.items()]
         found = f"{len(quadruples)} quadruples, every image opens"
-    elif "prompt" in first or "question" in first:
-        side = Side.GENERATION if "prompt" in first else Side.UNDERSTANDING
+    elif kind in _SAMPLES:
+        side = _SAMPLES[kind]
         samples = numbered_samples(path, side, image_root, faults)
         images = [(n, "image_path", s.image_path) for n, s in samples.items()]
         golds = [(n, "answer", s) for n, s in samples.items()]
         found = f"{len(samples)} {side} samples, every image opens"
     else:
-        images, golds = [], []
-        found = f"{len(list(read_jsonl(path, faults)))} JSON objects"
-    faults += _broken_images(path, Path(image_root) if image_root is not None else path.parent, images)
+        golds = []
+        found = f"{len(list(read_jsonl(path, faults)))} rows of {kind}"
+    faults += _broken_images(path, root, images)
     faults += _impossible_golds(path, golds)
     if faults:
         raise _as_one(path, sorted(faults, key=lambda fault: fault.line or 0))
     return f"{path}: {found}"
+
+
+def _kind(path: Path, first: Mapping[str, Any]) -> str:
+    """Which of KINDS a file is, by the keys of its first row.
+
+    Raises:
+        InputError: it is none; the nearest kind is said, and what is missing.
+    """
+    has = {ours for ours, other in ALIASES.items() if other in first} | first.keys()
+    for kind, (tells, _) in KINDS.items():
+        if any(has.issuperset(keys) for keys in tells):
+            return kind
+    near = max(KINDS, key=lambda kind: (len(has.intersection(KINDS[kind][1])), -len(KINDS[kind][1])))
+    needed = KINDS[near][1]
+    lacks = [f"{key} (or {ALIASES[key]})" if key in ALIASES else key for key in needed if key not in has]
+    if len(lacks) == len(needed):
+        raise InputError(f"has no key of any kind of file that is known here: {', '.join(KINDS)}", file=path, line=1)
+    raise InputError(
+        f"is of no known kind; nearest are {near}, which need {', '.join(lacks)} as well", file=path, line=1
+    )
 
 
 def _broken_images(path: Path, root: Path, images: Iterable[tuple[int, str, str]]) -> Iterator[InputError]:

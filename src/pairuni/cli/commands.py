@@ -1,17 +1,16 @@
 """The commands that are one stage each: parse, run, say what was written. What takes time is imported when it runs."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
-from tqdm import tqdm
-
 from pairuni.cli.names import check_model, check_names
-from pairuni.cli.options import parse_config
+from pairuni.cli.options import parse_arguments, parse_config
+from pairuni.cli.stages import run_complete, run_pair
 from pairuni.config import (
     CompleteConfig,
     EvaluateConfig,
     PairConfig,
-    PlanConfig,
     PretrainConfig,
     SampleConfig,
     ShapesConfig,
@@ -21,6 +20,7 @@ from pairuni.config import (
 from pairuni.errors import InputError
 from pairuni.files import writing
 from pairuni.outputs import Outputs
+from pairuni.progress import say, set_console
 
 
 def shapes(arguments: list[str]) -> int:
@@ -43,49 +43,12 @@ def complete(arguments: list[str]) -> int:
     return 0
 
 
-def run_complete(config: CompleteConfig) -> None:
-    from pairuni.data import complete as stage
-
-    summary = stage.run_complete(config)
-    counts = summary["counts"]
-    completed, rejected = (", ".join(f"{n} {side}" for side, n in counts[k].items()) for k in ("completed", "rejected"))
-    print(f"{counts['inputs']} samples: completed {completed} ({counts['retried']} after a retry); rejected {rejected}")
-    for reason, number in counts["reasons"].items():
-        print(f"  {number} x {reason}")
-    if "llm" in summary:
-        used = summary["llm"]
-        tokens = f"{used['prompt_tokens']:,} + {used['completion_tokens']:,} tokens"
-        print(f"{used['calls']} calls ({tokens}, cost {used['cost']:.2f}), {used['replayed']} replayed from the ledger")
-    print(summary["quadruples"])
-    if counts["inputs"] and not sum(counts["completed"].values()):
-        reasons = ", ".join(f"{number} x {reason}" for reason, number in counts["reasons"].items())
-        message = f"nothing was completed: all {counts['inputs']} samples were rejected ({reasons})"
-        raise InputError(message, file=Path(summary["quadruples"]).with_name("rejected.jsonl"))
-
-
 def pair(arguments: list[str]) -> int:
     run_pair(parse_config(PairConfig, arguments, "pair"))
     return 0
 
 
-def run_pair(config: PairConfig) -> None:
-    from pairuni.data import pairing as stage
-
-    summary = stage.run_pair(config)
-    counts, similarity = summary["counts"], summary["similarity"]
-    aligned = f"{counts['aligned_understanding']} understanding + {counts['aligned_generation']} generation"
-    median = f", median similarity {similarity['0.5']:.2f}" if similarity else ""
-    print(f"{counts['inputs']} quadruples -> aligned: {aligned}; retrieved: {counts['retrieved']}{median}")
-    unmatched = f"{counts['unmatched_understanding']} understanding + {counts['unmatched_generation']} generation"
-    print(f"unmatched: {unmatched}; duplicates left out: {counts['duplicates']}")
-    for notice in summary["notices"]:
-        print(f"note: {notice}")
-    print(Path(config.output) / "pairs.jsonl")
-
-
 def train(arguments: list[str]) -> int:
-    if {"-h", "--help"} & set(arguments):
-        parse_config(PlanConfig, arguments, "train")  # lists the plan's options too
     if any(argument == "--plan" or argument.startswith("--plan.") for argument in arguments):
         from pairuni.cli.plan import run_plan
 
@@ -109,6 +72,7 @@ def run_training(config: TrainConfig) -> None:
     from pairuni.train.resume import find_start
     from pairuni.train.trackers import check_trackers
 
+    set_console(config.log.console)
     run_dir = RunDir(Path(config.output))
     scored = runner.with_ledger(config.eval, run_dir.path)
 
@@ -122,7 +86,7 @@ def run_training(config: TrainConfig) -> None:
         model = config.model.path if step == 0 else str(run_dir.checkpoint(step) / "model")
         for each in [run_dir.path, *([folder] if folder else [])]:
             runner.write_eval(each, model, scored, results, skipped)
-        tqdm.write("\n".join(filter(None, [f"step {step}", runner.skip_lines(skipped), runner.table(results)])))
+        say("\n".join(filter(None, [f"step {step}", runner.skip_lines(skipped), runner.table(results)])))
         return {name: entry["score"] for name, entry in results.items()}
 
     check_model(config)
@@ -152,8 +116,9 @@ def evaluate(arguments: list[str]) -> int:
 def _evaluate(config: EvaluateConfig, output: Path) -> int:
     from pairuni.eval import runner
     from pairuni.policies import load_policy
+    from pairuni.policies.source import model_name
 
-    config = runner.with_ledger(config, output)
+    config = replace(runner.with_ledger(config, output), model=model_name(config.model))
     policy = load_policy(config.model, device=config.device, precision=config.precision, settings=config.settings)
     skipped = runner.skipped(config, policy)
     if skipped:
@@ -179,10 +144,7 @@ def report(arguments: list[str]) -> int:
     parser.add_argument("--out", type=Path, default=None, help="the page (default: report.html in the first run)")
     parser.add_argument("--title", default=None)
     parser.add_argument("--overwrite", action="store_true", help="replace a page that this did not write")
-    try:
-        options = parser.parse_args(arguments)
-    except argparse.ArgumentError as err:
-        raise InputError(str(err)) from None
+    options = parse_arguments(parser, arguments)
     from pairuni.report.html import write_report
 
     first = options.inputs[0]

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pairuni.cli.options import parse_config, with_words
+from pairuni.cli.options import parse_config, with_first
 from pairuni.cli.parts import run_part
 from pairuni.config import HfDatasetConfig, UnirlConfig, VerlOmniConfig
 
@@ -18,7 +18,7 @@ def export(arguments: list[str]) -> int:
 
 
 def hf_dataset(arguments: list[str]) -> int:
-    config = parse_config(HfDatasetConfig, with_words(arguments, "pairs", ("language",)), "export hf-dataset")
+    config = parse_config(HfDatasetConfig, with_first(arguments, "pairs"), "export hf-dataset")
     from pairuni.export.hf_dataset import write_hf_dataset
 
     summary = write_hf_dataset(config)
@@ -28,7 +28,7 @@ def hf_dataset(arguments: list[str]) -> int:
 
 
 def verl_omni(arguments: list[str]) -> int:
-    config = parse_config(VerlOmniConfig, with_words(arguments, "pairs"), "export verl-omni")
+    config = parse_config(VerlOmniConfig, with_first(arguments, "pairs"), "export verl-omni")
     from pairuni.export.verl_omni import write_verl_omni
 
     summary = write_verl_omni(config)
@@ -37,7 +37,7 @@ def verl_omni(arguments: list[str]) -> int:
 
 
 def unirl(arguments: list[str]) -> int:
-    config = parse_config(UnirlConfig, with_words(arguments, "pairs"), "export unirl")
+    config = parse_config(UnirlConfig, with_first(arguments, "pairs"), "export unirl")
     from pairuni.export.unirl import write_unirl
 
     summary = write_unirl(config)

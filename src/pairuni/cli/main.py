@@ -10,7 +10,9 @@ from collections.abc import Callable
 from importlib import import_module
 
 import pairuni
+from pairuni.cli.help import asked_for, nearest
 from pairuni.errors import InputError
+from pairuni.progress import set_console
 from pairuni.train.stop import Interrupted
 
 # name -> (module:function, what it does). A command is one function that takes the remaining arguments.
@@ -27,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "analyse": ("pairuni.cli.analyse:analyse", "look closer: pairs on one page, gradients of the two sides, ablations"),
     "export": ("pairuni.cli.export:export", "for others: a folder for the Hub, or the files of other trainers"),
     "check": ("pairuni.cli.check:check", "validate a config, a JSON Lines file, or a run directory"),
+    "configs": ("pairuni.cli.configs:configs", "list the shipped configs, or copy them"),
     "tiny": ("pairuni.cli.commands:tiny", "a small Janus with random weights, to try a pipeline"),
     "pretrain": ("pairuni.cli.commands:pretrain", "make the small Shapes Janus from nothing"),
 }
@@ -44,10 +47,16 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"pairuni {pairuni.__version__}")
         return 0
     if arguments[0] not in COMMANDS:
-        print(f"pairuni: unknown command {arguments[0]!r}\n\n{_usage()}", file=sys.stderr)
+        near = nearest(arguments[0], list(COMMANDS))
+        print(f"pairuni: unknown command {arguments[0]!r}{near}\n\n{_usage()}", file=sys.stderr)
         return 2
     module, function = COMMANDS[arguments[0]][0].split(":")
     try:
+        page = asked_for(arguments)
+        if page is not None:
+            print(page)
+            return 0
+        set_console("bar")
         command: Callable[[list[str]], int] = vars(import_module(module))[function]
         return command(arguments[1:])
     except InputError as err:

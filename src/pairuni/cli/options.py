@@ -5,15 +5,20 @@ jsonargparse does the parsing (types, unknown keys, help from the field docstrin
 
 import json
 import re
-from collections.abc import Callable
+from argparse import ArgumentError as ArgparseError
+from argparse import ArgumentParser as ArgumentParserOfPython
+from argparse import Namespace
+from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
+from pairuni.cli.configs import config_file
+from pairuni.cli.help import Option, nearest, options_of
 from pairuni.errors import InputError
 from pairuni.files import read_text
 
@@ -37,46 +42,78 @@ def parse_config(
     Raises:
         InputError: an unknown key, a value of the wrong type or out of range, a missing key, a broken or missing file.
     """
-    arguments = _spelled(arguments, _flags(cls))
+    options = list(options_of(cls))
+    lists = {option.name for option in options if get_origin(option.field.type) is list}
+    arguments = _found_configs(_one_value(_spelled(arguments, _flags(cls)), lists))
+    _check_names(arguments, options, command)
     parser = ArgumentParser(prog=f"pairuni {command}", exit_on_error=False)
     parser.add_argument("--config", action="config", help="YAML file with any of the options below.")
     parser.add_class_arguments(cls, None)
     files = [Path(b) for a, b in pairwise(arguments) if a == "--config"]
     files += [Path(a.removeprefix("--config=")) for a in arguments if a.startswith("--config=")]
-    for file in files:
-        _check_yaml(file, cls)
+    texts = {str(file): _check_yaml(file, cls, lists) for file in files}
     try:
-        values = vars(parser.instantiate(parser.parse_args(arguments)))
+        values = vars(parser.instantiate(parser.parse_args(_with_texts(arguments, texts))))
         config = cls(**{k: v for k, v in values.items() if k != "config"})
         if verify is not None:
             verify(config)
         return config
     except ArgumentError as err:
         error = _worded(str(err.message), command)
+        if error.field is not None and error.message == "unknown option":
+            near = nearest(error.field, [option.name for option in options])
+            error = InputError(f"unknown option{near}; see `pairuni {command} --help`", field=error.field)
     except InputError as err:
         error = err
     given = {a.removeprefix("--").partition("=")[0] for a in arguments if a.startswith("--")}
     raise _located(error, [] if error.field in given else files) from None
 
 
-def with_words(arguments: list[str], first: str, lists: tuple[str, ...] = ()) -> list[str]:
-    """Options from a command line that begins with a bare word, the value of `first`, and names several values of an
-    option of `lists` one after the other: `FILE --rejected A B` for ("pairs", ("rejected",)).
-    """
+def parse_arguments(parser: ArgumentParserOfPython, arguments: list[str]) -> Namespace:
+    """What a command without a config takes. Raises InputError: an unknown option, or a value that is wrong."""
+    try:
+        options, others = parser.parse_known_args(arguments)
+    except ArgparseError as err:
+        raise InputError(str(err)) from None
+    for other in others:
+        known = [name.removeprefix("--") for action in parser._actions for name in action.option_strings]
+        near = nearest(other.removeprefix("--").partition("=")[0], known) if other.startswith("--") else ""
+        raise InputError(f"unknown option{near}; see `{parser.prog} --help`", field=other)
+    return options
+
+
+def with_first(arguments: list[str], first: str) -> list[str]:
+    """Options from a command line that may begin with a bare word, the value of `first`."""
+    return [f"--{first}", *arguments] if arguments and not arguments[0].startswith("-") else arguments
+
+
+def _one_value(arguments: list[str], lists: set[str]) -> list[str]:
+    """Lists as one value each, JSON: `--x A B`, `--x A,B` and `--x [A, B]` are one."""
     spread: list[str] = []
     gathered: list[str] | None = None
-    if arguments and not arguments[0].startswith("-"):
-        arguments = [f"--{first}", *arguments]
     for argument in [*arguments, "--"]:
         if gathered is not None and argument.startswith("--"):
-            spread += [json.dumps(gathered)] * bool(gathered)  # without one, the parser says that a value is missing
+            spread += [_listed(gathered)] * bool(gathered)  # without one, the parser says that a value is missing
             gathered = None
+        name, equals, value = argument.partition("=")
         if gathered is not None:
             gathered.append(argument)
-        elif argument != "--":
+        elif argument == "--":
+            continue
+        elif name.removeprefix("--") in lists and name.startswith("--"):
+            spread.append(name)
+            gathered = [value] if equals else []
+        else:
             spread.append(argument)
-            gathered = [] if argument.removeprefix("--") in lists else None
     return spread
+
+
+def _listed(words: list[str]) -> str:
+    """JSON of a list that is written in words, [A, B], or A,B."""
+    whole = " ".join(words)
+    if whole.lstrip().startswith("["):
+        return whole
+    return json.dumps([part.strip() for word in words for part in word.split(",") if part.strip()], ensure_ascii=False)
 
 
 def _flags(cls: Any, prefix: str = "") -> set[str]:
@@ -99,8 +136,47 @@ def _spelled(arguments: list[str], flags: set[str]) -> list[str]:
     return spelled
 
 
-def _check_yaml(file: Path, cls: type) -> None:
-    """What can be said against a file before its values are looked at, with its line."""
+def _check_names(arguments: list[str], options: list[Option], command: str) -> None:
+    """Raises InputError: an option that there is not, before one that is missing is said to be."""
+    known = [option.name for option in options]
+    mappings = tuple(f"{option.name}." for option in options if get_origin(option.field.type) is dict)
+    for argument in arguments:
+        name = argument.removeprefix("--").partition("=")[0]
+        taken = name in known or name == "config" or name.startswith(mappings) or not argument.startswith("--")
+        if not taken and not any(each.startswith(f"{name}.") for each in known):
+            what = f"unknown option{nearest(name, known)}; see `pairuni {command} --help`"
+            raise InputError(what, field=argument.partition("=")[0])
+
+
+def _found_configs(arguments: list[str]) -> list[str]:
+    """The arguments with the files of shipped configs in the place of their names."""
+    found = []
+    for before, argument in pairwise(["", *arguments]):
+        name = argument if before == "--config" else argument.removeprefix("--config=")
+        named = before == "--config" or argument.startswith("--config=")
+        found.append(argument.removesuffix(name) + str(config_file(name)) if named else argument)
+    return found
+
+
+def _with_texts(arguments: list[str], texts: dict[str, str]) -> list[str]:
+    """The arguments with the texts of files in the place of their names, where a list in them was written in words."""
+    given = []
+    for before, argument in pairwise(["", *arguments]):
+        if before == "--config":
+            given.append(texts[str(Path(argument))] or argument)
+        elif argument.startswith("--config="):
+            name = argument.removeprefix("--config=")
+            given.append(f"--config={texts[str(Path(name))] or name}")
+        else:
+            given.append(argument)
+    return given
+
+
+def _check_yaml(file: Path, cls: type, lists: set[str]) -> str:
+    """What can be said against a file before its values are looked at, with its line.
+
+    Returns its text with lists where words stand, "" where none do.
+    """
     text = read_text(file)
     try:
         value, root = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
@@ -124,6 +200,21 @@ def _check_yaml(file: Path, cls: type) -> None:
             message = f"must be a group of options ({', '.join(groups[key.value])}), each on a line of its own below it"
             raise InputError(message, file=file, line=key.start_mark.line + 1, field=key.value)
         _check_keys(node, f"{key.value}.", file)
+    words = sorted(_written_lists(root, "", lists), key=lambda node: -node.start_mark.index)
+    changed = text
+    for node in words:
+        changed = changed[: node.start_mark.index] + _listed([node.value]) + changed[node.end_mark.index :]
+    return changed if words else ""
+
+
+def _written_lists(node: yaml.MappingNode, prefix: str, lists: set[str]) -> Iterator[yaml.ScalarNode]:
+    """Values of lists that are one text."""
+    for key, value in node.value:
+        name = f"{prefix}{key.value}"
+        if isinstance(value, yaml.MappingNode):
+            yield from _written_lists(value, f"{name}.", lists)
+        elif name in lists and isinstance(value, yaml.ScalarNode) and value.tag != "tag:yaml.org,2002:null":
+            yield value
 
 
 def _check_keys(node: yaml.MappingNode, prefix: str, file: Path) -> None:
@@ -149,8 +240,8 @@ def _worded(message: str, command: str) -> InputError:
         return InputError("unknown option", field=match[1])
     if match := re.search(r"required: (.+)", message):
         return InputError(f"is needed; see `pairuni {command} --help`", field=match[1])
-    if match := re.search(r"[Uu]nrecognized arguments: (.+)", message):
-        return InputError(f"unknown option; see `pairuni {command} --help`", field=match[1])
+    if match := re.search(r"[Uu]nrecognized arguments: (\S+)", message):
+        return InputError("unknown option", field=match[1].partition("=")[0])
     if match := _KEY.search(message):
         what = " ".join(message[match.end() :].replace("typing.", "").split()).lstrip(': "')
         what = re.sub(r"<class '(\w+)'>", r"\1", what)

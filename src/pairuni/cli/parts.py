@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from importlib import import_module
 
+from pairuni.cli.help import nearest
 from pairuni.errors import InputError
 
 
@@ -17,7 +18,7 @@ def run_part(command: str, parts: Mapping[str, tuple[str, str]], arguments: list
         print("\n".join([usage, "", *(f"  {name:<12} {text}" for name, (_, text) in parts.items())]))
         return 0
     if not arguments or arguments[0] not in parts:
-        what = f"no such part: {arguments[0]!r}" if arguments else "say what"
+        what = f"no such part: {arguments[0]!r}{nearest(arguments[0], list(parts))}" if arguments else "say what"
         raise InputError(f"{what}; {usage}")
     module, function = parts[arguments[0]][0].split(":")
     part: Callable[[list[str]], int] = vars(import_module(module))[function]

@@ -12,6 +12,7 @@ from pairuni.files import atomic_path, check_folder
 from pairuni.outputs import Outputs
 from pairuni.policies import load_policy
 from pairuni.policies.base import SamplingSpec
+from pairuni.policies.length import refuse_long
 from pairuni.policies.sampling import seeds_for
 from pairuni.records import Prompt, Side
 
@@ -32,6 +33,7 @@ def run_sample(config: SampleConfig) -> None:
     output = Outputs(Path(config.output).parent, "sample", [escape(Path(config.output).name)], config.overwrite)
     policy = load_policy(config.model, device=config.device, precision=config.precision, settings=config.settings)
     prompt = Prompt(side, config.prompt or config.question or "", images)
+    refuse_long(policy, prompt, config.max_new_tokens, "question" if config.prompt is None else "prompt")
     seeds = seeds_for(config.seed, 0, ["sample"], side, config.number)
     rollouts = policy.sample(side, [prompt], config.number, spec, seeds)
     if rollouts.images_BRHWC is not None:

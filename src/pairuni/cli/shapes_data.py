@@ -6,7 +6,7 @@ from, so that it is never taken for other data.
 
 from pathlib import Path
 
-from pairuni.cli.commands import run_complete, run_pair
+from pairuni.cli.stages import run_complete, run_pair
 from pairuni.config import ShapesConfig, TrainConfig
 from pairuni.errors import InputError
 from pairuni.files import check_folder, read_json, write_json

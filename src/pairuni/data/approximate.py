@@ -1,4 +1,4 @@
-"""The candidate graph from an approximate index, for sizes at which all products take too long (design 6).
+"""The candidate graph from an approximate index, for sizes at which all products take too long.
 
 An inverted file of faiss over the understanding rows: a generation row is compared with the rows of the lists whose
 centres are nearest to it. What it finds is scored as `candidates` does, so an edge that is there has its exact

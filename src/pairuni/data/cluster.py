@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from scipy.sparse import csr_matrix
 from sklearn.cluster import MiniBatchKMeans
-from tqdm import tqdm
 
 from pairuni.data.match import normalise
 from pairuni.data.products import above, below, exact, fastest
+from pairuni.progress import track
 from pairuni.streams import Stream, generator
 
 PASSES = 50
@@ -115,7 +115,7 @@ def _lloyd(features_ND: np.ndarray, clusters: int, rng: np.random.Generator, pas
     centroids_CD = features_ND[_seeds(features_ND, clusters, rng)]
     run = _Run(np.zeros(n, np.int64), centroids_CD, np.full(n, -np.inf))
     moved_C = np.ones(len(centroids_CD), bool)
-    with tqdm(total=passes, desc="k-means", unit="pass", disable=n < _ROWS) as bar:
+    with track(total=passes, desc="k-means", unit="pass", disable=n < _ROWS) as bar:
         while run.passes < passes and not run.settled:
             before_N = run.assignment_N.copy()
             _reassign(features_ND, run, moved_C)
@@ -224,7 +224,7 @@ def _seeds(features_ND: np.ndarray, clusters: int, rng: np.random.Generator) -> 
     tries = 2 + int(np.log(clusters))
     seeds = [int(rng.integers(len(features_ND)))]
     distance_N = _distance(sketch_NK, np.array(seeds))[0]
-    with tqdm(total=clusters, initial=1, desc="k-means seeds", unit="seed", disable=len(features_ND) < _ROWS) as bar:
+    with track(total=clusters, initial=1, desc="k-means seeds", unit="seed", disable=len(features_ND) < _ROWS) as bar:
         while len(seeds) < clusters and distance_N.any():
             pool_share = distance_N / distance_N.sum()
             size = min(_POOL, np.count_nonzero(pool_share))

@@ -12,8 +12,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from pairuni.config import CompleteConfig
 from pairuni.data.completion import Outcome, complete_sample
 from pairuni.data.images import LoadedImage, look
@@ -25,6 +23,7 @@ from pairuni.data.verify import ShapesVerifier
 from pairuni.files import file_hash, jsonl_writer, put, write_json, writing
 from pairuni.llm import Chat, Ledger
 from pairuni.outputs import Outputs
+from pairuni.progress import Progress, track
 from pairuni.records import Sample, Side
 
 FILES = ("quadruples.jsonl", "rejected.jsonl", "completion.json")
@@ -81,7 +80,7 @@ class _Run:
 
     sources: Sources
     chat: Chat | None
-    outcomes: Callable[[str], Iterator[tuple[Item, Finished, tqdm]]]
+    outcomes: Callable[[str], Iterator[tuple[Item, Finished, Progress]]]
 
 
 def run_complete(config: CompleteConfig) -> dict[str, Any]:
@@ -170,10 +169,10 @@ def _begin(config: CompleteConfig) -> _Run:
         outcome = complete_sample(item.sample, image, completer, verifier, config.attempts, placed.position)
         return Finished(outcome, image.notes)
 
-    def outcomes(what: str) -> Iterator[tuple[Item, Finished, tqdm]]:
+    def outcomes(what: str) -> Iterator[tuple[Item, Finished, Progress]]:
         mine = itertools.islice(_placed(sources), config.shard, None, config.shards)
         workers = 1 if chat is None else config.llm.concurrency
-        bar = tqdm(in_order(work, mine, workers), what, unit="sample")
+        bar = track(in_order(work, mine, workers), what, unit="sample")
         for placed, finished in bar:
             yield placed.item, finished, bar
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from pairuni.data.features import DECODERS
 from pairuni.data.match import candidates, normalise
 from pairuni.data.ordered import in_order
 from pairuni.files import read_jsonl
+from pairuni.progress import track
 from pairuni.records import resolve_image
 
 _BITS = 64
@@ -95,7 +95,7 @@ def near_references(pairs: Mapping[tuple[int, int], float], same: Same) -> dict[
 
 def _judged(pairs: Sequence[tuple[int, int]], same: Same) -> Iterable[tuple[tuple[int, int], bool]]:
     judged = in_order(lambda pair: same(*pair), iter(pairs), DECODERS)
-    return tqdm(judged, total=len(pairs), desc="near copies", unit="pair", disable=not pairs)
+    return track(judged, total=len(pairs), desc="near copies", unit="pair", disable=not pairs)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ width). Rows without a key, and what a killed process left of a row, are cut off
 One process writes at a time; a lock says so.
 """
 
-import fcntl
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from pairuni.errors import InputError
-from pairuni.files import read_json, write_json
+from pairuni.files import hold, read_json, write_json
 
 _KEY = 32  # bytes of a SHA-256
 _FLOAT = 4
@@ -133,7 +132,7 @@ class FeatureStore:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = (folder / "lock").open("wb")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            hold(self._lock)
         except BlockingIOError:
             raise InputError("another process writes features here", file=folder) from None
         except OSError as err:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from tqdm import tqdm
 
 from pairuni.config import Extractor as ExtractorName
 from pairuni.data.feature_store import FeatureStore
@@ -24,6 +23,7 @@ from pairuni.data.match import normalise
 from pairuni.data.ordered import in_order
 from pairuni.errors import InputError
 from pairuni.files import file_hash
+from pairuni.progress import track
 
 # name -> (module:class or function, hub id of the weights that it takes where none are named)
 EXTRACTORS: dict[str, tuple[str, str]] = {
@@ -103,7 +103,7 @@ def hash_images(paths: Sequence[Path], broken: dict[int, InputError] | None = No
         InputError: a file cannot be read, and `broken` is None.
     """
     hashes = []
-    for n, path in enumerate(tqdm(paths, desc="hashes", unit="image")):
+    for n, path in enumerate(track(paths, desc="hashes", unit="image")):
         try:
             hashes.append(file_hash(path))
         except OSError as err:
@@ -148,7 +148,7 @@ def compute_here(
 ) -> dict[str, InputError]:
     """The engine of one process, which stores each batch as it comes. See Engine."""
     failed: dict[str, InputError] = {}
-    with tqdm(total=len(path_of), desc=extractor.identity, unit="image", disable=not path_of) as bar:
+    with track(total=len(path_of), desc=extractor.identity, unit="image", disable=not path_of) as bar:
         for keys, rows_ND in feature_rows(path_of, extractor, batch, DECODERS, failed):
             store.add(keys, rows_ND)
             bar.update(len(keys))

@@ -9,7 +9,7 @@ kept and the others are counted as duplicates; hence no image is matched with a 
 near copies too where asked (cleaning.py).
 """
 
-import resource
+import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -32,6 +32,11 @@ from pairuni.errors import InputError
 from pairuni.files import file_hash, read_jsonl, write_json, write_jsonl, writing
 from pairuni.records import Pair, Quadruple, Side, read_quadruples
 from pairuni.streams import Stream, generator
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 FILES = ("pairs.jsonl", "removed.jsonl", "unmatched.jsonl", "pairing.json")
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -217,6 +222,7 @@ def _pair(config: PairConfig) -> dict[str, Any]:
     clock.lap("write")
     summary = {
         "options": {name: value for name, value in asdict(config).items() if name != "overwrite"},
+        "image_root": _relative(root, output),
         "extractor": extractor.identity,
         "input_hashes": {
             "quadruples": file_hash(source),
@@ -303,10 +309,20 @@ def _notices(config: PairConfig, counts: Counts, broken: int, output: Path, root
     if not counts.retrieved and not counts.cut:
         notices.append("no retrieved pairs: no images of different sides reach the similarity floor")
     if output.resolve() != root.resolve():
-        notices.append(f"image paths in pairs.jsonl are relative to {root}: set data.image_root to it for training")
+        notices.append(f"image paths in pairs.jsonl are relative to {root}, where pairing.json says that they are")
     return notices
 
 
-def _peak_rss_mb() -> float:
+def _relative(root: Path, output: Path) -> str:
+    """`root` as seen from `output`, so that both may be moved together; whole where no relative path leads there."""
+    try:
+        return Path(os.path.relpath(root.resolve(), output.resolve())).as_posix()
+    except ValueError:  # another drive
+        return root.resolve().as_posix()
+
+
+def _peak_rss_mb() -> float | None:
+    if resource is None:
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)  # bytes on macOS, KiB elsewhere

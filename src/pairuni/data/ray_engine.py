@@ -26,13 +26,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
-from tqdm import tqdm
 
 from pairuni.config import PairConfig
 from pairuni.data.feature_store import FeatureStore
 from pairuni.data.features import DECODERS, EXTRACTORS, Engine, Extractor, compute_here, feature_rows, make_extractor
 from pairuni.data.images import load_image
 from pairuni.errors import InputError
+from pairuni.progress import Progress, track
 
 _SLOTS = 3
 """CPU slots that extractors leave free. Ray reads, filters by checkpoint and writes in tasks of its own; where these
@@ -245,7 +245,7 @@ def _progress(done: Path, name: str, images: int) -> Iterator[None]:
     """A bar over the rows that Ray's checkpoint has."""
     finished, counted = threading.Event(), set()
 
-    def follow(bar: tqdm) -> None:
+    def follow(bar: Progress) -> None:
         last = False
         while not last:
             last = finished.wait(_POLL)
@@ -254,7 +254,7 @@ def _progress(done: Path, name: str, images: int) -> Iterator[None]:
                     counted.add(file)
                     bar.update(min(pq.read_metadata(file).num_rows, images - bar.n))
 
-    with tqdm(total=images, desc=f"{name} on ray", unit="image") as bar:
+    with track(total=images, desc=f"{name} on ray", unit="image") as bar:
         watcher = threading.Thread(target=follow, args=(bar,), daemon=True)
         watcher.start()
         try:

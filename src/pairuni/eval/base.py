@@ -1,4 +1,4 @@
-"""What a benchmark is and what a result holds (eval.json, design: records and files).
+"""What a benchmark is and what a result holds (eval.json).
 
 A benchmark lists items, scores one output at a time and sums up; asking the model, keeping answers and going on after a
 kill are the runner's. So an answer that is kept can be summed up without the model.

@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from pairuni.config import EvalConfig, EvaluateConfig
 from pairuni.data.images import StoredImage, load_image
@@ -26,7 +25,9 @@ from pairuni.eval.base import Answer, Benchmark, Item, summarise
 from pairuni.files import file_hash, read_json, write_json, write_jsonl
 from pairuni.outputs import wrote
 from pairuni.policies.base import Sampler
+from pairuni.policies.length import too_long
 from pairuni.policies.sampling import seeds_for
+from pairuni.progress import say, track
 from pairuni.records import Prompt, Side
 
 Config = TypeVar("Config", bound=EvalConfig)
@@ -57,14 +58,39 @@ def evaluate(
     if not names:
         raise InputError(f"nothing is left to run; {skip_lines(left_out)}", field=f"{config.group}benchmarks")
     benchmarks = {name: load_benchmark(name, config) for name in names}
-    items = {name: benchmark.items() for name, benchmark in benchmarks.items()}
+    items, beyond = {}, {}
+    for name, benchmark in benchmarks.items():
+        items[name], beyond[name] = _readable(name, benchmark, sampler)
     results = {}
     for name, benchmark in benchmarks.items():
         identity = _identity(model, config, benchmark, items[name])
         keep = None if output is None else _Kept(output, name, identity, benchmark.side)
         answers = _run(benchmark, items[name], sampler, config, keep)
-        results[name] = summarise(answers, benchmark)
+        results[name] = summarise(answers, benchmark) | ({"too_long": beyond[name]} if beyond[name] else {})
     return results
+
+
+def _readable(name: str, benchmark: Benchmark, sampler: Sampler) -> tuple[Sequence[Item], list[str]]:
+    """The items that fit the model's positions with their answer, and the ids of the others, which are said.
+
+    Raises:
+        InputError: none fits.
+    """
+    items, side, spec = benchmark.items(), benchmark.side, benchmark.spec()
+    if benchmark.recorded:
+        return items, []
+    square = np.zeros((1, 1, 3), np.uint8)  # that there is an image counts, not what it shows
+    prompts = (Prompt(side, item.text, (square,) * len(item.images)) for item in items)
+    beyond = too_long(sampler, prompts, spec.max_new_tokens)
+    if not beyond:
+        return items, []
+    ids = [items[n].id for n in beyond]
+    shown = ", ".join(f"{items[n].id} ({tokens} tokens)" for n, tokens in list(beyond.items())[:3])
+    what = f"beyond the model's {sampler.positions} positions with an answer: {shown}{', ...' * (len(ids) > 3)}"
+    if len(ids) == len(items):
+        raise InputError(f"{name}: no item fits, {what}")
+    say(f"{name}: {len(ids)} of {len(items)} items are left out, {what}")
+    return [item for n, item in enumerate(items) if n not in beyond], ids
 
 
 def skipped(config: EvalConfig, sampler: Sampler) -> dict[str, str]:
@@ -90,7 +116,7 @@ def _run(
         keep.replace(kept)
     answers, side, spec = list(kept), benchmark.side, benchmark.spec()
     name = "questions" if side is Side.UNDERSTANDING else "images"
-    with tqdm(total=len(items), initial=len(kept), desc=name, leave=False) as bar:
+    with track(total=len(items), initial=len(kept), desc=name, leave=False) as bar:
         for batch in _batches(items[len(kept) :], config.batch):
             outputs = [""] * len(batch) if benchmark.recorded else _outputs(sampler, side, batch, spec, config.seed)
             new = _answered(benchmark, batch, outputs, config)

@@ -1,8 +1,9 @@
 """The data card of an exported data set: README.md with the YAML block that the Hub reads, and similarity.png."""
 
+import hashlib
 import html
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -18,6 +19,7 @@ from pairuni.files import write_text
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 TASKS = ("text-to-image", "visual-question-answering", "image-text-to-text")
+_FILES = {"split": "train", "path": "data/train-*"}
 _BINS = 20
 _BAR = 40
 _LOCAL = {"quadruples", "output", "image_root", "ray_address"}
@@ -73,8 +75,19 @@ def front_matter(card: Card, title: str) -> dict[str, Any]:
         "task_categories": list(TASKS),
         "size_categories": [size],
         "tags": ["pairuni", "understanding-generation-pairs"],
-        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*"}]}],
+        "configs": [{"config_name": content_name(card.record), "data_files": [_FILES]}],
     }
+
+
+def content_name(record: Mapping[str, Any]) -> str:
+    """A name that only exports of equal content share.
+
+    `datasets` keeps what it has read under the names of the folder and of the config, and never looks at the files
+    again: under one name another folder's rows would be read, or those of an earlier export. A single config is found
+    whatever its name is.
+    """
+    content = "\n".join(str(record.get(name)) for name in ("pairuni", "pairs_hash", "images_hash"))
+    return f"pairs-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
 
 
 def similarity_png(values: Sequence[float], path: Path) -> None:

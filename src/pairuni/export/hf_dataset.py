@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from tqdm import tqdm
 
 from pairuni.config import HfDatasetConfig
 from pairuni.data.overview import overview, read_pairing
@@ -21,7 +20,8 @@ from pairuni.export.card import Card, similarity_png, write_card
 from pairuni.export.folder import RECORD, PairImages, ParquetFile, check_output, read_from, read_numbered
 from pairuni.files import atomic_path, file_hash, locked, write_json
 from pairuni.outputs import record_folder
-from pairuni.records import Pair, Quadruple
+from pairuni.progress import track
+from pairuni.records import Pair, Quadruple, pairs_root
 
 _WRITTEN = r"README\.md|similarity\.png|data/train-\d{5}-of-\d{5}\.parquet"
 _FIELDS = ("prompt", "question", "answer", "tag", "id", "side", "image_path")
@@ -47,7 +47,7 @@ def write_hf_dataset(config: HfDatasetConfig) -> dict[str, Any]:
             `output` holds something else than an earlier export and `overwrite` is not set.
     """
     path, output = Path(config.pairs), Path(config.output)
-    root = path.parent if config.image_root is None else Path(config.image_root)
+    root = pairs_root(path, config.image_root)
     numbered = read_numbered(path, root)
     pairs = [pair for _, pair in numbered]
     check_output(output, config.overwrite, read_from(path, root, pairs), _WRITTEN)
@@ -59,7 +59,7 @@ def write_hf_dataset(config: HfDatasetConfig) -> dict[str, Any]:
         shards = _Shards(folder / "data", config.shard_mb * 1_000_000)
         images = PairImages(path, root)
         try:
-            for n, pair in tqdm(numbered, "export", unit="pair"):
+            for n, pair in track(numbered, "export", unit="pair"):
                 shards.add(_row(pair, images, n))
         finally:
             shards.close()

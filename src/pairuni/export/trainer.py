@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from pairuni.algo.weights import pair_weights
 from pairuni.config import UnirlConfig, VerlOmniConfig
 from pairuni.export.folder import RECORD, PairImages, check_output, read_from, read_numbered
 from pairuni.files import atomic_path, file_hash, locked, write_json
 from pairuni.outputs import record_folder
-from pairuni.records import Pair, Side
+from pairuni.progress import track
+from pairuni.records import Pair, Side, pairs_root
 
 IMAGE_FIELD = "understand_ann.image_path"
 """Of the one image that a trainer is given: that of the question."""
@@ -63,7 +63,7 @@ def write_folder(config: VerlOmniConfig | UnirlConfig, form: str, written: str, 
             `output` holds something else than an earlier export and `overwrite` is not set.
     """
     path, output = Path(config.pairs), Path(config.output)
-    root = path.parent if config.image_root is None else Path(config.image_root)
+    root = pairs_root(path, config.image_root)
     numbered = read_numbered(path, root)
     check_output(output, config.overwrite, read_from(path, root, (pair for _, pair in numbered)), written)
     similarity_B = np.array([pair.similarity for _, pair in numbered], dtype=np.float64)
@@ -73,7 +73,7 @@ def write_folder(config: VerlOmniConfig | UnirlConfig, form: str, written: str, 
     images = PairImages(path, root, plain=True)
     with locked(output, beside=True), atomic_path(output) as folder:
         folder.mkdir(parents=True)
-        write(folder, tqdm(pairs, "export", unit="pair"), images)
+        write(folder, track(pairs, "export", unit="pair"), images)
         kinds = Counter(pair.kind for _, pair in numbered)
         record = {
             "pairuni": metadata.version("pairuni"),

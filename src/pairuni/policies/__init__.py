@@ -18,6 +18,14 @@ PLANNERS = {
 }
 
 
+# Released checkpoints whose numbers are here (janus/known.py, dimoo/known.py) -> their model_type.
+RELEASED = {
+    "deepseek-community/Janus-Pro-1B": "janus",
+    "deepseek-community/Janus-Pro-7B": "janus",
+    "Alpha-VLLM/Lumina-DiMOO": "llada",
+}
+
+
 def load_policy(
     path_or_hub_id: str,
     *,
@@ -48,6 +56,8 @@ def load_planner(path_or_hub_id: str, settings: Mapping[str, Any] = MappingProxy
     Raises:
         InputError: no such checkpoint, a family that is not supported, or a broken config.
     """
+    if path_or_hub_id in RELEASED:
+        return of_family(PLANNERS[RELEASED[path_or_hub_id]], path_or_hub_id)(path_or_hub_id, settings)
     return _of_family(PLANNERS, path_or_hub_id)(path_or_hub_id, settings)
 
 

@@ -1,4 +1,4 @@
-"""The contract between a model family and an RL step (design: the policy contract).
+"""The contract between a model family and an RL step.
 
 Nothing of a family leaks out: the trainer sees decisions (a text token, an image code, ...) with a mask, the log-probs
 recorded while sampling, and chunks that are scored with one forward and backward each.
@@ -121,6 +121,16 @@ class Sampler(Protocol):
         """Whether it draws from an image and an instruction: a generation prompt with images."""
         ...
 
+    @property
+    def positions(self) -> int:
+        """Most tokens of a prompt and its answer, as the model was made; 0 where it does not say."""
+        ...
+
+    def tokens(self, prompt: Prompt, max_new_tokens: int) -> int:
+        """Of a prompt with its images and its answer at its longest. A question without an image is taken to have one
+        of the usual size."""
+        ...
+
     def sample(
         self, side: Side, prompts: Sequence[Prompt], rollouts: int, spec: SamplingSpec, seeds_BR: np.ndarray
     ) -> Rollouts:
@@ -132,6 +142,7 @@ class Sampler(Protocol):
 
         Raises:
             ValueError: no prompts, a prompt of another side, or seeds of another shape.
+            InputError: a prompt and its answer are longer than `positions`.
         """
         ...
 

@@ -12,8 +12,13 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from pairuni.errors import InputError
-from pairuni.files import read_json
+from pairuni.files import read_json, read_text
+from pairuni.runs import RunDir
 
+CHECKPOINTS = "checkpoints"
+_POINTERS = ("best", "latest")
+ORIGINAL = "multi_modality"
+"""The model_type of Janus as DeepSeek published it."""
 SHIPPED = {name: f"pretrain/checkpoints/{name}" for name in ("shapes-janus", "shapes-dimoo")}
 # What transformers, safetensors and tokenizers raise for files that are absent, cut off or of another model.
 BROKEN = (OSError, ValueError, KeyError, RuntimeError, AttributeError, SafetensorError, StrictDataclassError)
@@ -23,10 +28,14 @@ def model_type(path_or_hub_id: str | Path) -> str:
     """The `model_type` of a checkpoint's config.json.
 
     Raises:
-        InputError: no such folder, nothing of that name on the Hub, or a config.json that is missing or broken.
+        InputError: no such folder, nothing of that name on the Hub, or a config.json that is missing or broken; what is
+            no model, but has one beside it or elsewhere (adapters, DeepSeek's own format, files that Git LFS left out).
     """
     source = resolve_model(path_or_hub_id)
     if isinstance(source, Path):
+        if not (source / "config.json").is_file():
+            raise InputError("holds no config.json; a model is a folder in save_pretrained form", file=source)
+        _refuse_pointers(source)
         config = read_json(source / "config.json")
     else:
         try:
@@ -34,13 +43,20 @@ def model_type(path_or_hub_id: str | Path) -> str:
         except (OSError, ValueError) as err:
             message = f"is neither a folder nor a model that could be fetched from the Hub ({brief(err)})"
             raise InputError(message, file=source) from None
-    if not isinstance(config.get("model_type"), str):
+    kind = config.get("model_type")
+    if not isinstance(kind, str):
         raise InputError("is missing or not a string", file=f"{source}/config.json", field="model_type")
-    return config["model_type"]
+    if kind == ORIGINAL:
+        same = "deepseek-community/Janus-Pro-1B or deepseek-community/Janus-Pro-7B"
+        raise InputError(f"this is the original format: take {same}, the same weights for transformers", file=source)
+    return kind
 
 
 def resolve_model(path_or_hub_id: str | Path) -> str | Path:
-    """A folder that exists, or a hub id."""
+    """A folder that exists, or a hub id. What training writes has several names for a model, and each will do.
+
+    RUN, RUN/latest: its latest checkpoint; RUN/best: the one of `log.best`; RUN/checkpoints/step_N: its model/.
+    """
     name = str(path_or_hub_id)
     if name in SHIPPED:
         # Not imported as a package: pretrain is a higher layer, only its files are needed.
@@ -50,12 +66,64 @@ def resolve_model(path_or_hub_id: str | Path) -> str | Path:
         return folder
     path = Path(name).expanduser()
     if path.is_dir():
-        return path
+        return _model_in(path)
+    run = path.parent.parent if path.parent.name == CHECKPOINTS else path.parent
+    if path.name in _POINTERS and (run / CHECKPOINTS).is_dir():
+        return _checkpoint_model(run, path.name)
     if path.exists():
         raise InputError("is a file; a model is a folder in save_pretrained form", file=path)
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise InputError("no such folder", file=path)
     return name
+
+
+def model_name(path_or_hub_id: str) -> str:
+    """How what is done with a model names it: the folder that a run's name leads to now; others as they are.
+
+    Raises InputError as `resolve_model` does.
+    """
+    source = resolve_model(path_or_hub_id)
+    return path_or_hub_id if path_or_hub_id in SHIPPED else str(source)
+
+
+def _model_in(folder: Path) -> Path:
+    if (folder / "config.json").is_file():
+        return folder
+    if (folder / "adapter_config.json").is_file():
+        merged = folder.parent / "model"
+        where = f"{merged}" if merged.is_dir() else "../model, in the checkpoint that they come from"
+        raise InputError(f"these are adapters: their merged model is {where}", file=folder)
+    if (folder / "model" / "config.json").is_file():
+        return folder / "model"
+    if folder.name == CHECKPOINTS and any(
+        (folder.parent / name).is_file() for name in ("config.yaml", "metrics.jsonl")
+    ):
+        return _checkpoint_model(folder.parent, "latest")
+    if (folder / CHECKPOINTS).is_dir():
+        return _checkpoint_model(folder, "latest")
+    if (folder / "config.yaml").is_file() and (folder / "inputs.json").is_file():
+        raise InputError("is a run without a checkpoint", file=folder)
+    return folder
+
+
+def _checkpoint_model(run: Path, pointer: str) -> Path:
+    """The model that a run's `best` or `latest` names."""
+    file = {"best": RunDir(run).best, "latest": RunDir(run).latest}[pointer]
+    if not file.is_file():
+        what = "is a run without a checkpoint" if pointer == "latest" else "no checkpoint is named best; see log.best"
+        raise InputError(what, file=run)
+    folder = file.parent / read_text(file).strip() / "model"
+    if not folder.is_dir():
+        raise InputError(f"names {folder.parent.name}, which holds no model", file=file)
+    return folder
+
+
+def _refuse_pointers(folder: Path) -> None:
+    """Raises InputError: Git LFS has left a pointer in the place of a file."""
+    for file in sorted(path for path in (*folder.iterdir(), *folder.glob("*/*")) if path.is_file()):
+        if file.stat().st_size < 1024 and file.read_bytes().startswith(b"version https://git-lfs"):
+            what = "weights were" if file.suffix in (".safetensors", ".bin", ".pth") else "file was"
+            raise InputError(f"is a Git LFS pointer, the {what} not downloaded; `git lfs pull` does that", file=file)
 
 
 def pick_device(name: str) -> torch.device:

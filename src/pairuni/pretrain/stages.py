@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from pairuni.config import PretrainConfig
 from pairuni.files import atomic_path
 from pairuni.pretrain import vq
 from pairuni.pretrain.rows import make_pool
+from pairuni.progress import track
 from pairuni.shapes.detector import read_scene
 from pairuni.shapes.renderer import render
 from pairuni.shapes.scenes import random_scene
@@ -39,7 +39,7 @@ def fit(
         module.load_state_dict(saved["module"])
         optimizer.load_state_dict(saved["optimizer"])
         first, losses, spent = saved["step"], saved["losses"], saved["seconds"]
-    for step in (bar := tqdm(range(first, steps), desc=f"pretrain {name}", initial=first, total=steps)):
+    for step in (bar := track(range(first, steps), desc=f"pretrain {name}", initial=first, total=steps)):
         warm = min(1.0, (step + 1) / min(100, max(1, steps // 10)))
         for group in optimizer.param_groups:
             cosine = 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / steps)) if decay else 1.0

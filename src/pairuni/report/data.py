@@ -1,4 +1,4 @@
-"""What a report reads: run directories and eval.json files, parsed and checked (design: records and files).
+"""What a report reads: run directories and eval.json files, parsed and checked.
 
 Everything that is optional in a run (a file that it has not written, pairs that lie elsewhere) becomes a note; a file
 that is there and broken is an InputError with file and line. No drawing, no HTML, no torch.
@@ -17,7 +17,7 @@ from pydantic import ConfigDict, StrictFloat, StrictInt, StrictStr, TypeAdapter,
 
 from pairuni.errors import InputError
 from pairuni.files import read_json, read_jsonl
-from pairuni.records import Pair, read_pairs
+from pairuni.records import Pair, pairs_root, read_pairs
 from pairuni.runs import RunDir, first_and_last_tenth
 
 _ROW = ConfigDict(allow_inf_nan=False)  # not strict as a whole: strict dataclasses refuse dicts
@@ -318,7 +318,7 @@ def _read_pairs(config: Mapping[str, Any], run: RunDir, notes: list[str]) -> Pai
         notes.append(f"The pairs file {pairs} is not there (paths are as the run's config has them): no gallery.")
         return None
     beside = path.parent / "pairing.json"
-    root = path.parent if image_root is None else Path(image_root)
+    root = pairs_root(path, image_root)
     return PairFile(path, root, read_pairs(path, root), read_json(beside) if beside.is_file() else None)
 
 

@@ -1,7 +1,7 @@
 """What a reward is given and what it must return; the check every score passes through.
 
 A reward sees outputs (texts, images) and the half they answer to, never tokens. How rewards become advantages is
-algo/advantages.py. A reward that raises stops the run: no error is ever scored 0 (design 5).
+algo/advantages.py. A reward that raises stops the run: no error is ever scored 0.
 """
 
 import math

@@ -15,10 +15,9 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from tqdm import tqdm
-
 from pairuni.config import RewardOptions
 from pairuni.errors import InputError
+from pairuni.progress import say
 from pairuni.records import Side
 from pairuni.rewards.base import RewardInput
 from pairuni.rewards.wire import BadReply, decode_reply, encode_request
@@ -90,7 +89,7 @@ class HttpReward:
                 raise InputError(f"{self.options.url} {message}", field=f"reward {self.name}")
         if reason:
             missing = sum(score != score for score in scores)
-            tqdm.write(f"warning: reward {self.name}: {missing} of {len(items)} scores are missing: {reason}")
+            say(f"warning: reward {self.name}: {missing} of {len(items)} scores are missing: {reason}")
         return scores
 
     @property

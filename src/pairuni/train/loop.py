@@ -9,12 +9,11 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from pairuni import dist
 from pairuni.config import TrainConfig
@@ -26,11 +25,13 @@ from pairuni.files import locked, read_jsonl, write_json, write_jsonl, write_tex
 from pairuni.policies import load_policy
 from pairuni.policies.base import Policy, Scorer
 from pairuni.policies.lora import WithoutLora
-from pairuni.records import Pair, Quadruple, Side, read_pairs, resolve_image
+from pairuni.progress import say, set_console, track
+from pairuni.records import Pair, Quadruple, Side, pairs_root, read_pairs, resolve_image
 from pairuni.rewards import side_reward
 from pairuni.rewards.base import Reward
 from pairuni.runs import RunDir, first_and_last_tenth
 from pairuni.streams import Stream, seed_all
+from pairuni.train import fitting
 from pairuni.train.checkpoint import Progress, load_state, load_trained, save_checkpoint
 from pairuni.train.hacking import gamed
 from pairuni.train.inputs import OpenedImages, check_inputs, input_record
@@ -64,6 +65,8 @@ class _Run:
     evaluate: Evaluate | None
     partners: Partners
     """Of the file, before mixing; empty where one side alone is trained, or on other processes than the first."""
+    too_long: list[dict[str, Any]] = field(default_factory=list)
+    """Of halves that were left out: line, field and tokens."""
     trackers: Trackers | None = None
     """On the first process."""
 
@@ -91,6 +94,7 @@ def train(config: TrainConfig, *, evaluate: Evaluate | None = None) -> dict[str,
         LostRankError: another process is gone.
     """
     began = time.perf_counter()
+    set_console(config.log.console)
     directory = RunDir(Path(config.output))
     with dist.process_group(config.model.device, config.patience) as device:
         check_trackers(config.log)
@@ -121,6 +125,8 @@ def _train(run: _Run, start: Start) -> None:
         open_run(directory, config, start)
         if start.checkpoint is None:  # a continued run no longer needs the model that it began with
             write_json(directory.inputs, input_record(config))
+        if run.too_long:
+            write_jsonl(directory.path / fitting.FILE, run.too_long)
         ids = {} if start.progress is None else start.progress.trackers
         run.trackers = Trackers(config.log, directory, flat_config(config), ids, start.step)
     dist.barrier()
@@ -164,7 +170,7 @@ def _missing_image(config: TrainConfig, quadruple: Quadruple, root: Path) -> Non
 
 def image_root(config: TrainConfig) -> Path:
     """What image paths of the pairs are relative to."""
-    return Path(config.data.pairs).parent if config.data.image_root is None else Path(config.data.image_root)
+    return pairs_root(config.data.pairs, config.data.image_root)
 
 
 def _set_up(
@@ -178,17 +184,18 @@ def _set_up(
     start, device = where
     _check_sharding(config)
     root, cache = image_root(config), ImageCache()
-    sampler = PairSampler(pairs, config.data.batch, config.seed, config.pairing.mode)
     adapted = config.model.lora.rank > 0
     # What adapters are added to is the model that the run began with: a checkpoint has them merged.
     source = config.model.path if start.checkpoint is None or adapted else str(start.checkpoint / "model")
     seed_all(config.seed, Stream.ADAPTERS)
     policy = load_trainable(config.model, source, device)
+    pairs, too_long = fitting.without_long(pairs, policy, config)
+    sampler = PairSampler(pairs, config.data.batch, config.seed, config.pairing.mode)
     initial = _initial(config, policy, start) if config.kl_beta > 0 else None
     if adapted and start.checkpoint is not None:
         load_trained(start.checkpoint, policy)
     if dist.is_main() and start.checkpoint is None:
-        tqdm.write(trained_summary(policy))
+        say(trained_summary(policy))
     if config.distributed == "fsdp" and dist.world() > 1:
         policy = ShardedPolicy(policy)
         initial = None if initial is None else ShardedPolicy(initial)
@@ -213,9 +220,8 @@ def _set_up(
 
     both = dist.is_main() and config.sides == "both"
     partners = true_partners(read_pairs(config.data.pairs, config.data.image_root)) if both else {}
-    return _Run(
-        config, directory, pairs, sampler, rewards, load_image, policy, reference, optimizer, evaluate, partners
-    )
+    parts = (policy, reference, optimizer, evaluate, partners, too_long)
+    return _Run(config, directory, pairs, sampler, rewards, load_image, *parts)
 
 
 def _check_sharding(config: TrainConfig) -> None:
@@ -244,7 +250,8 @@ def _initial(config: TrainConfig, policy: Policy, start: Start) -> Policy | None
 def _loop(run: _Run, start: Start) -> None:
     config = run.config
     step = start.step
-    bar = tqdm(total=config.steps, initial=step, unit="step", disable=not dist.is_main())
+    main = dist.is_main()
+    bar = track(desc="train", total=config.steps, each=True, initial=step, unit="step", disable=not main)
     with StopSignal() as stop, bar:
         if start.checkpoint is None:
             _look(run, 0)
@@ -262,7 +269,7 @@ def _loop(run: _Run, start: Start) -> None:
                     run.trackers.metrics(row | scores, step)
                 if row["skipped"]:
                     what = f"{row['skipped']} of its updates left out, a loss or gradient is not finite"
-                    tqdm.write(f"warning, step {step}: {what}")
+                    say(f"warning, step {step}: {what}")
                 _warn(run, step)
             if step == config.steps or (config.log.checkpoint_every and step % config.log.checkpoint_every == 0):
                 _save(run, step)
@@ -337,7 +344,7 @@ def _warn(run: _Run, step: int) -> None:
     window = run.config.log.hacking_window
     if window and step % window == 0:
         for warning in gamed(run.directory.read_metrics(), window):
-            tqdm.write(f"warning, step {step}: {warning}")
+            say(f"warning, step {step}: {warning}")
 
 
 def _keep_best(run: _Run, step: int) -> None:

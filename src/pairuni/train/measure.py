@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from pairuni.config import ModelConfig, OptimConfig
 from pairuni.policies import load_planner, load_policy
 from pairuni.policies.base import Policy, Rollouts, SamplingSpec
 from pairuni.policies.memory import OPTIMISER, RESIDENT, ROLLOUT, UPDATE, Workload
+from pairuni.progress import track
 from pairuni.records import Prompt, Side
 from pairuni.train.optim import Optimizer
 
@@ -171,7 +171,7 @@ def _main(request: dict[str, Any], say: Callable[[dict[str, Any]], None]) -> Non
     total = 2 + 2 * len(sides)
     try:
         stages = _stages(request["path"], request["settings"], request["device"], work)
-        for stage, size in tqdm(stages, "measuring", total, leave=False):
+        for stage, size in track(stages, "measuring", total, leave=False):
             say({stage: size})
     except (torch.OutOfMemoryError, MemoryError):
         say({"error": "the device ran out of memory"})

@@ -1,4 +1,4 @@
-"""The numbers of one step, over all processes: one row of metrics.jsonl (design: records and files).
+"""The numbers of one step, over all processes: one row of metrics.jsonl.
 
 Rewards, advantages and token counts come from what was sampled, ratios and gaps from what was scored (step.py).
 Every process gets the same row, but for the seconds, which are its own.

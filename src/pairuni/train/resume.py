@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tqdm import tqdm
 
 from pairuni.config import TrainConfig
 from pairuni.errors import InputError
 from pairuni.files import check_folder, write_json, write_jsonl, write_text
 from pairuni.outputs import RECORD, Outputs
+from pairuni.progress import say
 from pairuni.runs import RunDir, environment, read_steps
 from pairuni.streams import other_streams
 from pairuni.train.checkpoint import (
@@ -92,7 +92,7 @@ def find_start(run: RunDir, config: TrainConfig) -> Start:
             checkpoints; or it is no directory.
     """
     check_folder(run.path)
-    checkpoint = find_checkpoint(run, lambda message: tqdm.write(f"warning: {message}"))
+    checkpoint = find_checkpoint(run, lambda message: say(f"warning: {message}"))
     progress = None if checkpoint is None else read_progress(checkpoint)
     if progress is not None and progress.step < config.steps:
         problem = other_streams(progress.sampler)

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from pairuni.policies import load_planner
 from pairuni.policies.base import Policy
 from pairuni.policies.memory import Workload, peak
 from pairuni.policies.source import pick_device
-from pairuni.records import Quadruple, Side, read_pairs, resolve_image
+from pairuni.records import Quadruple, Side, pairs_root, read_pairs, resolve_image
 from pairuni.rewards.base import FunctionReward, RewardInput
 from pairuni.shapes.captions import caption
 from pairuni.shapes.questions import ask_any
@@ -179,7 +178,7 @@ def _variety(side: Side) -> FunctionReward:
 def _halves(config: SmokeConfig) -> tuple[dict[Side, list[Half]], ImageLoader]:
     """Both halves of the first pairs of the file, or drawings of the Shapes world."""
     if config.pairs:
-        root = Path(config.image_root or Path(config.pairs).parent)
+        root = pairs_root(config.pairs, config.image_root)
         pairs = read_pairs(config.pairs, config.image_root)[: config.number]
         halves = {side: [Half(p.id, p.half(side), p.similarity, p.kind == "aligned") for p in pairs] for side in Side}
         return halves, lambda path: load_image(resolve_image(path, root))

@@ -13,11 +13,11 @@ from uuid import uuid4
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from pairuni.config import LogConfig
 from pairuni.errors import InputError
 from pairuni.files import read_jsonl
+from pairuni.progress import say
 from pairuni.records import Side
 from pairuni.runs import RunDir
 
@@ -88,7 +88,7 @@ class Trackers:
                 call(name, tracker)
             except Exception as err:  # whatever their network does
                 del self._named[name]
-                tqdm.write(f"warning: {name} failed and is left for the rest of this call ({_brief(err)})")
+                say(f"warning: {name} failed and is left for the rest of this call ({_brief(err)})")
 
 
 def _start(name: str, project: str, path: Path, run: str | None, step: int) -> Any:

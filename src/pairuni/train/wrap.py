@@ -74,6 +74,13 @@ class ShardedPolicy:
     def edits_images(self) -> bool:
         return self.whole.edits_images
 
+    @property
+    def positions(self) -> int:
+        return self.whole.positions
+
+    def tokens(self, prompt: Prompt, max_new_tokens: int) -> int:
+        return self.whole.tokens(prompt, max_new_tokens)
+
     @contextmanager
     def gathered(self) -> Iterator[None]:
         """Inside, every process has all weights. All enter and leave it."""

@@ -17,12 +17,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from pairuni.analysis.ablations.plan import Run, Stage
 from pairuni.config import AblationsConfig
 from pairuni.data.ray_engine import ray_session
 from pairuni.errors import InputError
+from pairuni.progress import track
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ def run_missing(
     left = {run.name: [stage for stage in run.stages if not stage.done] for run in runs}
     by_name, failures = {run.name: run for run in runs}, []
     going: dict[Future[int], Stage] = {}
-    with _engine(config) as (submit, slots), tqdm(total=len(runs), desc="runs", unit="run") as bar:
+    with _engine(config) as (submit, slots), track(total=len(runs), desc="runs", unit="run") as bar:
         while left:
             for name in [name for name, stages in left.items() if not stages]:
                 del left[name]

@@ -34,6 +34,7 @@ BEFORE = "before"
 
 _METHOD = {"weighting": "sqrt", "pairing.mode": "pairs", "sides": "both", "similarity_floor": 0.6, "select": "medoid"}
 """What the arm without changes is, whatever the base."""
+_NAMES = ("benchmarks", "understanding", "generation", "held_out")
 _PAIR_PLACES = ("quadruples", "output", "image_root", "weights", "feature_batch", "engine", "ray_address", "references")
 """Fields of pairing that say where things are or how they are computed; the files of weights and references count."""
 _PLACES = ("model.path", "data.pairs", "data.image_root", "seed", "model.precision")
@@ -226,7 +227,7 @@ def _run(arm: Arm, base: Base, seed: int, shared: Mapping[str, Any]) -> Run:
     defaults = flat_config(TrainConfig("", data=DataConfig("-")))
     what = {
         **shared,
-        "train": {k: v for k, v in bound.items() if v != defaults.get(k)},
+        "train": {k: _joined(k, v) for k, v in bound.items() if v != defaults.get(k)},
         "steps": train.steps,
         "data": base.train.data.shapes or _own_data(arm, base),
         "pair": dict(arm.pair),
@@ -301,8 +302,13 @@ def _own(config: Any) -> dict[str, Any]:
             if value:
                 values[f.name] = value
         elif not _is_default(f, value):
-            values[f.name] = value
+            values[f.name] = _joined(f.name, value)
     return values
+
+
+def _joined(name: str, value: Any) -> Any:
+    """Names of benchmarks and rewards as one text, by which results that are there have been identified."""
+    return ",".join(value) if isinstance(value, list) and name.rpartition(".")[2] in _NAMES else value
 
 
 def _is_default(f: Field, value: Any) -> bool:

@@ -18,6 +18,7 @@ from torch import nn
 
 from pairuni.errors import InputError
 from pairuni.policies.dimoo import decode
+from pairuni.policies.dimoo.known import VQ, is_known
 from pairuni.policies.dimoo.load import set_fields
 from pairuni.policies.dimoo.model import PIXEL_BATCH, Dimoo, DimooConfig, DimooModel
 from pairuni.policies.dimoo.policy import VQVAE, DimooPolicy, adaptable_layers
@@ -224,10 +225,14 @@ class DimooPlanner:
         """
         source = resolve_model(path_or_hub_id)
         try:
-            config = DimooConfig.from_pretrained(source)
+            known = is_known(source)
+            config = DimooConfig() if known else DimooConfig.from_pretrained(source)
             # Of a folder without this subfolder diffusers would read the other config.json.
             local = isinstance(source, Path)
-            vq = VQModel.load_config(source / VQVAE) if local else VQModel.load_config(source, subfolder=VQVAE)
+            if known:
+                vq: Any = VQModel(**VQ).config
+            else:
+                vq = VQModel.load_config(source / VQVAE) if local else VQModel.load_config(source, subfolder=VQVAE)
         except BROKEN as err:
             raise InputError(f"cannot be read as a Lumina-DiMOO model: {brief(err)}", file=source) from None
         assert isinstance(vq, Mapping)

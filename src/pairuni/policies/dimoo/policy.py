@@ -23,6 +23,7 @@ from pairuni.policies.dimoo import decode
 from pairuni.policies.dimoo.estimators import masked_prompt, scoring, seen
 from pairuni.policies.dimoo.model import Dimoo, states_at
 from pairuni.policies.dimoo.prompts import DimooPrompts, Encoded
+from pairuni.policies.length import refuse_lengths
 from pairuni.policies.sampler import check_request, evaluating
 from pairuni.policies.scoring import action_logp
 from pairuni.records import Prompt, Side
@@ -66,6 +67,17 @@ class DimooPolicy:
     def image_size(self) -> int:
         return self.module.image_size
 
+    @property
+    def positions(self) -> int:
+        """See `base.Sampler`. The released config.json has LLaDA's max_sequence_length, which its images exceed."""
+        return int(getattr(self.module.language.config, "max_position_embeddings", 0))
+
+    def tokens(self, prompt: Prompt, max_new_tokens: int) -> int:
+        """See `base.Sampler`."""
+        generation = prompt.side is Side.GENERATION
+        layout = self.prompts.image() if generation else self.prompts.answer(max_new_tokens)
+        return self.prompts.length(prompt) + len(layout.ids_A)
+
     def sample(
         self, side: Side, prompts: Sequence[Prompt], rollouts: int, spec: SamplingSpec, seeds_BR: np.ndarray
     ) -> Rollouts:
@@ -73,6 +85,9 @@ class DimooPolicy:
         check_request(side, prompts, rollouts, seeds_BR)
         with evaluating(self.module), torch.no_grad():
             encoded = self.prompts.encode(side, prompts)
+            if self.positions:
+                answer = len(self._task(side, spec).layout.ids_A)
+                refuse_lengths([len(ids) for ids in encoded.ids], answer, self.positions)
             owners = [b for b in range(len(prompts)) for _ in range(rollouts)]
             guided = side is Side.GENERATION and spec.guidance > 1
             rows = [encoded.ids[b] for b in owners], [encoded.unconditional[b] for b in owners] if guided else None

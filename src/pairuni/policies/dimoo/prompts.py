@@ -85,6 +85,17 @@ class DimooPrompts:
         nothing = (self.chat(system, None, images) for system, images in zip(systems, rows, strict=True))
         return Encoded(ids, tuple(nothing))
 
+    def length(self, prompt: Prompt) -> int:
+        """Tokens of a prompt; no image is encoded. A question without an image counts with a square one."""
+        understanding = prompt.side is Side.UNDERSTANDING
+        square = np.zeros((1, 1, 3), np.uint8)
+        images = prompt.images or (square,) * understanding
+        system = UNDERSTAND if understanding else EDIT if images else GENERATE
+        step, size = self.module.step, self.module.image_size
+        sides = [np.array(fit_size(image.shape[0], image.shape[1], size, step)) for image in images]
+        codes = [side // self.module.downsample for side in sides]
+        return len(self.chat(system, prompt.text, [])) + sum(int(h) * (int(w) + 1) + 2 for h, w in codes)
+
     def answer(self, length: int) -> Layout:
         """A text of `length` slots."""
         c = self.config
@@ -137,15 +148,20 @@ def fit(pixels_HWC: np.ndarray, target: int, step: int) -> np.ndarray:
     The size is the one whose shape is nearest, the larger one of two; no side is more than four times the other.
     """
     height, width = pixels_HWC.shape[:2]
+    h, w = fit_size(height, width, target, step)
+    scale = max(h / height, w / width)
+    scaled = max(w, round(width * scale)), max(h, round(height * scale))
+    image = Image.fromarray(pixels_HWC).resize(scaled, Image.Resampling.BICUBIC)
+    left, top = (scaled[0] - w) // 2, (scaled[1] - h) // 2
+    return np.asarray(image.crop((left, top, left + w, top + h)))
+
+
+def fit_size(height: int, width: int, target: int, step: int) -> tuple[int, int]:
+    """Height and width that `fit` gives an image."""
     sides = range(step, 4 * target + 1, step)
     sizes = [(h, w) for h in sides for w in sides if h * w <= target**2 and max(h, w) <= 4 * min(h, w)]
 
     def distance(size: tuple[int, int]) -> tuple[float, int]:
         return round(abs(float(np.log(size[1] / size[0] * height / width))), 6), -size[0] * size[1]
 
-    h, w = min(sizes, key=distance)
-    scale = max(h / height, w / width)
-    scaled = max(w, round(width * scale)), max(h, round(height * scale))
-    image = Image.fromarray(pixels_HWC).resize(scaled, Image.Resampling.BICUBIC)
-    left, top = (scaled[0] - w) // 2, (scaled[1] - h) // 2
-    return np.asarray(image.crop((left, top, left + w, top + h)))
+    return min(sizes, key=distance)

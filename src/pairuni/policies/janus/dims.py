@@ -11,6 +11,7 @@ from torch import nn
 from transformers import JanusConfig, JanusForConditionalGeneration
 
 from pairuni.errors import InputError
+from pairuni.policies.janus.known import known_config
 from pairuni.policies.janus.policy import LANGUAGE
 from pairuni.policies.source import BROKEN, brief, resolve_model
 
@@ -62,12 +63,15 @@ class Dims:
 
 
 def load_config(path_or_hub_id: str) -> JanusConfig:
-    """The config of a Janus checkpoint, from its config.json alone.
+    """The config of a Janus checkpoint, from its config.json alone; of a released one without asking the Hub.
 
     Raises:
         InputError: it is not one, or describes no model that can be built.
     """
     source = resolve_model(path_or_hub_id)
+    known = known_config(source) if isinstance(source, str) else None
+    if known is not None:
+        return known
     try:
         config = JanusConfig.from_pretrained(source)
         config.tie_word_embeddings = False  # as in load.py

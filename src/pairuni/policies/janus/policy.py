@@ -16,12 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import JanusForConditionalGeneration, JanusProcessor
+from transformers.utils.logging import disable_progress_bar
 
 from pairuni.files import atomic_path
 from pairuni.policies.base import Chunk, Rollouts, SamplingSpec
 from pairuni.policies.janus import decode, model
 from pairuni.policies.janus.packing import pack
 from pairuni.policies.janus.prompts import Encoded, JanusPrompts, Seen
+from pairuni.policies.length import refuse_lengths
 from pairuni.policies.linear import blocked_linears
 from pairuni.policies.sampler import check_request, evaluating
 from pairuni.policies.sampling import row_uniforms
@@ -71,6 +73,15 @@ class JanusPolicy:
         """Codes per image it draws."""
         return self.module.model.vqmodel.config.num_patches**2
 
+    @property
+    def positions(self) -> int:
+        """See `base.Sampler`."""
+        return int(self.module.model.language_model.config.max_position_embeddings)
+
+    def tokens(self, prompt: Prompt, max_new_tokens: int) -> int:
+        """See `base.Sampler`."""
+        return self.prompts.length(prompt) + self._answer_length(prompt.side, max_new_tokens)
+
     def sample(
         self, side: Side, prompts: Sequence[Prompt], rollouts: int, spec: SamplingSpec, seeds_BR: np.ndarray
     ) -> Rollouts:
@@ -82,6 +93,8 @@ class JanusPolicy:
         check_request(side, prompts, rollouts, seeds_BR)
         with evaluating(self.module), torch.no_grad(), _current(self.device):
             encoded = self.prompts.encode(side, prompts)
+            answer = self._answer_length(side, spec.max_new_tokens)
+            refuse_lengths([len(ids) for ids in encoded.ids], answer, self.positions)
             with self._autocast():
                 encoded = self._see(encoded)
                 decoded = self._decode(side, encoded, spec, seeds_BR)
@@ -200,13 +213,17 @@ class JanusPolicy:
 
     def save(self, path: Path, weights: Mapping[str, Tensor] | None = None) -> None:
         """Writes fp32 weights, processor and generation config; all of the folder appears at once."""
+        disable_progress_bar()  # transformers' own, which is no line
         with atomic_path(path) as folder:
             self.module.save_pretrained(folder, state_dict=None if weights is None else dict(weights))
             self.processor.save_pretrained(folder)
 
+    def _answer_length(self, side: Side, max_new_tokens: int) -> int:
+        return max_new_tokens if side is Side.UNDERSTANDING else self.image_codes
+
     def _decode(self, side: Side, encoded: Encoded, spec: SamplingSpec, seeds_BR: np.ndarray) -> decode.Decoded:
         rollouts = seeds_BR.shape[1]
-        length = spec.max_new_tokens if side is Side.UNDERSTANDING else self.image_codes
+        length = self._answer_length(side, spec.max_new_tokens)
         uniforms_nT = row_uniforms(seeds_BR.reshape(-1), length)
         guided = side is Side.GENERATION and spec.guidance > 1
         if side is Side.UNDERSTANDING:

@@ -102,6 +102,15 @@ class JanusPrompts:
             index.append(tuple(places))
         return Encoded(tuple(ids), tuple(index), torch.stack(pixels))
 
+    def length(self, prompt: Prompt) -> int:
+        """Tokens of a prompt; no image is looked at. A question without an image counts with one."""
+        if prompt.side is Side.GENERATION:
+            return len(self._generation(prompt.text))
+        images = max(1, len(prompt.images))
+        text = self._chat([{"type": "image"}] * images + [{"type": "text", "text": self.clean(prompt.text)}])
+        # The processor puts BOI, the image's tokens and EOI in the place of each placeholder.
+        return len(self.tokenizer(text)["input_ids"]) + images * (self.image_tokens + 1)
+
     def unconditional(self, ids_L: Tensor) -> Tensor:
         """A generation prompt with everything but its first token (BOS) and last one (BOI) replaced by pad."""
         out = torch.full_like(ids_L, self.pad)
