@@ -98,14 +98,14 @@ def locked(folder: str | Path, beside: bool = False) -> Iterator[None]:
     place = folder.parent if beside else folder
     path = place / f".{folder.name}.lock" if beside else place / "lock"
     made = [each for each in (place, *place.parents) if not each.exists()]
-    place.mkdir(parents=True, exist_ok=True)
     try:
         with _held(path, folder):
             try:
                 yield
             finally:
-                if path.is_file() and not path.stat().st_size:  # else a file of the user's
-                    path.unlink()  # while it is held: who opened it meanwhile sees in `_held` that it is gone
+                with suppress(FileNotFoundError):
+                    if not path.stat().st_size:  # else a file of the user's
+                        path.unlink()  # while it is held: who opened it meanwhile sees in `_held` that it is gone
     finally:
         for each in made:
             with suppress(OSError):
@@ -115,14 +115,23 @@ def locked(folder: str | Path, beside: bool = False) -> Iterator[None]:
 @contextmanager
 def _held(path: Path, folder: Path) -> Iterator[None]:
     while True:
-        with path.open("a") as file:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            opened = path.open("a")
+        except FileNotFoundError:
+            continue  # its last holder has just removed the folder that it had made
+        with opened as file:
             try:
                 hold(file)
             except BlockingIOError:
                 raise InputError("another process is at work here; wait for it, or stop it", file=folder) from None
             except OSError:
                 pass
-            if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            try:
+                there = os.path.samestat(os.fstat(file.fileno()), path.stat())
+            except FileNotFoundError:
+                there = False
+            if not there:
                 continue  # its last holder has just removed it
             yield
             return

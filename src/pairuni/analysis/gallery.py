@@ -93,14 +93,14 @@ def write_gallery(config: GalleryConfig) -> dict[str, Any]:
     if out.is_dir():
         raise InputError("is a folder; name the page's file", file=out)
     check_folder(out.parent)
-    with Outputs(out.parent, "analyse pairs", [escape(out.name)], config.overwrite):
-        return _gallery(config, out)
-
-
-def _gallery(config: GalleryConfig, out: Path) -> dict[str, Any]:
     inputs = _read(config)
     if out.resolve() in {path.resolve() for path in (inputs.path, *_paths(inputs))}:
         raise InputError("is one of the files that are shown; name another one for the page", file=out)
+    with Outputs(out.parent, "analyse pairs", [escape(out.name)], config.overwrite):
+        return _gallery(config, inputs, out)
+
+
+def _gallery(config: GalleryConfig, inputs: _Inputs, out: Path) -> dict[str, Any]:
     sections = [_pairs_section(inputs, config), *_leftover_sections(inputs, config)]
     counted = overview(inputs.pairs)
     notes = _notes(inputs, sections, config)

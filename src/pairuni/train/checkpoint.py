@@ -33,7 +33,7 @@ from pairuni.train.wrap import ShardedPolicy, whole_weights
 
 _TRAINED = "trained.safetensors"
 _NAME = re.compile(r"step_(\d{6,})")
-_LEFT = re.compile(r"\.(step_\d{6,}|[a-z_]+\.(json|jsonl|yaml|html)|latest|best)\.(deleted|[a-z0-9_]{8})")
+_LEFT = re.compile(r"\.step_\d{6,}\..+|\.([a-z_]+\.(json|jsonl|yaml|html)|latest|best|inputs)\.(deleted|[a-z0-9_]{8})")
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def remove_folder(folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Deletes what killed writers left in a folder: `atomic_path`'s `.NAME.xxxxxxxx` and `.NAME.deleted`, no others."""
+    """Deletes what killed writers left in a folder: `.NAME.xxxxxxxx` and `.NAME.deleted`, no others."""
     for path in folder.glob(".*") if folder.is_dir() else []:
         if not _LEFT.fullmatch(path.name):
             continue

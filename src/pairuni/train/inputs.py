@@ -106,11 +106,13 @@ class OpenedImages:
         if image_path in self._seen or not place.is_file():
             return
         digest = file_hash(place)
-        known = self._known.setdefault(image_path, digest)
-        if known != digest:
+        known = self._known.get(image_path)
+        if known is not None and known != digest:
             message = f"is another image than the one that this run was trained on ({known[:12]} there, "
             raise InputError(f"{message}{digest[:12]} now); restore it, or choose another output", file=place)
         self._seen.add(image_path)
+        if known is not None:
+            return
         self._own.parent.mkdir(exist_ok=True)
         with self._own.open("ab") as file:
             file.write(to_json_line({"image_path": image_path, "sha256": digest}).encode() + b"\n")
