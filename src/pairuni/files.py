@@ -103,7 +103,7 @@ def locked(folder: str | Path, beside: bool = False) -> Iterator[None]:
             try:
                 yield
             finally:
-                with suppress(FileNotFoundError):
+                with suppress(OSError):
                     if not path.stat().st_size:  # else a file of the user's
                         path.unlink()  # while it is held: who opened it meanwhile sees in `_held` that it is gone
     finally:
@@ -120,6 +120,8 @@ def _held(path: Path, folder: Path) -> Iterator[None]:
             opened = path.open("a")
         except FileNotFoundError:
             continue  # its last holder has just removed the folder that it had made
+        except OSError as err:
+            raise InputError(f"cannot be written ({err.strerror})", file=folder) from None
         with opened as file:
             try:
                 hold(file)
