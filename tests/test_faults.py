@@ -19,6 +19,7 @@ CONTRACT, STEP, LOOP = "tests/policies/test_contract.py", "tests/train/test_step
 RECORDED = f"{CONTRACT}::test_recorded_log_probs_equal_scored_ones"
 RESUME = f"{LOOP}::test_resume_is_bit_exact"
 GRADIENT = "tests/train/test_dist.py::test_two_processes_have_the_gradient_of_one"
+ANSWER = "tests/policies/test_dimoo_gradient.py"
 ESTIMATED = "tests/policies/test_estimators.py::test_log_probs_are_those_of_a_forward_that_sees_what_it_should"
 WEIGHT = f"{STEP}::test_a_retrieved_pair_weighs_less_on_both_sides"
 
@@ -440,6 +441,36 @@ FAULTS = {
         'return groups_MN < groups if estimator == "trace" else groups_MN != groups',
         "return groups_MN < groups",
         ESTIMATED,
+    ),
+    "what lies behind an answer is trained": Fault(
+        "policies/dimoo/estimators.py",
+        "mask_nN, steps = answer_nN | (steps_nN < last_n1), ",
+        "mask_nN, steps = answer_nN | (steps_nN <= last_n1), ",
+        f"{ANSWER}::test_the_gradient_of_fixed_answers_is_that_of_their_own_slots",
+    ),
+    "what an answer was drawn from is not trained": Fault(
+        "policies/dimoo/estimators.py",
+        "mask_nN, steps = answer_nN | (steps_nN < last_n1), ",
+        "mask_nN, steps = answer_nN, ",
+        f"{ANSWER}::test_what_is_left_out_leaves_the_expectation_as_it_is",
+    ),
+    "what lies behind an answer is counted": Fault(
+        "policies/dimoo/policy.py",
+        "counted_BR=lengths_n.view(seeds_BR.shape)",
+        "counted_BR=scored.mask_nN.sum(1).view(seeds_BR.shape)",
+        f"{ANSWER}::test_the_gradient_of_fixed_answers_is_that_of_their_own_slots",
+    ),
+    "a scored step stands for itself alone": Fault(
+        "policies/dimoo/estimators.py",
+        "ones_nN * (steps / scored))",
+        "ones_nN)",
+        f"{ANSWER}::test_the_mean_over_scored_steps_is_the_gradient_of_all_steps",
+    ),
+    "codes that are not scored are not counted": Fault(
+        "train/step.py",
+        "lengths_n = call.length_BR.flatten()",
+        "lengths_n = call.mask_BRT.sum(-1).flatten()",
+        f"{ANSWER}::test_the_mean_over_scored_steps_is_the_gradient_of_all_steps",
     ),
     "what is not masked is trained": Fault(
         "policies/dimoo/estimators.py",

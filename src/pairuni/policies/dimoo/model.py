@@ -28,7 +28,7 @@ PIXEL_BATCH = 32
 class DimooConfig(PreTrainedConfig):
     """The fields of the released config.json (LLaDA's names), and ids and schedules, by default those of the release.
 
-    scored_image_steps: of a rollout, those that have log-probs and a gradient; 0: all.
+    scored_image_steps: of a rollout, those that have log-probs and a gradient, and weigh for the others; 0: all.
     text_block: slots that are filled before the next ones are; 0: all at once.
     order: `random` (of each prompt; log-probs are exact) or `confidence` (the released sampler's; they are not).
     estimator: which forwards score a rollout (estimators.py).
