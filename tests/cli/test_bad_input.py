@@ -415,7 +415,9 @@ def test_one_clear_message(
     folders = set(world.rglob("*"))
     assert main(arguments) == 2
     captured = capsys.readouterr()
-    message = [line for line in captured.err.splitlines() if line.strip() and not re.search(r"\d%\|", line)]
+    message = [
+        line for line in captured.err.splitlines() if line.strip() and not re.search(r"\d%\||^[\w -]+: \d+/\d+ ", line)
+    ]
     assert message and message[0].startswith("pairuni"), captured.err
     assert "Traceback" not in captured.err
     if name != "unknown command":
