@@ -118,7 +118,8 @@ def _continued(settings: Path, path: Path, wanted: Mapping[str, Any]) -> list[di
         problem = other_streams(found)
         if problem:
             raise InputError(problem, file=settings, field="streams")
-        other = sorted(name for name in {*wanted, *found} if found.get(name) != wanted.get(name))
+        differ = {name for name in {*wanted, *found} if found.get(name) != wanted.get(name)}
+        other = sorted(differ, key=lambda name: (name == "inputs", name))  # which an option may have changed too
         if other:
             problem = "the measurements that are there have another one; take another folder"
             raise InputError(problem, file=settings, field=other[0])
