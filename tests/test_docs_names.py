@@ -29,7 +29,16 @@ from test_docs import DOCS, FENCE, ROOT, fences, keys, pairuni_arguments, prose,
 
 PITFALLS, PAPER_MAP = ROOT / "docs" / "pitfalls.md", ROOT / "docs" / "paper-map.md"
 # Options of programs that are not ours, and of lmms-eval, which the tests of tests/adapters run where it is installed.
-FOREIGN = {"--nnodes", "--nproc-per-node", "--model_args", "--gen_kwargs", "--batch_size", "--log_samples", "--help"}
+FOREIGN = {
+    "--nnodes",
+    "--nproc-per-node",
+    "--model_args",
+    "--gen_kwargs",
+    "--batch_size",
+    "--log_samples",
+    "--help",
+    "--help-all",
+}
 FOREIGN |= {"--logdir", "--no-install-recommends", "data.train_files"}
 SPAN = re.compile(r"`([^`]+)`")
 
