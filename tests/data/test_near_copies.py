@@ -14,7 +14,7 @@ from pairuni.data.dedup import PerceptualHash, cosine_of_bits, near_copies, prop
 from pairuni.data.images import load_image
 from pairuni.data.pairing import run_pair
 from pairuni.data.same_picture import same_picture, thumbnail
-from pairuni.shapes.world import held_out_questions
+from pairuni.shapes.held_out import held_out_questions
 
 Change = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 

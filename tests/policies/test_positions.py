@@ -18,7 +18,7 @@ from pairuni.policies.dimoo.policy import DimooPolicy
 from pairuni.policies.janus.policy import JanusPolicy
 from pairuni.policies.length import refuse_long, too_long
 from pairuni.records import Prompt, Side
-from pairuni.shapes.world import held_out_questions
+from pairuni.shapes.held_out import held_out_questions
 from pairuni.train.loop import train
 
 PIXELS = np.zeros((8, 12, 3), np.uint8)
