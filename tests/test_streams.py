@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from pairuni import streams
+from pairuni.pretrain.rows import corpus
 from pairuni.shapes.held_out import held_out_prompts, held_out_questions
 from pairuni.streams import Stream, generator, number
 
@@ -168,3 +169,9 @@ def test_test_items_are_those_of_published_results() -> None:
         prompts.update(repr((prompt.id, prompt.task, prompt.text)).encode())
     assert questions.hexdigest() == "6a7384e5864d97f6b8655f58bf2411fa14c88e3d4a97d44f0ed15530fa71ddc6"
     assert prompts.hexdigest() == "b6813818ad9fc0ea5729a58cb9f71feb294dfb11fc4fd5ccaca027634a268c53"
+
+
+def test_texts_of_pretraining_are_those_of_the_shipped_tokenizers() -> None:
+    assert hashlib.sha256("\n".join(corpus(3, 200)).encode()).hexdigest() == (
+        "6371b6ee36882ef4eb2ffc953ead473c8a40860c917107b9714708e252d84170"
+    )
