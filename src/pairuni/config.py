@@ -4,10 +4,12 @@ A stage's config is one dataclass; YAML files and `--group.field value` override
 paper names no value the default is our choice and the text says so.
 """
 
+import hashlib
+import json
 import math
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal
 
 from pairuni.errors import InputError
@@ -460,6 +462,12 @@ class RewardConfig:
         return list(vars(self)[side])
 
 
+UNSCORED = ("benchmarks", "batch", "images")
+"""Fields of EvalConfig that change no benchmark's score."""
+SHAPES_QUESTIONS = 2000
+"""Questions of the Shapes benchmarks where no other number is given. These never change (shapes/held_out.py)."""
+
+
 @dataclass(frozen=True)
 class EvalConfig:
     """Evaluation on held-out items of both sides; also what `train` runs between steps."""
@@ -471,8 +479,8 @@ class EvalConfig:
     prompts: int = 1000
     """Items of a generation benchmark (0: its usual number, which is 1,000 in the Shapes world)."""
     split: EvalSplit = "test"
-    """Held-out items of the Shapes benchmarks: "test" for what is reported, "validation" for choosing options and for
-    watching a run. The other benchmarks have one set of items."""
+    """Held-out items of the Shapes benchmarks: "test" for what is reported, "validation" for choosing options. With
+    "test", training takes validation items between its first and its last step. Others have one set of items."""
     guidance: float = 5.0
     """Of sampled images."""
     batch: int = 128
@@ -515,7 +523,7 @@ class EvalConfig:
         _check(self.guidance >= 1, f"{self.group}guidance", f"must be at least 1 (off), not {self.guidance}")
         _check(self.batch > 0, f"{self.group}batch", f"must be positive, not {self.batch}")
         _check(bool(self.names), f"{self.group}benchmarks", "names no benchmark")
-        shapes = any(name.startswith("shapes_") for name in self.names)
+        shapes = any(has_validation(name) for name in self.names)
         _check(self.split == "test" or shapes, f"{self.group}split", "validation: only Shapes benchmarks have that")
         per_prompt = self.images_per_prompt
         _check(per_prompt >= 0, f"{self.group}images_per_prompt", f"must not be negative, not {per_prompt}")
@@ -525,6 +533,35 @@ class EvalConfig:
     def names(self) -> list[str]:
         """The benchmarks, one by one."""
         return list(self.benchmarks)
+
+    def split_of(self, name: str) -> EvalSplit | None:
+        """Which items a benchmark takes; None where it has one set of them."""
+        return self.split if has_validation(name) else None
+
+    def key(self, name: str) -> str:
+        """What a score of this benchmark is called among others: a validation score is no test score."""
+        return f"validation/{name}" if self.split_of(name) == "validation" else name
+
+    def settings_hash(self, name: str) -> str:
+        """Equal where two scores of this benchmark may be compared."""
+        other = ("split",) if has_validation(name) else ("split", "shapes_items")
+        settings = {key: value for key, value in self.scored_by().items() if key not in other}
+        said = json.dumps([self.key(name), settings], sort_keys=True)
+        return hashlib.sha256(said.encode()).hexdigest()[:16]
+
+    def scored_by(self) -> dict[str, Any]:
+        """The fields that change a score, JSON."""
+        every = asdict(self)
+        settings = {each.name: every[each.name] for each in fields(EvalConfig) if each.name not in UNSCORED}
+        settings["judge"] = {name: settings["judge"][name] for name in ("model", "temperature", "max_tokens")}
+        if self.split == "validation" or self.questions > SHAPES_QUESTIONS:
+            settings["shapes_items"] = 2  # which ones these are has changed once
+        return settings
+
+
+def has_validation(benchmark: str) -> bool:
+    """Whether a benchmark has validation items beside those that are reported."""
+    return benchmark.startswith("shapes_")
 
 
 @dataclass(frozen=True)
@@ -541,7 +578,8 @@ class LogConfig:
     """Steps between evaluations inside training; the last step is always evaluated (0: none)."""
     best: str = ""
     """Benchmark of `eval.benchmarks` by which the best checkpoint is kept beside the latest ones and named in
-    checkpoints/best; every evaluated step that is the best so far is then saved."""
+    checkpoints/best; every evaluated step that is the best so far is then saved. One of the Shapes world needs
+    `eval.split: validation`; scores of another one are marked as chosen on their own items."""
     hacking_window: int = 20
     """Steps over which rewards are compared: a warning is given where a trained one has risen and a held-out one has
     fallen since the first so many steps, both by more than twice their standard errors (0: never looked at)."""
@@ -627,7 +665,16 @@ class TrainConfig:
         best = self.log.best
         _check(not best or best in self.eval.names, "log.best", f"{best!r} is not one of eval.benchmarks")
         _check(not best or self.log.eval_every > 0, "log.best", "needs log.eval_every: nothing is evaluated")
+        reported = has_validation(best) and self.eval.split == "test"
+        what = f"{best} on the test split would choose a checkpoint by the items that are reported"
+        _check(not reported, "log.best", f"{what}; set eval.split to validation")
         _check_seed(self.seed)
+
+    def eval_at(self, step: int) -> EvalConfig:
+        """How the model is evaluated after `step` steps: `eval`, but between the first and the last step on validation
+        items where a benchmark has them, so that no one stops or changes a run by what it is reported on."""
+        between = 0 < step < self.steps and any(has_validation(name) for name in self.eval.names)
+        return replace(self.eval, split="validation") if between else self.eval
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,6 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from pairuni.watch import LostRankError, Watch
 
 T = TypeVar("T")
-PATIENCE = 120.0
-"""Minutes that processes wait for one another: others wait while the first one evaluates or writes a checkpoint."""
 _BUCKET = 2**24  # gradient values that are summed in one call
 _MISSING: Any = object()
 _watch: Watch | None = None
@@ -45,14 +43,16 @@ def is_main() -> bool:
 
 
 @contextmanager
-def process_group(device: str = "auto", patience: float = PATIENCE) -> Iterator[str]:
+def process_group(device: str, patience: float) -> Iterator[str]:
     """Joins the processes that torchrun started, and yields the device of this one; leaves the group on exit.
 
     Without torchrun's environment, or inside a group that exists already, only the device is worked out: one GPU per
     local rank for "auto" and "cuda", otherwise `device` as it is.
 
     Args:
-        patience: minutes after which a process that the others wait for counts as hung, and the run ends.
+        patience: minutes after which a process that the others wait for counts as hung, and the run ends. The others
+            wait while the first one evaluates or writes a checkpoint. Of a group that exists already it changes
+            nothing, so whoever opens the group has to give it.
 
     Raises:
         LostRankError: another process is gone; it is named.

@@ -66,6 +66,12 @@ class RunDir:
         return self.path / "eval.json"
 
     @property
+    def eval_history(self) -> Path:
+        """JSON Lines of evaluations inside training, step 0 (before training) included: `step`, a score by benchmark,
+        and `settings`, by benchmark a hash of what a score may be compared with."""
+        return self.path / "eval_history.jsonl"
+
+    @property
     def report(self) -> Path:
         return self.path / "report.html"
 
@@ -126,6 +132,16 @@ class RunDir:
     def cut_metrics(self, after: int) -> None:
         """Drops rows of steps later than `after`, and a last line that a crash cut short: resume writes them again."""
         write_jsonl(self.metrics, [row for row in self.resumable_metrics() if row["step"] <= after])
+
+    def read_config(self) -> dict[str, Any]:
+        """The resolved config. Raises InputError: config.yaml is missing, or no mapping in YAML."""
+        try:
+            config = yaml.safe_load(read_text(self.config))
+        except yaml.YAMLError as err:
+            raise InputError(f"cannot be read ({err})", file=self.config) from None
+        if not isinstance(config, dict):
+            raise InputError("must be a mapping", file=self.config)
+        return config
 
     def write_config(self, resolved: Mapping[str, Any]) -> None:
         write_text(self.config, yaml.safe_dump(dict(resolved), sort_keys=False, allow_unicode=True))

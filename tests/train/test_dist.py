@@ -5,6 +5,7 @@ import json
 import os
 import socket
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor
 
 from pairuni import dist
+from pairuni.cli.commands import run_training
 from pairuni.config import (
     DataConfig,
     LogConfig,
@@ -76,7 +78,7 @@ def in_two(call: Callable[..., None], *arguments: Any, processes: int = 2) -> No
 
 
 def step_of_two(config: TrainConfig, out: Path, counts: dict[Side, int], micro_batch: int = 3) -> None:
-    with dist.process_group("cpu") as device:
+    with dist.process_group("cpu", 120) as device:
         assert device == "cpu" and dist.world() == 2 and dist.is_main() == (dist.rank() == 0)
         assert dist.gather_rows(dist.own_share(list(range(5)))) == [0, 1, 2, 3, 4]
         assert dist.global_sum(dist.rank() + 1) == 3 and not dist.any_rank(False)
@@ -254,10 +256,30 @@ def test_items_and_columns_are_spread(processes: int, items: int, width: int, mo
 
 
 def test_one_process_needs_no_group() -> None:
-    with dist.process_group("cpu") as device:
+    with dist.process_group("cpu", 120) as device:
         assert device == "cpu" and dist.world() == 1 and dist.is_main()
         assert dist.own_share([1, 2, 3]) == dist.gather_rows([1, 2, 3]) == [1, 2, 3]
         assert dist.global_sum(2) == 2.0 and dist.any_rank(True)
         parameter = torch.nn.Parameter(torch.ones(2))
         dist.all_reduce_gradients([parameter])
         assert parameter.grad is None
+
+
+def test_the_patience_of_a_run_reaches_its_process_group(
+    pairs_file: Path, tiny_janus_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`pairuni train` opens the group before it makes data, so that the loop finds one and opens none."""
+
+    class Joined(Exception):
+        """With the timeout that was asked for."""
+
+    def join(backend: str, *, timeout: timedelta, **_: Any) -> None:
+        raise Joined(timeout)
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(dist, "rendezvous", lambda url: iter([(None, 0, 2)]))
+    monkeypatch.setattr(dist.td, "init_process_group", join)
+    config = make_config(tmp_path / "run", tiny_janus_folder, pairs_file)
+    with pytest.raises(Joined) as caught:
+        run_training(dataclasses.replace(config, patience=4.0))
+    assert caught.value.args == (timedelta(minutes=6),)  # a quarter and a minute more than the watch waits

@@ -27,7 +27,6 @@ from pairuni.rewards.base import RewardInput
 from pairuni.runs import RunDir, comparable
 from pairuni.train.loop import train
 from pairuni.train.optim import Optimizer
-from pairuni.train.resume import eval_history
 from pairuni.train.step import DivergedError
 from pairuni.train.stop import Interrupted
 from train_world import letter_share
@@ -275,7 +274,8 @@ def test_evaluation_before_between_and_after(tiny_config: TrainConfig) -> None:
     train(config, evaluate=lambda policy, step: {"toy": 10.0 + step})
     run = RunDir(Path(config.output))
     assert [row.get("eval/toy") for row in run.read_metrics()] == [None, 12.0, 13.0]
-    history = [json.loads(line) for line in eval_history(run).open()]
+    history = [json.loads(line) for line in run.eval_history.open()]
+    assert len({row.pop("settings")["toy"] for row in history}) == 1
     assert history == [{"step": 0, "toy": 10.0}, {"step": 2, "toy": 12.0}, {"step": 3, "toy": 13.0}]
 
 
@@ -405,36 +405,3 @@ def test_every_step_says_how_many_halves_stand_beside_their_partner(
         assert row["co_batching"] == pytest.approx(np.mean(beside)) and (mode != "pairs" or row["co_batching"] == 1)
     train(dataclasses.replace(config, sides="generation", pairing=MixingConfig(), output=f"{config.output}_alone"))
     assert "co_batching" not in RunDir(Path(f"{config.output}_alone")).read_metrics()[0]
-
-
-def test_the_best_checkpoint_by_a_named_score_is_kept_and_named(tiny_config: TrainConfig) -> None:
-    scores = {0: 9.0, 1: 3.0, 2: 5.0, 3: 5.0, 4: 1.0, 5: 0.0, 6: 2.0}
-    log = LogConfig(samples_every=0, checkpoint_every=1, keep_checkpoints=1, eval_every=1, best="shapes_generation")
-    config = dataclasses.replace(tiny_config, steps=6, log=log)
-    run = RunDir(Path(config.output))
-
-    def evaluate(policy: Policy, step: int) -> dict[str, float]:
-        return {"shapes_generation": scores[step], "shapes_understanding": -scores[step]}
-
-    train(config, evaluate=evaluate)
-    # Before training does not count, and an equal score does not replace the first.
-    assert run.best.read_text() == "step_000002\n"
-    assert sorted(p.name for p in (run.path / "checkpoints").glob("step_*")) == ["step_000002", "step_000006"]
-    assert load_policy(str(run.checkpoint(2) / "model")) is not None
-
-
-def test_a_run_killed_before_its_best_was_named_names_it_when_it_goes_on(tiny_config: TrainConfig) -> None:
-    log = LogConfig(samples_every=0, checkpoint_every=1, keep_checkpoints=1, eval_every=1, best="shapes_generation")
-    config = dataclasses.replace(tiny_config, steps=2, log=log)
-    run = RunDir(Path(config.output))
-    train(config, evaluate=lambda policy, step: {"shapes_generation": float(step)})
-    run.best.unlink()
-    train(dataclasses.replace(config, steps=3), evaluate=lambda policy, step: {"shapes_generation": 0.0})
-    assert run.best.read_text() == "step_000002\n"
-    assert sorted(p.name for p in (run.path / "checkpoints").glob("step_*")) == ["step_000002", "step_000003"]
-
-
-def test_a_best_score_that_is_not_evaluated_is_refused(tiny_config: TrainConfig) -> None:
-    for log in (LogConfig(best="pope", eval_every=1), LogConfig(best="shapes_generation", eval_every=0)):
-        with pytest.raises(InputError, match=r"log\.best"):
-            dataclasses.replace(tiny_config, log=log)

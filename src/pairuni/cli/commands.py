@@ -74,15 +74,17 @@ def run_training(config: TrainConfig) -> None:
 
     set_console(config.log.console)
     run_dir = RunDir(Path(config.output))
-    scored = runner.with_ledger(config.eval, run_dir.path)
 
     def score(policy: Policy, step: int) -> dict[str, float]:
         # The first and the last evaluation keep every answer, for the paired difference in the report.
         folder = {0: run_dir.path / "eval_before", config.steps: run_dir.path / "eval_after"}.get(step)
+        scored = runner.with_ledger(config.eval_at(step), run_dir.path)
         skipped = runner.skipped(scored, policy)
         if config.log.best in skipped:
             raise InputError(runner.skip_lines(skipped), field="log.best")
         results = runner.evaluate(policy, scored, folder)
+        if step and config.log.best:
+            results[config.log.best]["chosen"] = True
         model = config.model.path if step == 0 else str(run_dir.checkpoint(step) / "model")
         for each in [run_dir.path, *([folder] if folder else [])]:
             runner.write_eval(each, model, scored, results, skipped)
@@ -92,7 +94,7 @@ def run_training(config: TrainConfig) -> None:
     check_model(config)
     check_trackers(config.log)
     Outputs(run_dir.path, "report", ["report.html"], config.overwrite)
-    with dist.process_group(config.model.device):
+    with dist.process_group(config.model.device, config.patience):
         if dist.is_main():
             find_start(run_dir, config)
             make_data(config)
@@ -125,6 +127,7 @@ def _evaluate(config: EvaluateConfig, output: Path) -> int:
         print(runner.skip_lines(skipped), flush=True)
     identity = "\n".join([runner.model_identity(config.model), *([str(config.settings)] if config.settings else [])])
     results = runner.evaluate(policy, config, output, identity)
+    runner.mark_chosen(results, config.model)
     path = runner.write_eval(output, config.model, config, results, skipped)
     print(f"{runner.table(results)}\n{path}")
     return 0

@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,17 +22,16 @@ from pairuni.data.images import StoredImage, load_image
 from pairuni.errors import InputError
 from pairuni.eval import EDITING, check_benchmarks, load_benchmark
 from pairuni.eval.base import Answer, Benchmark, Item, summarise
-from pairuni.files import file_hash, read_json, write_json, write_jsonl
+from pairuni.files import file_hash, read_json, read_text, write_json, write_jsonl
 from pairuni.outputs import wrote
 from pairuni.policies.base import Sampler
 from pairuni.policies.length import too_long
 from pairuni.policies.sampling import seeds_for
 from pairuni.progress import say, track
 from pairuni.records import Prompt, Side
+from pairuni.runs import RunDir
 
 Config = TypeVar("Config", bound=EvalConfig)
-UNSCORED = ("benchmarks", "batch", "images")
-"""Fields of EvalConfig that change no benchmark's score."""
 DIGITS = {"0 to 1": 3, "1 to 5": 2}
 """Of scores in the table, by unit; 1 for others."""
 FILES = ("eval.json", "eval_state.json")
@@ -66,7 +65,8 @@ def evaluate(
         identity = _identity(model, config, benchmark, items[name])
         keep = None if output is None else _Kept(output, name, identity, benchmark.side)
         answers = _run(benchmark, items[name], sampler, config, keep)
-        results[name] = summarise(answers, benchmark) | ({"too_long": beyond[name]} if beyond[name] else {})
+        dropped = {"too_long": beyond[name]} if beyond[name] else {}
+        results[name] = summarise(answers, benchmark) | {"split": config.split_of(name), "chosen": False} | dropped
     return results
 
 
@@ -239,9 +239,7 @@ class _Kept:
 
 def config_hash(config: EvalConfig) -> str:
     """Equal where scores may be compared."""
-    protocol = {f.name: asdict(config)[f.name] for f in fields(EvalConfig) if f.name not in UNSCORED}
-    protocol["judge"] = {name: protocol["judge"][name] for name in ("model", "temperature", "max_tokens")}
-    return hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(config.scored_by(), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def model_identity(model: str) -> str:
@@ -268,6 +266,25 @@ def check_images(output: Path, config: EvaluateConfig) -> None:
             raise InputError(message, file=folder)
 
 
+def mark_chosen(results: dict[str, dict[str, Any]], model: str) -> None:
+    """Marks the score by which `model` was chosen among a run's checkpoints (`log.best`), where it is of these items.
+
+    Raises:
+        InputError: the run's config.yaml is broken.
+    """
+    checkpoint = Path(model).parent if Path(model).name == "model" else Path(model)
+    run = RunDir(checkpoint.parent.parent)
+    if checkpoint.parent != run.best.parent or not (run.best.is_file() and run.config.is_file()):
+        return
+    if read_text(run.best).strip() != checkpoint.name:
+        return
+    settings = run.read_config()
+    log, scored = settings.get("log") or {}, settings.get("eval") or {}
+    name = log.get("best")
+    if name in results and results[name]["split"] in (None, scored.get("split")):
+        results[name]["chosen"] = True
+
+
 def write_eval(
     output: Path,
     model: str,
@@ -286,11 +303,13 @@ def table(before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]] | 
     lines = []
     for name, entry in before.items():
         digits = DIGITS.get(entry["unit"], 1)
-        line = f"{name:<32} {_number(entry, digits)}"
+        items = " (validation)" if entry.get("split") == "validation" else ""
+        line = f"{name + items:<32} {_number(entry, digits)}"
         if after is not None:
             new = after[name]
             line += f"  ->  {_number(new, digits)}   ({new['score'] - entry['score']:+.{digits}f})"
-        lines.append(f"{line}   n = {entry['n']}")
+        chosen = ", chosen on these items" if (entry if after is None else after[name]).get("chosen") else ""
+        lines.append(f"{line}   n = {entry['n']}{chosen}")
     return "\n".join(lines)
 
 

@@ -158,8 +158,9 @@ def _row(name: str, before: Evaluation, after: Evaluation, names: tuple[str, str
     if old.protocol != new.protocol or old.judge != new.judge:
         rules = [" / ".join(text for text in (e.protocol, e.judge) if text) or "not stated" for e in (old, new)]
         notes.append(f"The protocols differ: {names[0]} has {rules[0]}, {names[1]} has {rules[1]}.")
-    if old.unit != new.unit:
-        notes.append(f"No difference: {names[0]} is in {old.unit}, {names[1]} in {new.unit}.")
+    unlike = _unlike(old, new, names)
+    if unlike:
+        notes.append(f"No difference: {unlike}.")
         return Row(name, old, new, None, _parts(old, new, {}, {}, comparable=False), notes)
     answers = [(evaluation, evaluation.answers(name)) for evaluation in (before, after)]
     problem = _why_unpaired(name, answers)
@@ -177,6 +178,15 @@ def _row(name: str, before: Evaluation, after: Evaluation, names: tuple[str, str
     scores = [{id: row.score for id, row in rows.items()} for rows in (rows_before, rows_after)]
     difference = paired_difference(scores[0], scores[1], _FACTOR.get(old.unit, 1.0), _groups(rows_before, rows_after))
     return Row(name, old, new, difference, _parts(old, new, rows_before, rows_after), notes)
+
+
+def _unlike(old: Entry, new: Entry, names: tuple[str, str]) -> str:
+    """Why two scores measure different things, empty where they do not. One that names no split may be of any."""
+    if old.unit != new.unit:
+        return f"{names[0]} is in {old.unit}, {names[1]} in {new.unit}"
+    if old.split != new.split and old.split and new.split:
+        return f"{names[0]} is of {old.split} items, {names[1]} of {new.split} items"
+    return ""
 
 
 def _why_unpaired(name: str, answers: Sequence[tuple[Evaluation, Mapping[str, AnswerRow] | None]]) -> str:

@@ -35,6 +35,9 @@ class Entry:
     protocol: StrictStr | None = None
     judge: StrictStr | None = None
     unparsed: StrictInt | None = None
+    split: StrictStr | None = None
+    chosen: bool = False
+    """The model was chosen by its score on these items."""
     parts: dict[StrictStr, StrictFloat | None] = field(default_factory=dict)
 
 
@@ -263,12 +266,13 @@ def _path_setting(config: Mapping[str, Any], name: str, run: RunDir) -> str | No
     return value
 
 
-def _read_metrics(path: Path) -> Metrics | None:
-    """The rows of a metrics file as columns, None for a file without rows."""
+def _read_metrics(path: Path, other: str = "") -> Metrics | None:
+    """The rows of a metrics file as columns but for `other`, None for a file without rows."""
     rows: list[dict[str, Any]] = []
     for n, row in read_jsonl(path):
         if not isinstance(row.get("step"), int):
             raise InputError("is missing or no whole number", file=path, line=n, field="step")
+        row.pop(other, None)
         for key, value in row.items():
             if value is not None and not isinstance(value, int | float):
                 raise InputError(f"must be a number or null, not {value!r}", file=path, line=n, field=key)
@@ -286,9 +290,8 @@ def _read_metrics(path: Path) -> Metrics | None:
 
 def _scores(run: RunDir, metrics: Metrics | None) -> Metrics | None:
     """Evaluations inside training: eval_history.jsonl, which has step 0 too, else the eval/ keys of the metrics."""
-    history = run.path / "eval_history.jsonl"
-    if history.is_file():
-        return _read_metrics(history)
+    if run.eval_history.is_file():
+        return _read_metrics(run.eval_history, "settings")
     columns = {} if metrics is None else {k: v for k, v in metrics.columns.items() if k.startswith("eval/")}
     if metrics is None or not columns:
         return None

@@ -4,7 +4,6 @@ Start it with `pairuni train --config ...`, on several GPUs with torchrun. What 
 how a model is evaluated is handed in.
 """
 
-import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +20,7 @@ from pairuni.data.dataset import ImageCache, PairSampler
 from pairuni.data.mixing import image_features, mix
 from pairuni.data.partners import Partners, co_batching, true_partners
 from pairuni.errors import InputError
-from pairuni.files import locked, read_jsonl, write_json, write_jsonl, write_text
+from pairuni.files import locked, read_jsonl, write_json
 from pairuni.policies import load_policy
 from pairuni.policies.base import Policy, Scorer
 from pairuni.policies.lora import WithoutLora
@@ -32,11 +31,12 @@ from pairuni.rewards.base import Reward
 from pairuni.runs import RunDir, first_and_last_tenth
 from pairuni.streams import Stream, seed_all
 from pairuni.train import fitting
+from pairuni.train.best import add_scores, best_scored, name_best, warn_of_other_best
 from pairuni.train.checkpoint import Progress, load_state, load_trained, save_checkpoint
 from pairuni.train.hacking import gamed
 from pairuni.train.inputs import OpenedImages, check_inputs, input_record
 from pairuni.train.optim import Optimizer
-from pairuni.train.resume import Start, config_hash, eval_history, find_start, flat_config, open_run, run_outputs
+from pairuni.train.resume import Start, config_hash, find_start, flat_config, open_run, run_outputs
 from pairuni.train.rollout import ImageLoader, collect, trained_sides
 from pairuni.train.samples import fixed_halves, write_samples
 from pairuni.train.step import train_step
@@ -46,7 +46,8 @@ from pairuni.train.trained import load_trainable, trained_summary
 from pairuni.train.wrap import ShardedPolicy, gathered
 
 Evaluate = Callable[[Policy, int], Mapping[str, float]]
-"""From the policy and the number of finished steps to {benchmark: score}. Called on one process."""
+"""From the policy and the number of finished steps to {benchmark: score}, evaluated as `config.eval_at` says of that
+step. Called on one process."""
 
 
 @dataclass
@@ -255,6 +256,8 @@ def _loop(run: _Run, start: Start) -> None:
     with StopSignal() as stop, bar:
         if start.checkpoint is None:
             _look(run, 0)
+        else:
+            warn_of_other_best(run.directory, config, step)
         _keep_best(run, step)  # killed between a checkpoint and its becoming the best
         while step < config.steps:
             row = None if dist.any_rank(stop.requested) else _step(run, step + 1, stop)
@@ -322,10 +325,7 @@ def _look_now(run: _Run, step: int, samples: bool, evaluates: bool) -> Mapping[s
         if run.trackers is not None:
             run.trackers.samples(folder, step)
     if evaluates and run.evaluate is not None:
-        scores = {name: float(score) for name, score in run.evaluate(run.policy, step).items()}
-        path = eval_history(run.directory)
-        rows = [row for _, row in read_jsonl(path)] if path.is_file() else []
-        write_jsonl(path, [*rows, {"step": step, **scores}])
+        scores = add_scores(run.directory, run.config, step, run.evaluate(run.policy, step))
     return scores
 
 
@@ -348,19 +348,14 @@ def _warn(run: _Run, step: int) -> None:
 
 
 def _keep_best(run: _Run, step: int) -> None:
-    """Saves this step and points `best` at it where it was evaluated and beats all earlier ones."""
-    if run.config.log.best and dist.broadcast(dist.is_main() and _is_best(run, step)):
+    """Points `best` at the step that scores highest, and saves this one where it does."""
+    if not run.config.log.best:
+        return
+    best = dist.broadcast(best_scored(run.directory, run.config, step) if dist.is_main() else None)
+    if best == step:
         _save(run, step)
-        if dist.is_main():
-            write_text(run.directory.best, run.directory.checkpoint(step).name + "\n")
-
-
-def _is_best(run: _Run, step: int) -> bool:
-    name, history = run.config.log.best, eval_history(run.directory)
-    if not history.is_file():
-        return False
-    scores = {row["step"]: row[name] for _, row in read_jsonl(history) if 0 < row["step"] <= step}
-    return step in scores and scores[step] > max((scores[s] for s in scores if s < step), default=-math.inf)
+    if best is not None and dist.is_main():
+        name_best(run.directory, best)
 
 
 def _postfix(row: Mapping[str, float]) -> str:

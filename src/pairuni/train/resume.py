@@ -12,8 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pairuni.config import TrainConfig
 from pairuni.errors import InputError
 from pairuni.files import check_folder, write_json, write_jsonl, write_text
@@ -78,11 +76,6 @@ def flat_config(config: TrainConfig) -> dict[str, Any]:
     return _flat(asdict(config))
 
 
-def eval_history(run: RunDir) -> Path:
-    """JSON Lines of {"step", <benchmark>: score}, step 0 (before training) included."""
-    return run.path / "eval_history.jsonl"
-
-
 def find_start(run: RunDir, config: TrainConfig) -> Start:
     """Where a run with this config starts or continues. Writes nothing.
 
@@ -135,17 +128,11 @@ def open_run(run: RunDir, config: TrainConfig, start: Start) -> None:
 
 def _check_config(run: RunDir, config: TrainConfig) -> None:
     if not run.config.is_file():
-        there = (run.metrics, eval_history(run), run.path / "samples", run.path / "checkpoints", run.opened)
+        there = (run.metrics, run.eval_history, run.path / "samples", run.path / "checkpoints", run.opened)
         if any(path.exists() for path in there):
             raise InputError("is missing, though the folder holds a run", file=run.config)
         return
-    try:
-        before = yaml.safe_load(run.config.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as err:
-        raise InputError(f"cannot be read ({err})", file=run.config) from None
-    if not isinstance(before, dict):
-        raise InputError("must be a mapping", file=run.config)
-    old, new = _flat(before), flat_config(config)
+    old, new = _flat(run.read_config()), flat_config(config)
     names = [n for n in sorted(old.keys() | new.keys()) if old.get(n) != new.get(n) and not n.startswith(FREE)]
     if names:
         changes = "; ".join(f"{n}: {old.get(n)!r} there, {new.get(n)!r} now" for n in names)
@@ -166,7 +153,7 @@ def _cut(run: RunDir, start: Start) -> None:
         last = start.step
         write_text(run.latest, start.checkpoint.name + "\n")  # it may have named one that was passed over
     run.cut_metrics(last)
-    history = eval_history(run)
+    history = run.eval_history
     if history.is_file():
         write_jsonl(history, [row for _, row in read_steps(history) if row["step"] <= last])
     for folder in (run.path, run.path / "checkpoints", run.path / "samples"):

@@ -605,7 +605,9 @@ def test_a_base_must_be_the_method_that_arms_change(tmp_path: Path) -> None:
 def test_options_of_the_base_that_arms_cannot_have_are_left_out(tmp_path: Path) -> None:
     base = make_base(tmp_path)
     log = dataclasses.replace(base.train.log, eval_every=1, best="shapes_generation", gradient_cosine_every=5)
-    runs = plan(["pairing"], dataclasses.replace(base, train=dataclasses.replace(base.train, log=log)), 1)
+    asked = dataclasses.replace(base.train.eval, split="validation")
+    train = dataclasses.replace(base.train, log=log, eval=asked)
+    runs = plan(["pairing"], dataclasses.replace(base, train=train), 1)
     logs = {run.arm.name: run.stages[-2].config.log for run in runs[1:]}
     assert logs[METHOD].gradient_cosine_every == 5 and logs["generation_alone"].gradient_cosine_every == 0
     assert {(each.eval_every, each.best) for each in logs.values()} == {(0, "")}
