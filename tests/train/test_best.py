@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pairuni.cli.main import main
-from pairuni.config import EvalConfig, LogConfig, TrainConfig
+from pairuni.config import EvalConfig, LlmConfig, LogConfig, TrainConfig
 from pairuni.errors import InputError
 from pairuni.eval.runner import mark_chosen
 from pairuni.policies import load_policy
@@ -72,16 +72,29 @@ def test_a_run_goes_on_by_another_benchmark(tiny_config: TrainConfig, capsys: py
     assert run.best.read_text() == "step_000004\n"
 
 
-@pytest.mark.parametrize("change", [{"prompts": 3}, {"guidance": 2.0}, {"seed": 1}, {"questions": 3}])
-def test_scores_of_other_settings_are_never_compared(tiny_config: TrainConfig, change: dict[str, Any]) -> None:
+def test_scores_of_other_settings_are_never_compared(tiny_config: TrainConfig) -> None:
     """A lucky score of few items would stay the best for ever."""
-    run = run_with(config_of(tiny_config, 2, eval=dataclasses.replace(VALIDATION, **change)), {0: 0, 1: 100, 2: 1})
+    run = run_with(config_of(tiny_config, 1, eval=dataclasses.replace(VALIDATION, prompts=3)), {0: 0, 1: 100})
     assert run.best.read_text() == "step_000001\n"
-    run_with(config_of(tiny_config, 4), {3: 50, 4: 60})
-    assert run.best.read_text() == "step_000004\n"
+    run_with(config_of(tiny_config, 2), {2: 60})
+    assert run.best.read_text() == "step_000002\n"
     same = dataclasses.replace(VALIDATION, batch=7, benchmarks="shapes_generation")
-    run_with(config_of(tiny_config, 5, eval=same), {5: 55})
-    assert run.best.read_text() == "step_000004\n"
+    run_with(config_of(tiny_config, 3, eval=same), {3: 55})
+    assert run.best.read_text() == "step_000002\n"
+
+
+@pytest.mark.parametrize("name", ["shapes_generation", "pope"])
+def test_what_a_score_may_be_compared_with(name: str) -> None:
+    def settings(**changes: Any) -> tuple[str, str]:
+        config = dataclasses.replace(EvalConfig(), **changes)
+        return config.key(name), config.settings_hash(name)
+
+    others: list[dict[str, Any]] = [{"prompts": 3}, {"guidance": 2.0}, {"seed": 1}, {"protocol": "lmms_eval"}]
+    others += [{"judge": LlmConfig(model="another")}, {}, *([{"split": "validation"}] if name != "pope" else [])]
+    assert len({settings(**other) for other in others}) == len(others)
+    same: list[dict[str, Any]] = [{"batch": 7}, {"benchmarks": "shapes_generation,pope"}, {"images": {"pope": "here"}}]
+    same += [] if name != "pope" else [{"split": "validation"}]
+    assert {settings(**each) for each in same} == {settings()}
 
 
 def test_a_score_of_public_items_is_one_throughout_a_run(tiny_config: TrainConfig) -> None:
