@@ -169,6 +169,19 @@ def test_other_units_and_protocols_are_named(tmp_path: Path) -> None:
     assert "before is in per cent, after in points" in row.notes[1]
 
 
+def test_validation_and_test_items_have_no_difference(tmp_path: Path) -> None:
+    paths = [write_evaluation(tmp_path / split, {"b": random_scores(1, 0.5)}) for split in ("test", "validation")]
+    for path in paths:
+        raw = json.loads(path.read_text())
+        raw["benchmarks"]["b"]["split"] = path.parent.name
+        path.write_text(json.dumps(raw))
+    test, validation = (read_evaluation(path) for path in paths)
+    row = compare(test, validation).rows[0]
+    assert row.difference is None and all(part.difference is None for part in row.parts)
+    assert row.notes == ["No difference: before is of test items, after of validation items."]
+    assert compare(test, test).rows[0].difference is not None
+
+
 def test_nothing_in_common(tmp_path: Path) -> None:
     paths = [write_evaluation(tmp_path / n, {n: random_scores(1, 0.5)}) for n in ("x", "y")]
     result = compare(read_evaluation(paths[0]), read_evaluation(paths[1]))
