@@ -20,7 +20,7 @@ from pairuni.data.dataset import ImageCache, PairSampler
 from pairuni.data.mixing import image_features, mix
 from pairuni.data.partners import Partners, co_batching, true_partners
 from pairuni.errors import InputError
-from pairuni.files import locked, read_jsonl, write_json
+from pairuni.files import locked, read_jsonl, write_json, write_jsonl
 from pairuni.policies import load_policy
 from pairuni.policies.base import Policy, Scorer
 from pairuni.policies.lora import WithoutLora
