@@ -11,6 +11,10 @@ _TURN = r"\n\s*(?:[Hh]uman|[Uu]ser|USER)\s*:"
 _TOKENS = re.compile(r"<\|[^<>|]{1,40}\|>|<｜[^<>]{1,40}｜>|</?s>|<(?:bos|unk|start_of_turn)>|\[/?INST\]")
 """Special tokens that a tokenizer left in a text. What follows one that ends a turn is not the answer's."""
 _ROLE = re.compile(r"^\s*(?:assistant|model|ai|bot|助手|アシスタント)\s*[:\n]\s*", re.IGNORECASE)
+_NEXT_QUESTION = re.compile(
+    r"(\b[Aa]nswer\b\W*(?:is\b|:)[^\n]*|(?:^|\s)\(?[A-Z]\)?\.?)\s*\n\s*Question\s*:.*", re.DOTALL
+)
+"""A question that the model goes on with after its answer."""
 WIDE = r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]"
 _MARKS = str.maketrans(
     {"\u3002": ". ", "\u3001": ", ", "\u300c": '"', "\u300d": '"', "\u300e": '"', "\u300f": '"'}
@@ -22,6 +26,14 @@ ANSWER_PREFIX = re.compile(
     r"(?:answer(?:\s+is\b|\s*:)|it\s+is\b|it's\b|this\s+is\b|that\s+is\b)\s*:?\s*",
     re.IGNORECASE,
 )
+
+
+def own_turns(text: str) -> list[str]:
+    """The first and the last turn of a text in which the model writes the user's part too; else the whole text."""
+    text = _NEXT_QUESTION.sub(r"\1", text)
+    parts = re.split(r"^[ \t]*(?:ASSISTANT|Assistant)[ \t]*:", text, flags=re.MULTILINE)
+    turns = [part for part in parts if part.strip() and not re.match(r"\s*(?:USER|User|Human)\s*:", part)]
+    return [turns[0], turns[-1]] if len(turns) > 1 else turns or [text]
 
 
 def final_answer(text: str) -> str:

@@ -5,8 +5,7 @@ comma, a space between a Latin letter and a Chinese, Japanese or Korean sign. To
 a row; to teach it another phrase, add it where its kind stands. Lists are alternatives, and order does not matter.
 """
 
-import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -14,7 +13,9 @@ class Phrases:
     """The phrases of one language. "Before" ends right before the option, "after" begins right after it."""
 
     announce: tuple[str, ...]
-    """Before: "the answer is", "I choose", "so it is"."""
+    """Before: "the answer is", "I choose"."""
+    hint: tuple[str, ...]
+    """Before, weaker: "so", "it is", "but". A letter must end its clause there; of texts only one may be hinted at."""
     affirm: tuple[str, ...]
     """After: "is correct"."""
     deny_before: tuple[str, ...]
@@ -37,10 +38,27 @@ class Phrases:
     """Before an option that is merely named: "option"."""
     because: tuple[str, ...]
     """After an option that is meant as one: "because", "is"."""
+    conclude: tuple[str, ...]
+    """Anywhere before, in the sentence: "therefore"."""
+    is_it: tuple[str, ...]
+    """Before an option with which a sentence ends: "the animal is"."""
+    place: tuple[str, ...]
+    """The option that stands first, second, third, fourth, fifth and last in the list: "the first option"."""
 
 
 _IS = r"(?:'s|\s+(?:is|are|was|be|would|should|must|will|has|to|here|therefore|thus|given|then|indeed|remains))*"
 _NO_STOP = r"[^.,;:!?\n]"
+
+_ADVERB = r"therefore|thus|clearly|definitely|indeed|actually|probably|most\s+likely|hence|called|labell?ed"
+_GOOD = (
+    r"(?:correct|right|accurate|appropriate|suitable|fitting|specific|precise|"
+    r"likely|probable|plausible|reasonable|logical|sensible)"
+)
+
+
+def _places(form: str, ordinals: str) -> tuple[str, ...]:
+    return tuple(form.format(f"(?:{ordinal})") for ordinal in ordinals.split())
+
 
 ENGLISH = Phrases(
     announce=(
@@ -48,20 +66,31 @@ ENGLISH = Phrases(
         rf"\b(?:correct|right|best|final|chosen|selected|closest)\s+(?:option|choice|letter|one|selection|match){_IS}",
         r"\b(?:option|choice|letter|ans|final|conclusion|verdict|selection|solution|pick|guess|response)[\"']?\s*(?:is|[:=])",
         rf"\b(?:answer|option|choice|one)\b{_NO_STOP}{{1,60}}\s(?:is|would\s+be|must\s+be)",
-        r"\b(?:choose|pick|select|guess|go(?:ing)?\s+(?:with|for)|opt(?:ing)?\s+for|settle\s+on|stick(?:ing)?\s+with)",
+        r"\b(?:choose|pick|select|guess|answer\s+with|go(?:ing)?\s+(?:with|for)|opt(?:ing)?\s+for|settle\s+on|stick(?:ing)?\s+with)",
+        r"\b(?:lean(?:ing)?(?:\s+towards?)?|inclined\s+(?:to(?:\s+\w+)?|towards?)|mark)|\bin\s+favou?r\s+of",
         r"\b(?:choosing|picking|selecting|chose|picked|selected|vote\s+for|changing?\s+(?:my\s+answer\s+)?to)",
-        r"\b(?:so|therefore|thus|hence|conclude|finally)\s*,?(?:\s+that)?(?:\s+(?:it|this|that)(?:\s+is|'s))?",
+        r"\b(?:conclude)(?:\s+that)?(?:\s+(?:it|this|that)(?:\s+is|'s))?|\b(?:think|believe|say|meant?)\s+(?:that\s+)?(?:it\s+is|it's)",
+    ),
+    hint=(
+        r"\b(?:so|therefore|thus|hence|finally)\s*,?(?:\s+that)?(?:\s+(?:it|this|that)(?:\s+is|'s))?",
         r"\b(?:it|that|this)(?:\s+is|'s|\s+must\s+be|\s+should\s+be|\s+has\s+to\s+be|\s+would\s+be)",
-        r"\byes\s*,|\b(?:think|believe|say|meant?)(?:\s+that)?(?:\s+(?:it\s+is|it's))?",
-        r"\b(?:definitely|probably|clearly|likely|certainly|surely)",
+        r"\b(?:so|thus|therefore|hence)\s*,?\s+(?:among|of|out\s+of)\s[^.,;:!?\n]{1,40},",
+        r"\byes\s*,|\b(?:think|believe|say|meant?)(?:\s+that)?|\b(?:definitely|probably|clearly|likely|certainly|surely)",
         r"\bbased\s+on\s[^.!?\n]{1,80},",
         r"\b(?:corresponds?|points?|leads?\s+us|brings?\s+us|amounts?)\s+to|\bmatch(?:es)?(?:\s+with)?|\bmakes?\s+(?:it|that)",
-        r"\bleaves?(?:\s+us)?(?:\s+(?:only|with))*|\b(?:looks\s+like|seems\s+(?:to\s+be|like)|appears\s+to\s+be)",
+        r"\bwhat(?:'s|\s+is)?\s+(?:left|remains)\s+is|\bleaves?(?:\s+us)?(?:\s+(?:only|with))*|\b(?:looks\s+like|seems\s+(?:to\s+be|like)|appears\s+to\s+be)",
         r"\bonly|\b(?:but|rather|instead)(?:\s+(?:it's|it\s+is|is))?",
     ),
     affirm=(
-        r"\s+(?:is|seems|must\s+be|would\s+be|looks|has\s+to\s+be|remains)\s+(?:(?:clearly|definitely|the|most|indeed)\s+)*"
-        r"(?:correct|right|best|answer|true|only\s+(?:correct|right|one|option|choice)|one)\b|\s+is\s*(?=[.;!\n]|$)",
+        r"\s+is\s+(?:chosen|selected)\b|\s+yes\b(?=\s*(?:[.,;!\n]|$))",
+        r"\s+(?:is|(?:seems|appears)(?:\s+to\s+be)?|must\s+be|would\s+be|looks(?:\s+like)?|has\s+to\s+be|remains)\s+(?:(?:clearly|definitely|the|most|indeed)\s+)*"
+        r"(?:correct|right|best|answer|true|only\s+(?:correct|right|one|option|choice)|one)\b(?!\s*,?\s*(?:but|yet|too\b|in\s+a))",
+        rf"\s+(?:is|does|seems|would\s+be|looks|has\s+to\s+be|must\s+be)(?:\s+(?:the|a|clearly|therefore|thus|much|far|by))*"
+        rf"(?:\s*(?=[.;!\n])|\s+(?:(?:most|more)\s+{_GOOD}|best|better)\b(?!\s+to\s+(?!me\b|us\b)|\s+(?:wrong|un|in)))",
+        r"\s+(?:is|would\s+be)\s+(?:my|our|what|(?:best\s+|well\s+)?supported|the\s+(?:better|closest)\s+(?:match|choice|option|answer|one))\b"
+        r"(?!\s+(?:first|second|initial|last|next))",
+        r"\s+(?:describes|matches|fits|explains|answers)\s[^.,;:!?\n]{1,40}\s(?:best|better|most\s+\w+ly)\b",
+        r"\s+(?:best|most\s+(?:\w+ly))\s+(?:describes|matches|fits|represents|captures|answers|reflects|explains|completes|summari[sz]es)\b",
         r"\s+(?:fits|matches)\s+(?:it\s+)?(?:the\s+)?(?:best|better)\b|\s+it\s+is\b|\s+(?:stays|remains|is\s+left)\b",
         r"\s*[:(\u2013\u2014-]\s*(?:correct|right|true|yes)\b(?=\s*[.,;:!)\n]|\s*$)",
     ),
@@ -77,7 +106,9 @@ ENGLISH = Phrases(
         r"\s+(?:is|was|looks|seems|would|can|could|must|does|did|should|has|will|do)\s*(?:n't|\s+not)\b|\s+(?:can't|cannot|won't)\b",
         r"\s+(?:is|was|looks|seems|would\s+be|must\s+be)\s+(?:\w+ly\s+)?(?:also\s+)?"
         r"(?:wrong|incorrect|false|impossible|out|ruled|eliminated|excluded|unlikely|not)\b",
-        r"\s*[:(\u2013\u2014-]\s*(?:no|wrong|incorrect|false|not)\b|\s+fails\b",
+        r"\s*[:(\u2013\u2014-]\s*(?:no|wrong|incorrect|false|not)\b(?!\s+(?-i:[A-Z]\b))|\s+fails\b|\s+no\b(?=\s*(?:[.,;!\n]|$))",
+        r"\s+(?:is|would\s+be|as)\s+(?:my|a|the)\s+(?:close\s+|next\s+)?(?:second|runner)\b",
+        r"\s+(?:is|may\s+be|might\s+be)\s+(?:true|correct|right|valid)\s*,?\s*(?:but|yet)\b",
     ),
     doubt_before=(
         r"\bif\b|\bwhether\b|\bmaybe\b|\bperhaps\b|\bpossibly\b|\b(?:might|may|could)\b|\binitial(?:ly)?\b|\bat\s+first\b",
@@ -87,7 +118,7 @@ ENGLISH = Phrases(
     ),
     doubt_after=(
         r"\s+(?:could|might|may)\b|\s+(?:is|was|seems|seemed|looks|looked)\s+(?:also\s+)?(?:possible|plausible|tempting|close)\b",
-        r"\s+(?:at\s+first|initially|before)\b|\s+if\b",
+        r"\s+(?:at\s+first|initially|before)\b|\s+if\b|(?:\s+(?:they|we|one|you|it|there))?\s+would\b(?!\s+be\s+(?:my|our|the|correct|right|best|most)\b)",
     ),
     correct=(
         r"wait\b|hold\s+on\b|actually\b|scratch\s+that|correction\b|sorry\b|apolog\w+|my\s+(?:mistake|bad)\b|oops\b",
@@ -97,9 +128,11 @@ ENGLISH = Phrases(
         r"no\s*(?=[,.!:;\n\u2013\u2014-])|no\s+(?:it's|it\s+is|wait)|that\s+is\s+wrong|that's\s+(?:wrong|not\s+right)|I\s+mean\b",
         r"(?:that|this|it|which)(?:'s|\s+is|\s+was)\s+(?:\w+ly\s+)?(?:wrong|incorrect|false|not\s+(?:right|correct|true)|a\s+mistake)",
         r"however\s*,?\s*(?:upon|on|looking)\b|(?:the\s+)?real\s+answer\b|strike\s+that",
+        r"(?:I|we|one|it)\s+(?:can\s*not|can't|could\s*n[o']t|am\s+(?:un|not\s+)able\s+to|do\s*n[o']t|is\s+(?:impossible|not\s+possible)\s+to)\s+(?:\w+\s+)?"
+        r"(?:say|tell|decide|determine|know|choose|judge|commit|settle)\b(?=[^.!?\n]*\b(?:which|whether|between|either|one\s+of)\b)",
     ),
     contrast=(r"\b(?:but|however|though|although|while|whereas|then|so|yet)\b",),
-    join=(r"(?:\b(?:or|and)\b)(?:\s+(?:maybe|perhaps|possibly|also|even))?",),
+    join=(r"(?:\b(?:or|and)\b)(?:,?\s+(?:maybe|perhaps|possibly|also|even|less\s+likely|alternatively),?)?",),
     fill=(
         r"the|an?|my|option|choice|letter|answer|definitely|clearly|probably|likely|most|just|simply|indeed|thus|either|both|surely"
         r"|certainly|obviously|is|it|it's|still|number|therefore|only|best|correct|that|actually",
@@ -108,22 +141,38 @@ ENGLISH = Phrases(
     because=(
         r"\s+(?:is|was|or|and|because|since|as|but|not|for|due|given|which|seems|looks|in|from|at|with|rather|instead|over)\b",
     ),
+    conclude=(
+        r"\b(?:therefore|thus|hence|consequently|accordingly|overall)\b|\bin\s+(?:conclusion|summary)\b|(?<![^.!?\n]{3})\bso\b",
+        r"\bwhat\s+(?:remains|is\s+left)\b|\b(?:must|has\s+to|have\s+to|can\s+only)\s+be\b",
+    ),
+    is_it=(
+        rf"(?<!there)(?<!here)(?:\s+(?:is|are|was|were)|'s)(?:\s+(?:{_ADVERB}))*(?:(?:\s+[\w-]+){{1,4}}\s*[,(]\s*(?:label|number|marked|point|letter)?)?\s*(?:\b(?:an?|the)\s+)?",
+        r"\bbelongs?\s+to\s+(?:the\s+)?",
+    ),
+    place=_places(
+        r"\bthe\s+{}\s+(?:option|choice|alternative)\b(?!\s+(?:is|was|would\s+be)\s+\(?[a-z]\b)",
+        "first|1st second|2nd third|3rd fourth|4th fifth|5th last|final",
+    ),
 )
 
 CHINESE = Phrases(
     announce=(
         r"(?:答案|正解)\s*(?:应该|應該|应|應|就|便|也就|只能|仍然?|还)?\s*(?:是|为|為|选|選|:|=)*",
         r"(?:正确|正確|最佳|最终|最終|最合适|最符合\w{0,6})的?(?:答案|选项|選項|选择|是|为)?\s*(?:应该)?\s*(?:是|为|為|:)",
-        r"(?:选择|選擇|选|選|故选|应选|改选)\s*:?",
+        r"(?:选择|選擇|选|選|故选|应选|改选|倾向于?|我猜测?是?)\s*:?",
+    ),
+    hint=(
+        r"(?:应该|應該|应当|就|而|那就|其实|实际上?|我认为|认为|觉得|我想)(?:应该)?(?:是|为|选)",
         r"(?:所以|因此|故|综上所述|综上|由此可见|总之|可知)\s*,?\s*(?:应该|就)?(?:是|为|選|选)?",
-        r"(?:应该|應該|应当|就|而|那就|其实|实际上?|我认为|认为|觉得|我想|判断|确定)(?:应该)?(?:是|为|选)|应为|改为|换成|(?:对应|符合)(?:的是)?|只有|只剩下?|剩下(?:的是)?|最有?可能的?(?:答案)?(?:是|为)?|很可能是",
+        r"(?:判断|确定)(?:应该)?(?:是|为|选)|应为|改为|换成|(?:对应|符合)(?:的是)?|只有|只剩下?|剩下(?:的是)?|最有?可能的?(?:答案)?(?:是|为)?|很可能是",
     ),
     affirm=(
-        r"\s*(?:选项|項|项)?\s*(?:是|为|才是|才|最为?|更)?\s*(?:正确|正確|对的|對的|符合|合适|恰当|答案|正解|准确)",
+        r"\s*(?:选项|項|项)?\s*(?:是|为|才|最为?|更|比较|显然)*\s*(?:正确|正確|对的|對的|符合|合适|恰当|贴切|合理|答案|正解|准确)",
+        r"\s*比[^,.]{1,12}更\s*(?:正确|符合|合适|恰当|贴切|合理|准确)",
         r"\s*(?:选项|项)?(?:是)?对(?=[\s.,!]|$)|\s*:\s*(?:正确|對|对)(?=[\s.,;!]|$)",
     ),
     deny_before=(
-        r"(?:不是|不选|不選|不会是|不能是|不可能是|不应该?是|不该选|不能选|不应选|并非|絕非|绝非|排除了?|而非|而不选|不符合|不再是)",
+        r"(?:不是|不选|不選|不会是|不能是|不可能是|不应该?是|不该选|不能选|不应选|并非|絕非|绝非|排除了?|比|不如|而不是|而非|而不选|不符合|不再是)",
         rf"(?:不认为|不認為|不觉得|不相信|没有理由选){_NO_STOP}*",
     ),
     deny_after=(
@@ -136,7 +185,7 @@ CHINESE = Phrases(
     doubt_after=(r"\s*(?:吗|嗎|还是|也有可能|也可能|有可能|似乎|看起来|看似)",),
     correct=(
         r"(?:哦|啊|嗯|呃)?[,\s]*(?:不对|不對|不,|等等|等一下|等下|慢着|更正|纠正|修正|抱歉|对不起|其实|实际上|事实上|我错了|搞错|看错|说错|弄错|错了)",
-        r"(?:这|那)(?:是|个答案)?(?:不对|错)",
+        r"(?:这|那)(?:是|个答案)?(?:不对|错)|(?:但|却)?我?(?:无法|不能|难以)(?:确定|判断|决定|区分)[^.,]*(?:哪|还是)",
         r"(?:让我|我们?|请|再|但)*\s*(?:重新|再次?(?:看|想|检查|核对|确认|仔细)|仔细(?:看|想|观察)|检查一下|核对一下)",
     ),
     contrast=(r"但是?|不过|然而|而是|所以|因此|可是|却",),
@@ -144,46 +193,53 @@ CHINESE = Phrases(
     fill=(r"选项|選項|选择|字母|第|是|为|的|:",),
     named=(r"选项|選項",),
     because=(r"\s*(?:因为|因|由于)",),
+    conclude=(r"因此|所以|故|综上|由此|可见|可知|总之",),
+    is_it=(r"(?:是|为|為)\s*",),
+    place=_places(r"第\s*{}\s*个?(?:选项|選項|项)", "[一1] [二2] [三3] [四4] [五5] (?!)"),
 )
 
 JAPANESE = Phrases(
     announce=(
         r"(?:答え|答|正解|解答|回答|正答|答案|結論)\s*(?:としては|として|は|が|:)?|残るのは|(?:では|じゃ)なくて?\s*,?",
         r"(?:正しい|適切な|最適な|該当する|ふさわしい)\s*(?:答え|選択肢|もの|解答|の)?は|選択肢\s*(?:は|:)|正しくは",
-        r"(?:よって|したがって|従って|ゆえに|つまり|だから|なので|ので|結局|やはり|おそらく|恐らく|たぶん)\s*,?",
     ),
+    hint=(r"(?:よって|したがって|従って|ゆえに|つまり|だから|なので|ので|結局|やはり|おそらく|恐らく|たぶん)\s*,?",),
     affirm=(
         r"\s*(?:が|は|こそ)\s*(?:最も|一番)?\s*(?:正解|正しい|正答|答え|適切|当てはま|妥当|該当)",
-        r"\s*(?:を|に)\s*(?:選び|選択|選ぶ|選ん|決め|します)",
+        r"\s*の可能性が\s*(?:最も|一番)\s*高|\s*(?:を|に)\s*(?:選び|選択|選ぶ|選ん|決め|します)",
     ),
     deny_before=(r"(?<!.)\b\B",),  # Japanese denies after the option
     deny_after=(
         r"\s*(?:の選択肢)?(?:は|が|も)?\s*(?:正解|答え|正しい)?\s*(?:では|じゃ|でも|とは)?\s*(?:な[いくか](?!と思う)|ありません|思いません|思えない|考えられ(?:ない|ません))",
         r"\s*(?:の選択肢)?(?:は|が|も)\s*(?:明らかに)?(?:誤り|間違|違い|違う|違って|不正解|不適切|当てはまら|当てはまりま|除外|合わな|合いません|正しくな|正しくありま)",
+        r"\s*(?:の選択肢)?(?:は|が|も)[^.,]{1,25}(?:除外|合わな|合いません|違いま|当てはまりません|異なり)",
     ),
     doubt_before=(r"もし|最初|はじめ|初め|当初|一見|仮に|ひょっとして|もしかし",),
     doubt_after=(
-        r"\s*(?:です|だ|が正解|が答え|で)?\s*(?:かもしれ|か(?:どうか|も)|だ?と(?:思(?:った|いまし|って)|考え(?:た|まし))|ですか|でしょうか|の可能性|に見え|か\s)",
+        r"\s*(?:です|だ|が正解|が答え|で)?\s*(?:かもしれ|か(?:どうか|も)|だ?と(?:思(?:った|いまし|って)|考え(?:た|まし))|ですか|でしょうか|の可能性(?!が\s*(?:最も|一番)\s*高)|に見え|か\s)",
     ),
     correct=(
-        r"いや|いえ|いいえ|待って|待てよ|ちょっと待|訂正|すみません|もう一度|よく見ると|よく考え|違いま|違う|間違え|やっぱり|失礼|再(?:確認|検討|考)|実は|実際に?は|見直|それは(?:間違|違)",
+        r"いや|いえ|いいえ|待って|待てよ|ちょっと待|訂正|すみません|もう一度|よく見ると|よく考え|違いま|違う|間違え|やっぱり|失礼|再(?:確認|検討|考)|実は|実際に?は|見直|ど(?:ちら|れ)[^.]*(?:決められ|判断でき|わかりませ|言えませ)|それは(?:間違|違)",
     ),
     contrast=(r"しかし|でも|ですが|だが|が,|けど|けれど|よって|したがって",),
     join=(r"または|もしくは|あるいは|および|と|か|や",),
     fill=(r"選択肢|記号|の|は",),
     named=(r"選択肢",),
     because=(r"\s*(?:です|だ|で|と|を|が|は)",),
+    conclude=(r"よって|したがって|従って|ゆえに|つまり|以上より|このことから",),
+    is_it=(r"(?!)",),
+    place=_places(r"{}\s*(?:番目|つ目)の\s*(?:選択肢|もの)", "[一1] [二2] [三3] [四4] [五5] (?!)"),
 )
 
 KOREAN = Phrases(
     announce=(
         r"(?:정답|답|답변|해답|결론|선택)\s*(?:은|는|으로는|으로|:)*\s*:?",
         r"(?:올바른|맞는|옳은|알맞은|적절한|정확한)\s*(?:것|답|선택지|보기|선택|답변)?\s*(?:은|는|:)",
-        r"아니라\s*,?|(?:따라서|그러므로|그래서|결론적으로|즉|결국)\s*,?(?:\s*(?:정)?답은)?",
     ),
+    hint=(r"아니라\s*,?|(?:따라서|그러므로|그래서|결론적으로|즉|결국)\s*,?(?:\s*(?:정)?답은)?",),
     affirm=(
         r"\s*(?:번)?(?:이|가|은|는)\s*(?:가장\s*)?(?:정답|답|맞|옳|적절|올바|정확)",
-        r"\s*(?:번)?(?:을|를|으로|로)\s*(?:선택|고르|고릅|골|택)",
+        r"\s*(?:번)?(?:을|를|으로|로)\s*(?:정답으로|답으로)?\s*(?:선택|고르|고릅|골|택)",
     ),
     deny_before=(r"(?<!.)\b\B",),  # Korean denies after the option
     deny_after=(
@@ -195,13 +251,16 @@ KOREAN = Phrases(
         r"\s*(?:일|인)\s*(?:수도|지도?\s|가요|까요|지는)|\s*(?:이?라고|인\s*줄)\s*(?:생각했|봤|보았|알았)|\s*일지도|\s*처럼|\s*같았",
     ),
     correct=(
-        r"아니(?:[,.!\s]|요|야)|아닙니다|잠깐|잠시만|정정|다시|죄송|실수|사실은?\b|생각해\s*보니|자세히\s*보|틀렸|제가\s*틀",
+        r"아니(?:[,.!\s]|요|야)|아닙니다|잠깐|잠시만|정정|다시|죄송|실수|사실은?\b|생각해\s*보니|자세히\s*보|틀렸|(?:어느|무엇)[^.]*(?:모르겠|결정할\s*수|판단할\s*수)|제가\s*틀",
     ),
     contrast=(r"하지만|그러나|그런데|지만|는데|따라서",),
     join=(r"또는|혹은|및|과|와|이나|나|이랑",),
     fill=(r"선택지|보기|옵션|바로|번호",),
     named=(r"선택지|보기|옵션",),
     because=(r"\s*(?:입니다|이다|예요|이에요|이며|이고|번|임|때문)",),
+    conclude=(r"따라서|그러므로|결국|즉",),
+    is_it=(r"(?!)",),
+    place=_places(r"{}\s*번째\s*(?:선택지|보기|옵션)", "첫|1 두|2 세|3 네|4 다섯|5 마지막"),
 )
 
 FRENCH = Phrases(
@@ -209,12 +268,14 @@ FRENCH = Phrases(
         r"\br[ée]ponse(?:\s+(?:correcte|finale|exacte|juste|est|serait|doit\s+être|donc|à\s+choisir))*",
         r"\b(?:bonne|meilleure|correcte)\s+(?:r[ée]ponse|option|proposition|solution)(?:\s+(?:est|serait|donc))*",
         r"\b(?:option|proposition|choix|solution|lettre)\s*(?:(?:correcte?|final)\s*)*(?:est|serait|:)",
-        r"\bje\s+(?:choisis|choisirais|dirais|dis|r[ée]ponds|s[ée]lectionne|prends|retiens|vote\s+pour)|\bopte\s+pour",
+        r"\bje\s+(?:choisis|choisirais|dirais|dis|r[ée]ponds|s[ée]lectionne|prends|retiens|vote\s+pour)|\b(?:opte|penche)\s+pour",
+    ),
+    hint=(
         r"\bc'est(?:\s+donc)?|\b(?:donc|ainsi|alors|finalement|en\s+conclusion|par\s+cons[ée]quent)\s*,?(?:\s*c'est)?",
         r"\breste(?:\s+que)?|\bseule?|\b(?:pense|crois)\s+que\s+(?:c'est|la\s+r[ée]ponse\s+est)|\bil\s+s'agit\s+de|\bcorrespond\s+[àa]|\bmais|\bplutôt",
     ),
     affirm=(
-        r"\s*[:(-]\s*(?:correcte?|vraie?|juste)\b(?=\s*[.,;!)\n]|\s*$)|\s+(?:est|serait|semble|paraît)\s+(?:donc\s+)?(?:la\s+|le\s+|l')?(?:bonne|correcte?|juste|exacte?|meilleure?|r[ée]ponse|vraie?)",
+        r"\s*[:(-]\s*(?:correcte?|vraie?|juste)\b(?=\s*[.,;!)\n]|\s*$)|\s+(?:est|serait|semble|paraît)\s+(?:donc\s+)?(?:la\s+|le\s+|l')?(?:plus\s+|mieux\s+)?(?:bonne|appropriée?|adaptée?|probable|précise|correcte?|juste|exacte?|meilleure?|r[ée]ponse|vraie?)",
     ),
     deny_before=(
         r"(?:\bpas|\bni|\bplutôt\s+que|\bau\s+lieu\s+de|\bsauf|\bexclure|\bexclut|\bexclus|\b[ée]limine[rz]?|\bnon|\bjamais)",
@@ -230,13 +291,19 @@ FRENCH = Phrases(
     doubt_after=(r"\s+(?:pourrait|semblait|est\s+possible|peut-être)",),
     correct=(
         r"non\s*(?=[,.!:;\n])|attend(?:s|ez)\b|en\s+fait\b|pardon\b|erreur\b|correction\b|désolée?\b|oups\b|après\s+(?:réflexion|vérification)",
-        r"je\s+(?:me\s+(?:suis\s+trompée?|corrige)|corrige|rectifie|revois)|c'(?:est|était)\s+(?:faux|incorrect|une\s+erreur)|réflexion\s+faite|(?:re)?vérifions|à\s+bien\s+y\s+regarder|en\s+y\s+regardant",
+        r"je\s+(?:me\s+(?:suis\s+trompée?|corrige)|corrige|rectifie|revois)|c'(?:est|était)\s+(?:faux|incorrect|une\s+erreur)|réflexion\s+faite|je\s+ne\s+(?:peux|sais)\s+(?:donc\s+)?pas\s+(?:trancher|choisir|décider|dire)|(?:re)?vérifions|à\s+bien\s+y\s+regarder|en\s+y\s+regardant",
     ),
     contrast=(r"\b(?:mais|cependant|donc|pourtant|toutefois)\b",),
     join=(r"\b(?:ou|et)\b(?:\s+(?:peut-être|bien))?",),
     fill=(r"la|le|de|option|r[ée]ponse|lettre|bien|donc|plutôt|proposition|choix|est|clairement|l'option|l'",),
     named=(r"\b(?:option|r[ée]ponse|proposition)",),
     because=(r"\s+(?:est|car|parce|puisque|et|ou|mais|pas|qui)\b",),
+    conclude=(r"\b(?:donc|ainsi|par\s+cons[ée]quent|en\s+conclusion)\b",),
+    is_it=(r"(?:\best|\bsont|\bc'est)\s+(?:l[ea]\s+|les\s+|une?\s+|l')?",),
+    place=_places(
+        r"\bl[ea]\s+{}\s+(?:option|proposition|r[ée]ponse)\b",
+        "premi[èe]re deuxi[èe]me|seconde troisi[èe]me quatri[èe]me cinqui[èe]me derni[èe]re",
+    ),
 )
 
 GERMAN = Phrases(
@@ -245,12 +312,16 @@ GERMAN = Phrases(
         r"\b(?:option|antwortmöglichkeit|möglichkeit|buchstabe)\s*(?:ist|lautet|:)|\b(?:richtig|korrekt|zutreffend)\s+(?:ist|wäre)",
         r"\b(?:richtige|korrekte|beste)\s+(?:option|antwort|lösung|wahl|möglichkeit)(?:\s+(?:ist|lautet|wäre|also|daher))*",
         r"\bich\s+(?:wähle|nehme|sage|tippe\s+auf|würde|denke|glaube|meine)\s*,?(?:\s*(?:sagen|es\s+ist|dass\s+es|wählen|auf))*",
-        r"\bentscheide\s+mich\s+(?:\w+\s+)?für|\b(?:es|das|dies)\s+ist|\bentspricht|\bist\s+es",
+        r"\bam\s+besten\s+passt|\bentscheide\s+mich\s+(?:\w+\s+)?für",
+    ),
+    hint=(
+        r"\b(?:es|das|dies)\s+ist|\bentspricht|\bist\s+es",
         r"\b(?:also|daher|somit|folglich|deshalb|demnach|schließlich)\s*,?(?:\s+(?:ist\s+es|ist|es\s+ist|nehme\s+ich|wähle\s+ich))?",
         r"\bsondern|\bvielmehr|\baber|\bbleibt(?:\s+(?:nur|also|noch))*|\bnur",
     ),
     affirm=(
         r"\s+(?:ist|wäre|scheint|muss)\s+(?:(?:die|das|also|daher|somit|hier|eindeutig|wohl)\s+)*(?:richtig\w*|korrekt\w*|antwort|lösung|beste|zutreffend)",
+        r"\s+(?:ist|passt|beschreibt\s+\w+\s+\w+|trifft)\s+am\s+(?:besten|ehesten|wahrscheinlichsten|genauesten|treffendsten)\b",
         r"\s*[:(-]\s*(?:richtig|korrekt)\b(?=\s*[.,;!)\n]|\s*$)|\s+(?:stimmt|passt)\b(?!\s+(?:\w+\s+)?nicht)|\s+trifft\s+zu\b",
     ),
     deny_before=(
@@ -269,7 +340,7 @@ GERMAN = Phrases(
     correct=(
         r"nein\b|moment\b|warte\b|halt\s*[,.!]|stopp?\b|korrektur\b|eigentlich\b|tatsächlich\b|entschuldigung\b|verzeihung\b|quatsch\b|doch\s+nicht",
         r"(?:ich\s+)?(?:prüfe|überprüfe|schaue|sehe)\s+(?:\w+\s+)*(?:noch\s*mal|nochmals|erneut|nach)|noch\s*(?:ein)?mal\b|bei\s+(?:genauerem|näherem)|lass\w*\s+(?:mich|uns)\b",
-        r"das\s+(?:ist|war)\s+falsch|ich\s+(?:korrigiere|habe\s+mich\s+(?:geirrt|vertan|verlesen))",
+        r"ich\s+kann\s+(?:mich\s+)?nicht\s+(?:entscheiden|sagen)|das\s+(?:ist|war)\s+falsch|ich\s+(?:korrigiere|habe\s+mich\s+(?:geirrt|vertan|verlesen))",
     ),
     contrast=(r"\b(?:aber|sondern|jedoch|doch|also|daher|somit)\b",),
     join=(r"\b(?:oder|und)\b(?:\s+(?:vielleicht|auch))?",),
@@ -278,6 +349,9 @@ GERMAN = Phrases(
     ),
     named=(r"\b(?:option|antwort|möglichkeit)",),
     because=(r"\s+(?:ist|weil|da|denn|und|oder|nicht|aber|sein)\b",),
+    conclude=(r"\b(?:also|daher|somit|folglich|deshalb|demnach)\b",),
+    is_it=(r"\b(?:ist|sind)\s+(?:(?:der|die|das|ein\w*)\s+)?",),
+    place=_places(r"\bdie\s+{}\s+(?:option|antwort|möglichkeit)\b", "erste zweite dritte vierte fünfte letzte"),
 )
 
 SPANISH = Phrases(
@@ -285,11 +359,13 @@ SPANISH = Phrases(
         r"\brespuesta(?:\s+(?:correcta|final|es|sería|debe\s+ser|seria|adecuada|más|por\s+lo\s+tanto|entonces))*",
         r"\b(?:opción|opcion|alternativa|letra|solución|elección)\s*(?:(?:correcta|final|adecuada|elegida)\s*)*(?:es|sería|:)",
         r"\b(?:elijo|escojo|selecciono|elegiría|escogería|diría|digo|marco)(?:\s+que\s+es)?|\bme\s+quedo\s+con|\bme\s+inclino\s+por",
+    ),
+    hint=(
         r"\b(?:creo|pienso|considero)\s+que\s+(?:es|la\s+respuesta\s+es)|\bse\s+trata\s+de|\bcorresponde\s+a|\bes\b|\bcorrect[oa]\s+es",
         r"\b(?:por\s+lo\s+tanto|por\s+tanto|así\s+que|entonces|en\s+conclusión|finalmente)\s*,?(?:\s+es)?|\bsino(?:\s+que\s+es)?|\bpero|\bqueda",
     ),
     affirm=(
-        r"\s*[:(-]\s*(?:correct[oa]|verdader[oa])\b(?=\s*[.,;!)\n]|\s*$)|\s+(?:es|sería|parece)\s+(?:la\s+|el\s+|lo\s+)?(?:correct\w*|respuesta|opción|adecuad\w*|mejor|verdader\w*)",
+        r"\s*[:(-]\s*(?:correct[oa]|verdader[oa])\b(?=\s*[.,;!)\n]|\s*$)|\s+(?:es|sería|parece)\s+(?:la\s+|el\s+|lo\s+)?(?:más\s+)?(?:apropiad\w*|probable|precis\w*|correct\w*|respuesta|opción|adecuad\w*|mejor|verdader\w*)",
     ),
     deny_before=(
         r"(?:\bno\s+(?:es|sea|será|puede\s+ser|sería|fue|era)|(?:\by|,)\s*no|\bni|\ben\s+(?:lugar|vez)\s+de|\bdescart\w+|\bexcepto|\bsalvo|\btampoco)",
@@ -305,13 +381,16 @@ SPANISH = Phrases(
     doubt_after=(r"\s+(?:podría|parecía|es\s+posible|quizás?)",),
     correct=(
         r"no\s*(?=[,.!:;\n])|no\s+espera|espera\b|esperen?\b|perdón\b|corrección\b|corrijo\b|en\s+realidad\b|de\s+hecho\b|mejor\s+dicho|disculp\w+|un\s+momento",
-        r"(?:eso|esto)\s+(?:es|está)\s+(?:mal|incorrecto)|me\s+(?:equivoqué|he\s+equivocado|corrijo)|revis\w+|pensándolo|déjame\b|mirando\s+(?:mejor|bien|de\s+nuevo)|rectifico|lo\s+siento",
+        r"(?:eso|esto)\s+(?:es|está)\s+(?:mal|incorrecto)|me\s+(?:equivoqué|he\s+equivocado|corrijo)|revis\w+|pensándolo|no\s+puedo\s+(?:decidir|elegir|decir)|déjame\b|mirando\s+(?:mejor|bien|de\s+nuevo)|rectifico|lo\s+siento",
     ),
     contrast=(r"\b(?:pero|sino|aunque|entonces|así\s+que)\b",),
     join=(r"\b(?:o|y|u|e)\b(?:\s+(?:quizás?|tal\s+vez))?",),
     fill=(r"la|el|opción|opcion|letra|respuesta|claramente|probablemente|es|que|correcta|alternativa",),
     named=(r"\b(?:opción|opcion|alternativa|respuesta)",),
     because=(r"\s+(?:es|porque|ya|pues|y|o|no|pero)\b",),
+    conclude=(r"\b(?:por\s+(?:lo\s+)?tanto|así\s+que|por\s+eso|en\s+conclusión)\b",),
+    is_it=(r"\b(?:es|son|está)\s+(?:(?:el|la|los|las|una?)\s+)?",),
+    place=_places(r"\bla\s+{}\s+(?:opción|alternativa|respuesta)\b", "primera segunda tercera cuarta quinta última"),
 )
 
 LANGUAGES = {
@@ -325,34 +404,8 @@ LANGUAGES = {
 }
 
 
-def any_of(kind: str) -> str:
-    """The phrases of one kind in all languages, as one expression."""
-    assert kind in {field.name for field in fields(Phrases)}
-    return "(?:" + "|".join(phrase for language in LANGUAGES.values() for phrase in getattr(language, kind)) + ")"
-
-
-_WIDE = r"[\u3040-\u9fff\uac00-\ud7af]"
-_EDGE = rf"(?:\b|(?<={_WIDE}))"
-_FILL = rf"(?:{_EDGE}{any_of('fill')}(?:\s+|(?=[\"'(\[])|(?<=')|$|(?:(?<={_WIDE})|(?<=:))\s*))*"
-_OPEN = r"[\"'(\[{]*\s*$"
-_LEAD = r"\s*[\])\"']?\s*[:=\u2013-]?\s*"
-
-NOT_BUT = r"(?:\bnot\s+(?:option\s+|choice\s+)?[(\[]?[A-Za-z][)\]]?\s*,?\s*but\s+(?:rather\s+)?)?"
-ANNOUNCED = re.compile(rf"{any_of('announce')}{_LEAD}{NOT_BUT}{_FILL}{_OPEN}", re.IGNORECASE)
-CORRECTED = re.compile(
-    rf"(?:^|[.,;:!?\n(\u2013\u2014-]|\b(?:but|and|mais|aber|pero)\b)\s*"
-    rf"(?:(?:and|but|oh|ah|hmm+|hm|um|well|no|yes|so|okay|ok|ach|euh|ay|ah)[\s,.!]+)*{any_of('correct')}",
-    re.IGNORECASE,
+_WORDS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
 )
-REPLACED = re.compile(rf"{CORRECTED.pattern}[\s,.:!;\u2013\u2014-]*{_FILL}{_OPEN}", re.IGNORECASE)
-AFFIRMED = re.compile(any_of("affirm"), re.IGNORECASE)
-DENIED_BEFORE = re.compile(rf"{any_of('deny_before')}\s*{_FILL}{_OPEN}", re.IGNORECASE)
-DENIED_AFTER = re.compile(any_of("deny_after"), re.IGNORECASE)
-DOUBTED_BEFORE = re.compile(any_of("doubt_before"), re.IGNORECASE)
-DOUBTED_AFTER = re.compile(any_of("doubt_after"), re.IGNORECASE)
-NAMED = re.compile(rf"{any_of('named')}\s*[\"'(\[]*$", re.IGNORECASE)
-CLAUSE = re.compile(rf"[.,;:!?\n\u2013\u2014]|{any_of('contrast')}", re.IGNORECASE)
-JOINED = re.compile(
-    rf"\s*[)\]\"']*\s*(?:,\s*{any_of('join')}|,|/|&|\+|(?<=\s):|{any_of('join')})\s*{_FILL}[\"'(\[]*\s*", re.IGNORECASE
-)
-BECAUSE = re.compile(any_of("because"), re.IGNORECASE)
+NUMBERS = {str(n): word for n, word in enumerate([*_WORDS.split(), "eighteen", "nineteen", "twenty"])}
+"""{numeral: English word}."""
