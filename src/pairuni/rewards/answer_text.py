@@ -27,6 +27,12 @@ ANSWER_PREFIX = re.compile(
     re.IGNORECASE,
 )
 
+_WORDS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
+)
+NUMBERS = {str(n): word for n, word in enumerate([*_WORDS.split(), "eighteen", "nineteen", "twenty"])}
+"""{numeral: English word}."""
+
 
 def own_turns(text: str) -> list[str]:
     """The first and the last turn of a text in which the model writes the user's part too; else the whole text."""

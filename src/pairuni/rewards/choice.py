@@ -14,6 +14,7 @@ from pairuni.records import Side
 from pairuni.rewards import choice_patterns as patterns
 from pairuni.rewards.answer_text import (
     ANSWER_PREFIX,
+    NUMBERS,
     final_answer,
     last_box,
     normalise,
@@ -24,7 +25,6 @@ from pairuni.rewards.answer_text import (
     yes_or_no,
 )
 from pairuni.rewards.base import RewardInput
-from pairuni.rewards.choice_words import NUMBERS
 from pairuni.rewards.mentions import LETTERS, LONE, Mention, find_mentions, pieces
 from pairuni.rewards.options import is_numbered, parse_options
 

@@ -10,8 +10,7 @@ from itertools import pairwise
 from typing import Literal
 
 from pairuni.rewards import choice_patterns as patterns
-from pairuni.rewards.answer_text import WIDE
-from pairuni.rewards.choice_words import NUMBERS
+from pairuni.rewards.answer_text import NUMBERS, WIDE
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _LETTER = re.compile(
