@@ -305,6 +305,30 @@ FAULTS = {
         "return (logp_BT - other_BT.to(logp_BT)) * keep_BT",
         "tests/algo/test_surrogate.py::test_masked_positions_reach_neither_value_nor_gradient",
     ),
+    "guided draws taken for the policy's own in the KL": Fault(
+        "train/step.py",
+        "return (chunk.recorded_kN - sampled_kN).where(chunk.mask_kN, 0.0).exp()",
+        "return (chunk.recorded_kN - sampled_kN).where(chunk.mask_kN, 0.0).mul(0).exp()",
+        "tests/train/test_kl_term.py::test_value_and_gradient_by_hand",
+    ),
+    "the gradient of k1 as it stands": Fault(
+        "algo/surrogate.py",
+        "square_BT - square_BT.detach() - gap_BT.detach()",
+        "-gap_BT",
+        "tests/algo/test_kl.py::test_expected_values_and_gradients_are_those_of_the_divergence",
+    ),
+    "a resumed run's reference with towers of its own": Fault(
+        "train/loop.py",
+        "share_towers(reference, policy)",
+        "share_towers(policy, policy)",
+        "tests/train/test_kl_term.py::test_a_resumed_run_s_reference_reads_no_image_again",
+    ),
+    "one length for both sides": Fault(
+        "train/step.py",
+        "(vars(of_sides)[sampled.side] for of_sides in (config.side_weights, config.norm_length))",
+        "(vars(config.side_weights)[sampled.side], config.norm_length.generation)",
+        f"{STEP}::test_gradient_is_that_of_the_objective",
+    ),
     "KL without its constant": Fault(
         "algo/surrogate.py",
         "terms_BT = gap_BT.expm1() - gap_BT ",

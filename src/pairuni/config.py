@@ -361,6 +361,20 @@ class SideWeights:
 
 
 @dataclass(frozen=True)
+class NormLength:
+    """Lengths for loss_norm = constant, e.g. the longest that a rollout can be. Not stated in the paper."""
+
+    understanding: int = 32
+    """Tokens of an answer."""
+    generation: int = 576
+    """Codes of an image."""
+
+    def __post_init__(self) -> None:
+        for name in ("understanding", "generation"):
+            _check(vars(self)[name] > 0, f"norm_length.{name}", f"must be positive, not {vars(self)[name]}")
+
+
+@dataclass(frozen=True)
 class OptimConfig:
     """AdamW on fp32 master weights."""
 
@@ -624,10 +638,10 @@ class TrainConfig:
     but of either sign, with k2's gradient, since its own would be zero on average. Not stated in the paper."""
     loss_norm: Literal["sequence_mean", "token_sum", "token_mean", "constant"] = "sequence_mean"
     """Denominator of a side's sum: per sequence then mean; mean over sequences of the token sum (the paper's formula as
-    printed); all the side's tokens; sequences times `norm_length`. In mode vanilla both sides have one denominator:
-    half the batch's sequences, or half its tokens, so that with token_mean images of many codes drown short answers."""
-    norm_length: int = 576
-    """Length for loss_norm = constant."""
+    printed); all the side's tokens; sequences times the side's `norm_length`. In mode vanilla both sides have one
+    denominator: half the batch's sequences, or half its tokens, so that with token_mean images of many codes drown
+    short answers."""
+    norm_length: NormLength = field(default_factory=NormLength)
     updates_per_rollout: int = 1
     """Optimiser steps on one set of rollouts. Not stated in the paper."""
     micro_batch: int = 64
@@ -652,8 +666,11 @@ class TrainConfig:
     """Replace files in the output that this command did not write, or that were edited since."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "clip_eps", "updates_per_rollout", "micro_batch", "norm_length"):
+        for name in ("steps", "clip_eps", "updates_per_rollout", "micro_batch"):
             _check(vars(self)[name] > 0, name, f"must be positive, not {vars(self)[name]}")
+        # What a group is given from Python is not parsed.
+        sides = "is one per side: norm_length.understanding and norm_length.generation"
+        _check(isinstance(self.norm_length, NormLength), "norm_length", f"{sides}, not {self.norm_length}")
         _check(self.micro_tokens >= 0, "micro_tokens", f"must not be negative, not {self.micro_tokens}")
         _check(self.kl_beta >= 0, "kl_beta", f"must not be negative, not {self.kl_beta}")
         _check(self.patience > 0, "patience", f"must be positive, not {self.patience}")

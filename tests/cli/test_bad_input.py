@@ -107,6 +107,18 @@ CASES = {
     "unknown option": (lambda w: ["train", "--config", str(w / "ok.yaml"), "--optim.lrx", "1"], ["optim.lrx"]),
     "no such config": (lambda w: ["train", "--config", str(w / "none.yaml")], ["none.yaml", "no such file"]),
     "needed option": (lambda w: ["pair"], ["quadruples"]),
+    "one length for both sides": (
+        lambda w: config(w, "loss_norm: constant\nnorm_length: 576\n"),
+        ["c.yaml:5", "norm_length", "understanding, generation"],
+    ),
+    "one length for both sides on the command line": (
+        lambda w: ["train", "--config", str(w / "ok.yaml"), "--norm_length", "576"],
+        ["norm_length.NAME"],
+    ),
+    "a length of nothing": (
+        lambda w: config(w, "norm_length:\n  understanding: 0\n"),
+        ["c.yaml:5", "norm_length.understanding", "must be positive"],
+    ),
     "unknown key": (lambda w: config(w, "optim:\n  lrr: 1\n"), ["c.yaml:5", "optim.lrr"]),
     "unknown top key": (lambda w: config(w, "stepz: 3\n"), ["c.yaml:4", "stepz", "unknown option"]),
     "wrong type": (lambda w: config(w, "optim:\n  lr: fast\n"), ["c.yaml:5", "optim.lr", "float"]),

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dimoo_world import sampled
-from pairuni.config import TrainConfig
+from pairuni.config import NormLength, TrainConfig
 from pairuni.policies.base import Rollouts, SamplingSpec
 from pairuni.policies.dimoo import decode, estimators
 from pairuni.policies.dimoo.policy import DimooPolicy
@@ -29,7 +29,7 @@ LENGTH = 5
 
 @pytest.fixture
 def config(tmp_path: Path) -> TrainConfig:
-    return make_config(tmp_path / "run", tmp_path, tmp_path / "pairs.jsonl", norm_length=LENGTH)
+    return make_config(tmp_path / "run", tmp_path, tmp_path / "pairs.jsonl", norm_length=NormLength(LENGTH, LENGTH))
 
 
 def gradient(policy: DimooPolicy, rollouts: Rollouts, credit_BR: Tensor, config: TrainConfig) -> Tensor:

@@ -1,10 +1,13 @@
 """Seeds, distributions and the draw, against NumPy."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
+from pairuni.errors import DivergedError
 from pairuni.policies.base import SamplingSpec
 from pairuni.policies.sampling import (
     check,
@@ -116,9 +119,23 @@ def test_truncated_draws_record_the_truncated_distribution() -> None:
 
 
 def test_logits_that_are_not_numbers_are_refused() -> None:
-    logits = torch.tensor([[0.0, torch.nan, 1.0]])
     uniforms = torch.tensor([0.5], dtype=torch.float64)
     fine = draw(torch.zeros(1, 3), None, uniforms, SamplingSpec(), None)
-    check([fine.as_asked], SamplingSpec())
+    check([fine.finite], [fine.as_asked], SamplingSpec(), Side.UNDERSTANDING)
+    for wrong in (torch.nan, torch.inf, -torch.inf):
+        for spec in (SamplingSpec(), SamplingSpec(top_k=2), SamplingSpec(top_p=0.5), SamplingSpec(temperature=0)):
+            for bad, uncond in ((torch.tensor([[0.0, wrong, 1.0]]), None), (torch.zeros(1, 3), wrong)):
+                other = None if uncond is None else torch.tensor([[uncond, 0.0, 0.0]])
+                drawn = draw(bad, other, uniforms, replace(spec, guidance=2.0), None)
+                with pytest.raises(DivergedError, match=r"^generation: the model's logits are not finite"):
+                    check([fine.finite, drawn.finite], [fine.as_asked, drawn.as_asked], spec, Side.GENERATION)
+    banned = draw(torch.zeros(1, 3), None, uniforms, SamplingSpec(), torch.tensor([1]))
+    check([banned.finite], [banned.as_asked], SamplingSpec(), Side.UNDERSTANDING)
+
+
+def test_other_tokens_than_asked_are_refused() -> None:
+    uniforms = torch.tensor([0.5], dtype=torch.float64)
+    cut = draw(torch.zeros(1, 3), None, uniforms, SamplingSpec(top_k=2), None)
+    check([cut.finite], [cut.as_asked], SamplingSpec(top_k=2), Side.UNDERSTANDING)
     with pytest.raises(AssertionError, match="drawn from other tokens"):
-        check([fine.as_asked, draw(logits, None, uniforms, SamplingSpec(), None).as_asked], SamplingSpec())
+        check([cut.finite], [cut.as_asked & False], SamplingSpec(), Side.UNDERSTANDING)

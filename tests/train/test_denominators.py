@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pairuni.config import MixingConfig, OptimConfig, SideWeights, TrainConfig
+from pairuni.config import MixingConfig, NormLength, OptimConfig, SideWeights, TrainConfig
 from pairuni.policies.janus.policy import JanusPolicy
 from pairuni.records import Side
 from pairuni.train.optim import Optimizer
@@ -18,7 +18,7 @@ from train_world import read_halves, roll_out
 
 U, G = Side.UNDERSTANDING, Side.GENERATION
 NORMS = ["sequence_mean", "token_sum", "token_mean", "constant"]
-LENGTH = 7
+LENGTHS = {U: 7, G: 11}
 
 
 def step_gradients(policy: JanusPolicy, batch: dict[Side, SideBatch], config: TrainConfig) -> dict[str, Tensor]:
@@ -38,6 +38,7 @@ def mixed_loop(
 ) -> dict[str, Tensor]:
     """Plain GRPO at ratio 1: one list of all the batch's rollouts, whatever their side, and one denominator over it."""
     flat: list[tuple[float, Tensor, int]] = []
+    lengths: list[int] = []
     for side, sampled in batch.items():
         for call in sampled.calls:
             for row in range(call.shape[0] * call.shape[1]):
@@ -46,16 +47,17 @@ def mixed_loop(
                 credit = (rewards[r] - rewards.mean()) / (rewards.std() + 1e-6)
                 (chunk,) = (c for c in policy.chunks(call, 1) if c.rows == (row,))
                 length = int(call.mask_BRT[b, r].sum())
+                lengths.append(LENGTHS[side])
                 flat.append((weights[side] * float(credit), policy.logprobs(call, chunk).sum(), length))
     half = {
         "sequence_mean": len(flat) / 2,
         "token_sum": len(flat) / 2,
         "token_mean": sum(length for _, _, length in flat) / 2,
-        "constant": len(flat) * LENGTH / 2,
+        "constant": len(flat) / 2,
     }[norm]
     loss = torch.zeros(())
-    for credit, logp, length in flat:
-        loss = loss - credit * logp / (length if norm == "sequence_mean" else 1) / half
+    for (credit, logp, length), constant in zip(flat, lengths, strict=True):
+        loss = loss - credit * logp / {"sequence_mean": length, "constant": constant}.get(norm, 1) / half
     loss.backward()
     grads = {name: p.grad.clone() for name, p in policy.trainable() if p.grad is not None}
     policy.module.zero_grad()
@@ -74,7 +76,7 @@ def vanilla(config: TrainConfig, norm: Any, **changes: Any) -> TrainConfig:
         config,
         pairing=MixingConfig(mode="vanilla"),
         loss_norm=norm,
-        norm_length=LENGTH,
+        norm_length=NormLength(LENGTHS[U], LENGTHS[G]),
         micro_batch=3,
         optim=OptimConfig(lr=1e-4, max_grad_norm=0),
         **changes,

@@ -1,5 +1,6 @@
 """The KL term of a step: whose actions it is estimated from, and what its reference model costs."""
 
+import copy
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from pairuni.config import OptimConfig, RolloutConfig, TrainConfig
+from pairuni.config import LogConfig, OptimConfig, RolloutConfig, TrainConfig
 from pairuni.policies.janus import model
 from pairuni.policies.janus.policy import JanusPolicy
 from pairuni.records import Side
+from pairuni.runs import RunDir, comparable
+from pairuni.train.loop import train
 from pairuni.train.optim import Optimizer
 from pairuni.train.step import train_step
+from pairuni.train.trained import share_towers
 from train_world import read_halves, roll_out
 
 U, G = Side.UNDERSTANDING, Side.GENERATION
@@ -109,3 +113,36 @@ def test_the_estimate_under_guidance_is_near_the_exact_divergence(
     for name, estimate in estimates.items():
         off = estimate - exact
         assert abs(float(off.mean())) < 4 * float(off.std()) / off.numel() ** 0.5, name
+
+
+def test_a_resumed_run_s_reference_reads_no_image_again(
+    tiny_config: TrainConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its vision encoder is the policy's, loaded again: what that made of an image while sampling serves both."""
+    calls: list[int] = []
+    right = model.see
+    monkeypatch.setattr(model, "see", lambda *args: calls.append(1) or right(*args))
+    log = LogConfig(samples_every=0, checkpoint_every=1)
+    config = dataclasses.replace(tiny_config, kl_beta=0.1, micro_batch=2, log=log)
+    train(dataclasses.replace(config, output=str(tmp_path / "straight"), steps=2))
+    straight = len(calls)
+    train(dataclasses.replace(config, output=str(tmp_path / "resumed"), steps=1))
+    train(dataclasses.replace(config, output=str(tmp_path / "resumed"), steps=2))
+    assert straight == 2 and len(calls) - straight == 2
+    rows = [RunDir(tmp_path / name).read_metrics()[-1] for name in ("straight", "resumed")]
+    assert comparable(rows[0]) == comparable(rows[1])
+
+
+def test_towers_are_shared_where_their_weights_are_the_same(tiny_janus: JanusPolicy) -> None:
+    own = tiny_janus.module.model.vision_model
+    other = JanusPolicy(copy.deepcopy(tiny_janus.module), tiny_janus.processor)
+    assert other.module.model.vision_model is not own
+    share_towers(other, tiny_janus)
+    assert other.module.model.vision_model is own and other.module.model.vqmodel is tiny_janus.module.model.vqmodel
+    assert all(a is b for a, b in zip(other.towers(), tiny_janus.towers(), strict=True))
+    changed = JanusPolicy(copy.deepcopy(tiny_janus.module), tiny_janus.processor)
+    with torch.no_grad():
+        next(changed.module.model.vision_model.parameters()).add_(1.0)
+    share_towers(changed, tiny_janus)
+    assert changed.module.model.vision_model is not own
+    assert changed.module.model.vqmodel is tiny_janus.module.model.vqmodel

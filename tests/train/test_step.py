@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pairuni.config import AdvantageConfig, OptimConfig, RolloutConfig, SideWeights, TrainConfig
+from pairuni.config import AdvantageConfig, NormLength, OptimConfig, RolloutConfig, SideWeights, TrainConfig
 from pairuni.data.dataset import Half
+from pairuni.errors import InputError
 from pairuni.policies import sampling
 from pairuni.policies.base import Chunk, Rollouts
 from pairuni.policies.janus.policy import JanusPolicy
@@ -58,10 +59,10 @@ def close(got: Mapping[str, Tensor], expected: Mapping[str, Tensor], tolerance: 
         assert difference.abs().max() <= tolerance, name
 
 
-def by_hand(policy: JanusPolicy, batch: Batch, norm: str, length: int) -> dict[str, Tensor]:
+def by_hand(policy: JanusPolicy, batch: Batch, norm: str, length: Mapping[Side, int]) -> dict[str, Tensor]:
     """The gradient of the objective at ratio 1: that of -sum_sides sum_rollouts scale * w A * sum_t log p."""
     loss = torch.zeros(())
-    for sampled in batch.values():
+    for side, sampled in batch.items():
         rewards = sampled.rewards_BR.numpy()
         spread = rewards.std(axis=1, keepdims=True)
         credit = (rewards - rewards.mean(axis=1, keepdims=True)) / (spread + 1e-6) * sampled.weights_B.numpy()[:, None]
@@ -72,7 +73,7 @@ def by_hand(policy: JanusPolicy, batch: Batch, norm: str, length: int) -> dict[s
             "sequence_mean": 1 / (count * lengths),
             "token_sum": np.full_like(lengths, 1 / count),
             "token_mean": np.full_like(lengths, 1 / lengths.sum()),
-            "constant": np.full_like(lengths, 1 / (count * length)),
+            "constant": np.full_like(lengths, 1 / (count * length[side])),
         }[norm]
         (chunk,) = policy.chunks(call, count)
         logp_n = policy.logprobs(call, chunk).sum(-1)
@@ -87,12 +88,17 @@ def by_hand(policy: JanusPolicy, batch: Batch, norm: str, length: int) -> dict[s
 def test_gradient_is_that_of_the_objective(
     tiny_janus: JanusPolicy, config: TrainConfig, halves: dict[Side, list[Half]], norm: Any
 ) -> None:
-    config = dataclasses.replace(config, loss_norm=norm, norm_length=7, micro_batch=3)
+    config = dataclasses.replace(config, loss_norm=norm, norm_length=NormLength(7, 11), micro_batch=3)
     batch = roll_out(tiny_janus, {side: items[:2] for side, items in halves.items()}, config)
     grads, _ = gradients(tiny_janus, batch, config)
-    expected = by_hand(tiny_janus, batch, norm, 7)
+    expected = by_hand(tiny_janus, batch, norm, {U: 7, G: 11})
     assert max(float(g.abs().max()) for g in expected.values()) > 1e-3
     close(grads, expected, 1e-5)
+
+
+def test_one_length_for_both_sides_is_refused(config: TrainConfig) -> None:
+    with pytest.raises(InputError, match=r"norm_length: is one per side: norm_length\.understanding and .*, not 576"):
+        dataclasses.replace(config, loss_norm="constant", norm_length=576)
 
 
 def test_micro_batches_only_add_up(

@@ -11,7 +11,7 @@ from importlib import import_module
 
 import pairuni
 from pairuni.cli.help import asked_for, nearest
-from pairuni.errors import InputError
+from pairuni.errors import DivergedError, InputError
 from pairuni.progress import set_console
 from pairuni.train.stop import Interrupted
 
@@ -62,6 +62,9 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as err:
         print(f"pairuni {arguments[0]}: {err}", file=sys.stderr)
         return 2
+    except DivergedError as err:
+        print(f"pairuni {arguments[0]}: {err}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"pairuni {arguments[0]}: interrupted", file=sys.stderr)
         return 130

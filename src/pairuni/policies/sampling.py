@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pairuni.errors import DivergedError
 from pairuni.policies.base import SamplingSpec
 from pairuni.records import Side
 from pairuni.streams import Stream, content_key, keyed
@@ -47,8 +48,10 @@ class Drawn:
     """fp32, of the distribution drawn from; under top_k or top_p the truncated one, renormalised."""
     cond_logp_n: Tensor
     """fp32, of the conditional distribution, limited to the same tokens."""
+    finite: Tensor
+    """bool [], on the device: the logits are numbers, and none is infinite. `check` looks at it."""
     as_asked: Tensor
-    """bool [], on the device: what was drawn from has the support that the spec says. `check` looks at it."""
+    """bool [], on the device: truncation left the support that the spec says. `check` looks at it."""
 
 
 def guide(cond_nV: Tensor, uncond_nV: Tensor | None, guidance: float) -> Tensor:
@@ -94,11 +97,22 @@ def draw(
     if sampled is not guided:
         cond = torch.log_softmax(cond.masked_fill(sampled == -torch.inf, -torch.inf), dim=-1)
     logp = sampled.gather(-1, actions)[:, 0], cond.gather(-1, actions)[:, 0]
-    return Drawn(actions[:, 0], *logp, _as_asked(sampled, spec, banned))
+    allowed = sampled.shape[-1] - (0 if banned is None else len(banned))
+    finite = (_support(guided) == allowed).all()
+    asked = torch.ones_like(finite) if sampled is guided else _as_asked(_support(sampled), spec, allowed)
+    return Drawn(actions[:, 0], *logp, finite, asked)
 
 
-def check(as_asked: Sequence[Tensor], spec: SamplingSpec) -> None:
-    """Raises AssertionError where a decision was not drawn as the spec says. It waits for the device: once per call."""
+def check(finite: Sequence[Tensor], as_asked: Sequence[Tensor], spec: SamplingSpec, side: Side) -> None:
+    """Looks at all that was drawn. It waits for the device: once per call.
+
+    Raises:
+        DivergedError: a logit was not finite.
+        AssertionError: a decision was not drawn as the spec says.
+    """
+    if not bool(torch.stack(list(finite)).all()):
+        problem = "the model's logits are not finite: its weights have diverged, or are damaged"
+        raise DivergedError(f"{side}: {problem}")
     assert bool(torch.stack(list(as_asked)).all()), f"decisions were drawn from other tokens than {spec} says"
 
 
@@ -125,9 +139,11 @@ def _invert(logp_nV: Tensor, uniforms_n: Tensor) -> Tensor:
     return torch.searchsorted(total_nV, target_n1, right=True)[:, 0].clamp(max=logp_nV.shape[-1] - 1)
 
 
-def _as_asked(logp_nV: Tensor, spec: SamplingSpec, banned: Tensor | None) -> Tensor:
-    allowed = logp_nV.shape[-1] - (0 if banned is None else len(banned))
-    support_n = (logp_nV > -torch.inf).sum(-1)  # not a number counts as missing
+def _support(logp_nV: Tensor) -> Tensor:
+    return (logp_nV > -torch.inf).sum(-1)  # not a number counts as missing
+
+
+def _as_asked(support_n: Tensor, spec: SamplingSpec, allowed: int) -> Tensor:
     if spec.top_k == 0 and spec.top_p == 1:
         return (support_n == allowed).all()
     return ((support_n > 0) & (support_n <= (spec.top_k or allowed))).all()

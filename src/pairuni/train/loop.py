@@ -19,7 +19,7 @@ from pairuni.config import TrainConfig
 from pairuni.data.dataset import ImageCache, PairSampler
 from pairuni.data.mixing import image_features, mix
 from pairuni.data.partners import Partners, co_batching, true_partners
-from pairuni.errors import InputError
+from pairuni.errors import DivergedError, InputError
 from pairuni.files import locked, read_jsonl, write_json, write_jsonl
 from pairuni.policies import load_policy
 from pairuni.policies.base import Policy, Scorer
@@ -42,7 +42,7 @@ from pairuni.train.samples import fixed_halves, write_samples
 from pairuni.train.step import train_step
 from pairuni.train.stop import Interrupted, StopSignal
 from pairuni.train.trackers import Trackers, check_trackers
-from pairuni.train.trained import load_trainable, trained_summary
+from pairuni.train.trained import load_trainable, share_towers, trained_summary
 from pairuni.train.wrap import ShardedPolicy, gathered
 
 Evaluate = Callable[[Policy, int], Mapping[str, float]]
@@ -90,7 +90,7 @@ def train(config: TrainConfig, *, evaluate: Evaluate | None = None) -> dict[str,
 
     Raises:
         InputError: something in the config, the pairs, the images or the run directory is wrong.
-        DivergedError: a loss or gradient is not finite, more than optim.max_skipped times in a row.
+        DivergedError: a loss or gradient is not finite, more than optim.max_skipped times in a row, or logits are not.
         Interrupted: Ctrl-C or SIGTERM; the finished steps are in a checkpoint.
         LostRankError: another process is gone.
     """
@@ -245,7 +245,9 @@ def _initial(config: TrainConfig, policy: Policy, start: Start) -> Policy | None
     if start.checkpoint is None:
         return policy.reference()
     options = {"precision": policy.precision, "settings": model.settings}
-    return load_policy(model.path, device=str(policy.device), **options).reference()
+    reference = load_policy(model.path, device=str(policy.device), **options).reference()
+    share_towers(reference, policy)
+    return reference
 
 
 def _loop(run: _Run, start: Start) -> None:
@@ -289,7 +291,7 @@ def _step(run: _Run, step: int, stop: StopSignal) -> dict[str, float] | None:
     parts = {side: dist.own_part(items, rollouts) for side, items in drawn.items()}
     halves = {side: own for side, (own, _) in parts.items()}
     columns = {side: own for side, (_, own) in parts.items()}
-    with gathered(run.policy):
+    with gathered(run.policy), _place(f"step {step}"):
         batch = collect(run.policy, halves, run.rewards, run.config, step, run.load_image, columns)
     if dist.any_rank(stop.requested):
         return None
@@ -298,6 +300,15 @@ def _step(run: _Run, step: int, stop: StopSignal) -> dict[str, float] | None:
     if run.partners:
         row["co_batching"] = co_batching(drawn, run.partners)
     return row | {"seconds/total": time.perf_counter() - started}
+
+
+@contextmanager
+def _place(words: str) -> Iterator[None]:
+    """Says where a model's logits were not finite."""
+    try:
+        yield
+    except DivergedError as err:
+        raise DivergedError(f"{words}: {err}") from None
 
 
 def _look(run: _Run, step: int) -> dict[str, float]:
@@ -311,7 +322,8 @@ def _look(run: _Run, step: int) -> dict[str, float]:
         return {}
     with gathered(run.policy):
         if dist.is_main():
-            scores = _look_now(run, step, bool(samples), bool(evaluates))
+            with _place(f"after step {step}"):
+                scores = _look_now(run, step, bool(samples), bool(evaluates))
         dist.barrier()
     return {f"eval/{name}": score for name, score in scores.items()}
 

@@ -20,16 +20,13 @@ from pairuni.algo.gradients import gradient_cosine
 from pairuni.algo.pair_grpo import KlTerm, Totals, pair_credit, row_scales, shared_totals, side_loss, side_totals
 from pairuni.config import TrainConfig
 from pairuni.dist import all_gather, all_reduce_gradients, global_sum
+from pairuni.errors import DivergedError
 from pairuni.policies.base import Chunk, Policy, Rollouts, Scorer
 from pairuni.records import Side
 from pairuni.train.metrics import SideScores, rollout_metrics, score_metrics
 from pairuni.train.optim import Optimizer, learning_rate
 from pairuni.train.rollout import SideBatch
 from pairuni.train.wrap import ShardedPolicy
-
-
-class DivergedError(RuntimeError):
-    """A loss or gradient is not finite; the update was not applied."""
 
 
 @dataclass
@@ -141,7 +138,7 @@ def _totals(batch: Mapping[Side, SideBatch], config: TrainConfig) -> dict[Side, 
 
 def _pieces(policy: Policy, sampled: SideBatch, credit_BR: Tensor, totals: Totals, config: TrainConfig) -> list[_Piece]:
     """The chunks of a side that are scored."""
-    side_weight = vars(config.side_weights)[sampled.side]
+    side_weight, length = (vars(of_sides)[sampled.side] for of_sides in (config.side_weights, config.norm_length))
     pieces: list[_Piece] = []
     gauge: list[_Piece] = []
     start, credit_Br = 0, sampled.own(credit_BR)
@@ -149,7 +146,7 @@ def _pieces(policy: Policy, sampled: SideBatch, credit_BR: Tensor, totals: Total
         credit_n = credit_Br[start : start + call.shape[0]].flatten()
         lengths_n = call.length_BR.flatten()
         start += call.shape[0]
-        scale_n = row_scales(lengths_n.cpu(), config.loss_norm, totals, config.norm_length) * side_weight
+        scale_n = row_scales(lengths_n.cpu(), config.loss_norm, totals, length) * side_weight
         # With a KL term every row has a gradient; a side of weight 0 has none.
         active_n = (credit_n != 0) | (config.kl_beta > 0) if side_weight else torch.zeros_like(credit_n).bool()
         for chunk in policy.chunks(call, config.micro_batch, config.micro_tokens):

@@ -4,6 +4,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
+import torch
+
 from pairuni.config import ModelConfig
 from pairuni.errors import InputError
 from pairuni.policies import load_policy
@@ -52,6 +54,18 @@ def load_trainable(config: ModelConfig, source: str, device: str) -> Policy:
     if config.gradient_checkpointing:
         policy.checkpoint_activations()
     return policy
+
+
+def share_towers(policy: Policy, other: Policy) -> None:
+    """Gives `policy` the frozen towers of `other` where they hold the same weights.
+
+    There is then one copy of them, and what one policy's tower made of an image serves both.
+    """
+    for own, theirs in zip(policy.towers(), other.towers(), strict=True):
+        before, there = own.state_dict(), theirs.state_dict()
+        if before.keys() == there.keys() and all(torch.equal(before[name], there[name]) for name in before):
+            (name,) = (name for name, part in policy.module.named_modules() if part is own)
+            policy.module.set_submodule(name, theirs)
 
 
 def count_trained(planner: Planner, config: ModelConfig) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from pairuni.policies.dimoo.cache import CachedLogits, CachedStates
 from pairuni.policies.dimoo.model import DimooModel, states_at
 from pairuni.policies.dimoo.prompts import Layout
 from pairuni.policies.sampling import check, draw, row_uniforms
+from pairuni.records import Side
 from pairuni.streams import Stream, content_key, keyed
 
 # Tokens of a forward while sampling, prompts and unconditional rows included.
@@ -147,7 +148,7 @@ def _fill(
     order_nN = torch.stack([orders[id(row)] for row in rows[0]]).to(device)
     actions, steps = torch.full((n, slots), -1, device=device), torch.full((n, slots), -1, device=device)
     sampled, cond = torch.zeros(n, slots, device=device), torch.zeros(n, slots, device=device)
-    done, as_asked, filled = 0, [], order_nN[:, :0]
+    done, drawn_all, filled = 0, [], order_nN[:, :0]
     cached = _cache(language, rows, task, places_N) if task.cached_share else None
     for s, step in enumerate(task.plan):
         if confident:
@@ -162,7 +163,7 @@ def _fill(
         else:
             logits = cached(s, answers_nA, open_nS, filled)
         drawn = draw(*logits, numbers.gather(1, open_nS).flatten(), spec, banned)
-        as_asked.append(drawn.as_asked)
+        drawn_all.append((drawn.finite, drawn.as_asked))
         kept = torch.arange(open_nS.shape[1], device=device).expand(n, -1)
         if confident:
             luck = uniforms[:, (2 * s + 1) * slots : (2 * s + 2) * slots].gather(1, open_nS)
@@ -173,7 +174,7 @@ def _fill(
         steps.scatter_(1, filled, s)
         answers_nA.scatter_(1, places_N[filled], actions.gather(1, filled) + task.ids.start)
         done += step.count
-    check(as_asked, spec)
+    check(*zip(*drawn_all, strict=True), spec, Side.GENERATION if task.banned is None else Side.UNDERSTANDING)
     return Filled(actions.cpu(), sampled.cpu(), cond.cpu(), steps.cpu())
 
 

@@ -18,6 +18,7 @@ from pairuni.policies.base import SamplingSpec
 from pairuni.policies.janus.cache import Prefix, SharedCache
 from pairuni.policies.janus.model import advance, embed_codes
 from pairuni.policies.sampling import check, draw
+from pairuni.records import Side
 
 _LOOK = 16  # tokens between looks at whether rows have ended, on a GPU
 _SHARE = 0.75  # of rows that are left, below which the others are taken out: that copies their own keys and values
@@ -96,7 +97,7 @@ def decode(
             rows.keep()
             run = _Repeated(rows, cuda_graphs)
         run(min(every, count - start))
-    check([rows.as_asked], spec)
+    check([rows.finite], [rows.as_asked], spec, Side.UNDERSTANDING if ends else Side.GENERATION)
     longest = int(rows.out.mask_nT.any(0).sum())
     return Decoded(*(part[:, :longest] for part in vars(rows.out).values()))
 
@@ -126,7 +127,7 @@ class _Rows:
         self.t_1 = torch.zeros(1, dtype=torch.int64, device=slots.device)
         self.rows = torch.arange(len(slots_n), device=slots.device)
         self.tokens, self.alive = torch.zeros_like(self.rows), torch.ones_like(self.rows, dtype=torch.bool)
-        self.as_asked = torch.ones((), dtype=torch.bool, device=slots.device)
+        self.finite, self.as_asked = (torch.ones((), dtype=torch.bool, device=slots.device) for _ in range(2))
         self._decide(prefix.hidden_DH[slots])
 
     def step(self) -> None:
@@ -149,6 +150,7 @@ class _Rows:
         self.out.sampled_logp_nT[at] = drawn.sampled_logp_n.where(self.alive, 0)
         self.out.cond_logp_nT[at] = drawn.cond_logp_n.where(self.alive, 0)
         self.tokens.copy_(drawn.actions_n)
+        self.finite &= drawn.finite
         self.as_asked &= drawn.as_asked
         if kind.eos is not None:
             self.alive &= drawn.actions_n != kind.eos
