@@ -146,3 +146,8 @@ def test_towers_are_shared_where_their_weights_are_the_same(tiny_janus: JanusPol
     share_towers(changed, tiny_janus)
     assert changed.module.model.vision_model is not own
     assert changed.module.model.vqmodel is tiny_janus.module.model.vqmodel
+    narrowed = JanusPolicy(copy.deepcopy(tiny_janus.module), tiny_janus.processor)
+    narrowed.module.model.vision_model.bfloat16()  # as frozen weights beside adapters are
+    again = JanusPolicy(copy.deepcopy(tiny_janus.module), tiny_janus.processor)
+    share_towers(again, narrowed)
+    assert again.module.model.vision_model is narrowed.module.model.vision_model

@@ -57,13 +57,14 @@ def load_trainable(config: ModelConfig, source: str, device: str) -> Policy:
 
 
 def share_towers(policy: Policy, other: Policy) -> None:
-    """Gives `policy` the frozen towers of `other` where they hold the same weights.
+    """Gives `policy` the frozen towers of `other` where they hold the same weights, up to how these are narrowed.
 
     There is then one copy of them, and what one policy's tower made of an image serves both.
     """
     for own, theirs in zip(policy.towers(), other.towers(), strict=True):
         before, there = own.state_dict(), theirs.state_dict()
-        if before.keys() == there.keys() and all(torch.equal(before[name], there[name]) for name in before):
+        same = (torch.equal(before[name].to(value.dtype), value) for name, value in there.items())
+        if before.keys() == there.keys() and all(same):
             (name,) = (name for name, part in policy.module.named_modules() if part is own)
             policy.module.set_submodule(name, theirs)
 
