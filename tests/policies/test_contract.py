@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from pairuni.errors import DivergedError
 from pairuni.policies import load_policy, sampling
 from pairuni.policies.base import Policy, Rollouts, SamplingSpec
 from pairuni.policies.dimoo import decode as dimoo_decode
@@ -158,6 +159,15 @@ def test_truncation_behind_the_specs_back_is_caught(policy: Policy, side: Side, 
     cut = replace(SPECS["guidance off"], top_k=5)
     monkeypatch.setattr(sampling, "truncate", lambda logp, spec: honest(logp, cut))
     with pytest.raises(AssertionError, match="drawn from other tokens"):
+        _sample(policy, side, SPECS["guidance off"])
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_logits_that_are_not_finite_are_said(policy: Policy, side: Side) -> None:
+    with torch.no_grad():
+        for _, parameter in policy.trainable():
+            parameter.fill_(torch.nan)
+    with pytest.raises(DivergedError, match=rf"^{side}: the model's logits are not finite"):
         _sample(policy, side, SPECS["guidance off"])
 
 

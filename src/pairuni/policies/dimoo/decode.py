@@ -148,7 +148,7 @@ def _fill(
     order_nN = torch.stack([orders[id(row)] for row in rows[0]]).to(device)
     actions, steps = torch.full((n, slots), -1, device=device), torch.full((n, slots), -1, device=device)
     sampled, cond = torch.zeros(n, slots, device=device), torch.zeros(n, slots, device=device)
-    done, drawn_all, filled = 0, [], order_nN[:, :0]
+    done, finite, as_asked, filled = 0, [], [], order_nN[:, :0]
     cached = _cache(language, rows, task, places_N) if task.cached_share else None
     for s, step in enumerate(task.plan):
         if confident:
@@ -163,7 +163,8 @@ def _fill(
         else:
             logits = cached(s, answers_nA, open_nS, filled)
         drawn = draw(*logits, numbers.gather(1, open_nS).flatten(), spec, banned)
-        drawn_all.append((drawn.finite, drawn.as_asked))
+        finite.append(drawn.finite)
+        as_asked.append(drawn.as_asked)
         kept = torch.arange(open_nS.shape[1], device=device).expand(n, -1)
         if confident:
             luck = uniforms[:, (2 * s + 1) * slots : (2 * s + 2) * slots].gather(1, open_nS)
@@ -174,7 +175,7 @@ def _fill(
         steps.scatter_(1, filled, s)
         answers_nA.scatter_(1, places_N[filled], actions.gather(1, filled) + task.ids.start)
         done += step.count
-    check(*zip(*drawn_all, strict=True), spec, Side.GENERATION if task.banned is None else Side.UNDERSTANDING)
+    check(finite, as_asked, spec, Side.GENERATION if task.banned is None else Side.UNDERSTANDING)
     return Filled(actions.cpu(), sampled.cpu(), cond.cpu(), steps.cpu())
 
 
