@@ -484,7 +484,7 @@ def test_whole_answers_without_a_choice(text: str) -> None:
     assert extract_choice(text, ANIMALS) is None
 
 
-@pytest.mark.parametrize("name", ["answers_in_the_wild", "answers_in_the_wild_2"])
+@pytest.mark.parametrize("name", ["answers_in_the_wild", "answers_in_the_wild_2", "answers_in_the_wild_3"])
 def test_answers_in_the_style_of_five_public_models(name: str) -> None:
     """Written without a look at the reader, which was mended after. `letter` is null where nobody could decide."""
     rows = [row for _, row in read_jsonl(Path(__file__).parent / f"{name}.jsonl")]
