@@ -190,7 +190,7 @@ def test_photographs(coco, paired):
     assert 0.6 <= summary["similarity"]["0"] <= summary["similarity"]["1"] <= 1
     assert summary["random_pair_cosine"]["0.95"] < 0.6
     assert {"features", "pairing"} <= set(summary["seconds"]) and summary["peak_rss_mb"] > 10
-    assert any("image_root" in notice for notice in summary["notices"])
+    assert (output / summary["image_root"]).resolve() == coco.resolve()
 
 
 def test_reruns_are_byte_identical_and_compute_no_feature_again(coco, paired, tmp_path, monkeypatch):
