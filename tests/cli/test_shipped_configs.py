@@ -47,7 +47,7 @@ def test_a_file_that_is_there_wins_and_a_name_that_is_none_is_refused(
 
 
 def test_copies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["configs", "shapes/demo", "photos", "--output", "mine"]) == 0
+    assert main(["configs", "shapes/demo,photos", "--output", "mine"]) == 0
     names = {"demo.yaml", "complete.yaml", "pair.yaml", "train.yaml"}
     assert {path.name for path in (tmp_path / "mine").iterdir()} == names
     assert (tmp_path / "mine" / "demo.yaml").read_bytes() == (ROOT / "configs" / "shapes" / "demo.yaml").read_bytes()
@@ -56,6 +56,8 @@ def test_copies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "mine/demo.yaml: is there already; nothing was copied" in capsys.readouterr().err
     assert {path.name for path in (tmp_path / "mine").iterdir()} == names
     assert (tmp_path / "mine" / "demo.yaml").read_text() == "changed"
+    assert main(["configs", "shapes/demo", "photos", "--output", "words"]) == 0
+    assert {path.name for path in (tmp_path / "words").iterdir()} == names
     assert main(["configs", "shapes/demi"]) == 2
     assert "did you mean shapes/demo?" in capsys.readouterr().err
 
@@ -88,3 +90,18 @@ def test_plans_of_the_paper_s_configs_need_no_network(
 
 def test_lumina_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert "56.7 GiB of 79.0 GiB" in planned("lumina_dimoo", "8", monkeypatch, capsys)
+
+
+PAGE = (ROOT / "docs" / "janus-pro.md").read_text(encoding="utf-8")
+OUTPUTS = re.findall(r"^```text\n(deepseek.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize(("name", "options"), [("janus_pro_1b", []), ("janus_pro_7b", ["--distributed", "ddp"])])
+def test_plans_in_docs_are_what_the_command_prints(
+    name: str, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = ["--plan", "--plan.memory", "79", "--plan.processes", "8"]
+    assert main(["train", "--config", f"paper/{name}", *options, *plan]) == 0
+    printed = capsys.readouterr().out.strip()
+    assert printed in {text.strip() for text in OUTPUTS}
+    assert len(OUTPUTS) == 2

@@ -7,6 +7,7 @@ from pathlib import Path
 from textwrap import shorten
 
 from pairuni.cli.help import nearest
+from pairuni.config import as_list
 from pairuni.errors import InputError
 
 PACKAGE, ENDING = "pairuni.configs", ".yaml"
@@ -60,7 +61,7 @@ def configs(arguments: list[str]) -> int:
         print("\n".join(f"{name:<{width}}  {_about(file)}" for name, file in known.items()))
         print("\nName one behind --config, from anywhere, or copy it: pairuni configs NAME --output FOLDER")
         return 0
-    wanted = [each for name in options.names for each in _named(name, known)]
+    wanted = [each for name in as_list(",".join(options.names)) for each in _named(name, known)]
     copies = {options.output / f"{name.rpartition('/')[2]}{ENDING}": known[name] for name in wanted}
     for path in copies:
         if path.exists():
