@@ -114,13 +114,15 @@ class SourceConfig:
     lists and JSON text: {"question": "conversations.0.value"}. Those left out have our names; id may be absent."""
     strip: dict[str, str] = field(default_factory=dict)
     """Text that is taken out of a field, such as the image's place holder: {"question": "<image>"}."""
-    skip: dict[str, list[str]] = field(default_factory=dict)
+    skip: dict[str, str | list[str]] = field(default_factory=dict)
     """Rows left out, and counted, because a field of theirs has one of these values: {"ability": ["detection"]}."""
     limit: int = 0
     """Read this many rows (0: all)."""
 
     def __post_init__(self) -> None:
         _check(self.limit >= 0, "limit", f"must not be negative, not {self.limit}")
+        listed = {name: as_list(value) if isinstance(value, str) else value for name, value in self.skip.items()}
+        object.__setattr__(self, "skip", listed)
         for name, keys in (("fields", self.fields), ("strip", self.strip)):
             unknown = sorted(keys.keys() - {"id", "image", "prompt", "question", "answer", "tag"})
             _check(not unknown, name, f"{', '.join(unknown)}: not one of id, image, prompt, question, answer, tag")

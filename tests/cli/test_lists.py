@@ -78,6 +78,14 @@ def test_python_too() -> None:
     assert EvalConfig(benchmarks="pope,mme") == EvalConfig(benchmarks=["pope", "mme"])
 
 
+@pytest.mark.parametrize("written", ["count,colour", "[count, colour]", '"count, colour"'])
+def test_the_lists_of_a_mapping_too(written: str, tmp_path: Path) -> None:
+    text = f"understanding: u\ngeneration: g\noutput: o\nunderstanding_source:\n  skip:\n    ability: {written}\n"
+    (tmp_path / "c.yaml").write_text(text, encoding="utf-8")
+    found = parse_config(config.CompleteConfig, ["--config", str(tmp_path / "c.yaml")], "complete")
+    assert found.understanding_source.skip == {"ability": ["count", "colour"]}
+
+
 def test_the_resolved_config_has_them_one_way(tmp_path: Path) -> None:
     def written(*words: str) -> str:
         run = RunDir(tmp_path)
