@@ -147,6 +147,19 @@ class RunDir:
         write_text(self.config, yaml.safe_dump(dict(resolved), sort_keys=False, allow_unicode=True))
 
 
+def run_of(path: Path) -> Path:
+    """The run that a path leads to: of RUN/best, RUN/latest, RUN/checkpoints and the folders in there; others stay."""
+    if path.name in ("best", "latest") and not path.exists() and (path.parent / "checkpoints").is_dir():
+        return path.parent
+    if path.is_file() or RunDir(path).eval.is_file():
+        return path
+    for folder in (path, *path.parents):
+        run = RunDir(folder.parent)
+        if folder.name == "checkpoints" and (run.config.is_file() or run.metrics.is_file()):
+            return run.path
+    return path
+
+
 def read_steps(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """As `read_jsonl`, for rows that each have a whole number `step`. Raises InputError likewise."""
     for n, row in read_jsonl(path):

@@ -27,6 +27,7 @@ from report_files import (
     write_run,
 )
 
+from pairuni.cli.main import main
 from pairuni.errors import InputError
 from pairuni.report.html import write_report
 
@@ -310,6 +311,24 @@ def test_inputs_that_are_neither_run_nor_evaluation(run_dir: Path, tmp_path: Pat
         write_report([], tmp_path / "report.html")
     with pytest.raises(InputError, match="is a folder"):
         write_report([run_dir], empty)
+
+
+def test_names_of_a_run_s_checkpoints_lead_to_the_run(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[list[Path]] = []
+    monkeypatch.setattr(
+        "pairuni.report.html.write_report", lambda inputs, out, **options: given.append([*inputs, out]) or out
+    )
+    model = run_dir / "checkpoints" / "step_000001" / "model"
+    model.mkdir(parents=True, exist_ok=True)
+    for name in ("best", "latest", "checkpoints", "checkpoints/step_000001", "checkpoints/step_000001/model"):
+        assert main(["report", str(run_dir / name)]) == 0
+        assert given.pop() == [run_dir, run_dir / "report.html"], name
+    evaluation = write_evaluation(model / "eval", {"pope": random_scores(0, 0.5)})
+    for path in (evaluation, evaluation.parent, tmp_path / "elsewhere" / "best"):
+        assert main(["report", str(path)]) == 0
+        assert given.pop()[0] == path
 
 
 def test_the_module_imports_without_torch_and_without_pyplot() -> None:

@@ -21,6 +21,7 @@ from pairuni.errors import InputError
 from pairuni.files import writing
 from pairuni.outputs import Outputs
 from pairuni.progress import say, set_console
+from pairuni.runs import run_of
 
 
 def shapes(arguments: list[str]) -> int:
@@ -143,16 +144,19 @@ def sample(arguments: list[str]) -> int:
 
 def report(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="pairuni report", exit_on_error=False)
-    parser.add_argument("inputs", nargs="+", type=Path, help="run directories or eval.json files")
+    parser.add_argument(
+        "inputs", nargs="+", type=Path, help="run directories, or checkpoints of theirs, or eval.json files"
+    )
     parser.add_argument("--out", type=Path, default=None, help="the page (default: report.html in the first run)")
     parser.add_argument("--title", default=None)
     parser.add_argument("--overwrite", action="store_true", help="replace a page that this did not write")
     options = parse_arguments(parser, arguments)
     from pairuni.report.html import write_report
 
-    first = options.inputs[0]
+    inputs = [run_of(path) for path in options.inputs]
+    first = inputs[0]
     out = options.out or (first if first.is_dir() else first.parent) / "report.html"
-    print(write_report(options.inputs, out, title=options.title, overwrite=options.overwrite))
+    print(write_report(inputs, out, title=options.title, overwrite=options.overwrite))
     return 0
 
 
