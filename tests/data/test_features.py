@@ -415,3 +415,10 @@ def test_a_store_that_holds_keys_twice_is_healed(tmp_path):
     with FeatureStore(tmp_path) as store:
         store.add(["ff" * 32], ROWS[:1])
         assert np.array_equal(store.rows([KEYS[5], "ff" * 32]), ROWS[[5, 0]])
+
+
+def test_weights_for_an_extractor_without_any_are_refused() -> None:
+    for name in ("colour_hog", "shapes_content"):
+        with pytest.raises(InputError, match=f"{name} takes none") as caught:
+            load_extractor(name, "microsoft/resnet-50")
+        assert caught.value.field == "weights"

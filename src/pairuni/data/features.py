@@ -69,9 +69,11 @@ def load_extractor(name: ExtractorName, weights: str = "") -> Extractor:
     """The extractor of that name; `weights` is a hub id or local folder (default: EXTRACTORS).
 
     Raises:
-        InputError: the weights cannot be loaded or are of another kind of model.
+        InputError: the weights cannot be loaded or are of another kind of model, or the extractor takes none.
     """
     place, default = EXTRACTORS[name]
+    if weights and not default:
+        raise InputError(f"{name} takes none; with a config that names some, add --weights ''", field="weights")
     return make_extractor(place, weights or default)
 
 
