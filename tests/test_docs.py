@@ -89,11 +89,16 @@ def prose(path: Path) -> str:
     return FENCE.sub("", path.read_text(encoding="utf-8"))
 
 
+def command_lines(block: str) -> Iterator[list[str]]:
+    """The words of every command line of a shell block, comments left out."""
+    lines = (shlex.split(line, comments=True) for line in block.replace("\\\n", " ").splitlines())
+    yield from (words for words in lines if words)
+
+
 def shell_lines(path: Path) -> Iterator[list[str]]:
-    """The words of every command line in a doc's shell blocks, comments left out."""
-    for text in fences(path, "sh"):
-        lines = (shlex.split(line, comments=True) for line in text.replace("\\\n", " ").splitlines())
-        yield from (words for words in lines if words)
+    """The words of every command line in a doc's shell blocks."""
+    for block in fences(path, "sh"):
+        yield from command_lines(block)
 
 
 def pairuni_arguments(words: list[str]) -> list[str] | None:
