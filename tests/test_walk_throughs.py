@@ -82,7 +82,8 @@ NOT_RUN = {
 # What a dry form is asked for with.
 DRY = {
     "train": ["--plan", "--plan.measure", "false"],
-    "analyse ablations": ["--dry_run", "true"],
+    "analyse ablations --suite pairing weighting": ["--dry-run"],
+    "analyse ablations": ["--dry-run", "--base", "small.yaml"],  # a folder's runs are all of one base
     "complete": ["--dry-run"],
 }
 # Pages that are read one after the other share a folder: README's part on photographs leads to own-data.md.
