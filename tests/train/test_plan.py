@@ -240,7 +240,7 @@ MISTAKES = {
     "a word": (["--plan.memory", "much"], "plan.memory: "),
     "no tokens": (["--plan.text_tokens", "0"], "plan.text_tokens: must be positive"),
     "no processes": (["--plan.processes", "0"], "plan.processes: must be positive"),
-    "no option": (["--plan.gib", "80"], "plan.gib 80: unknown option"),
+    "no option": (["--plan.gib", "80"], "--plan.gib: unknown option"),
     "no device": (["--model.device", "gpu"], "device: 'gpu' is no device"),
     "a device of no use": (["--model.device", "meta"], "model.device: plans are for cpu and cuda"),
     "no such reward": (["--rewards.generation", "beauty"], "rewards.generation"),
@@ -257,8 +257,7 @@ def test_mistakes(name: str, folder: Path, tiny_janus_folder: Path, capsys: pyte
 
 
 def test_the_options_are_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["train", "--help"])
+    assert main(["train", "--help"]) == 0
     assert "--plan.memory" in capsys.readouterr().out
 
 
