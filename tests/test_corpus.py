@@ -187,6 +187,7 @@ def again(finished: TrainConfig, tmp_path: Path) -> tuple[RunDir, list[str]]:
     run = RunDir(tmp_path / "copy" / "run")
     text = run.config.read_text().replace(str(source), str(tmp_path / "copy")).replace("steps: 2\n", "steps: 3\n")
     run.config.write_text(text)
+    (run.path / ".pairuni.json").unlink()  # it says that config.yaml was edited
     (tmp_path / "c.yaml").write_text(text)
     # The pairs' folder is part of the config that a checkpoint belongs to.
     for step in (1, 2):

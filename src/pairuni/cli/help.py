@@ -27,6 +27,7 @@ TITLES = {
     "rollout": "Rollouts",
     "advantage": "Advantages",
     "side_weights": "Weights of the two sides",
+    "norm_length": "Lengths for loss_norm: constant",
     "optim": "Optimiser",
     "rewards": "Rewards",
     "log": "Logs, checkpoints, evaluation inside training",
