@@ -131,7 +131,7 @@ def test_pair(tmp_path: Path) -> None:
         kill_after(pair("killed"), seconds, rng)
     assert pair("killed").wait() == 0
     same_files(tmp_path / "straight", tmp_path / "killed", "pairs.jsonl", "removed.jsonl", "unmatched.jsonl")
-    assert not list((tmp_path / "killed").glob(".*"))
+    assert [path.name for path in (tmp_path / "killed").glob(".*")] == [".pairuni.json"]
 
 
 @pytest.mark.slow
