@@ -159,7 +159,8 @@ def standard_error(answers: Sequence[Answer], benchmark: Benchmark) -> float:
     """Of the score over the sampling of items; 0 with fewer than two groups.
 
     The mean of independent answers: the root of the unbiased variance over n. Else a bootstrap over groups, seeded:
-    whole groups are drawn, since images of one prompt or questions on one image go together.
+    whole groups are drawn, since images of one prompt or questions on one image go together. Answers without a group
+    are grouped by their prompt, as the report does.
     """
     groups: dict[str, list[Answer]] = {}
     for answer in answers:
