@@ -18,7 +18,8 @@ from pairing import write_features
 from pairuni.config import PairConfig
 from pairuni.data.features import extract, load_extractor
 from pairuni.data.match import Edges, candidates, choose, normalise
-from pairuni.records import Side, read_quadruples
+from pairuni.records import read_quadruples
+from pairuni.types import Side
 
 STRATEGIES = ("paper_order", "greedy", "optimal")
 QUANTILES = (0.05, 0.5, 0.95, 0.999)

@@ -14,15 +14,14 @@ import numpy as np
 import torch
 
 from pairuni.policies import load_policy
-from pairuni.policies.base import Rollouts, SamplingSpec
 from pairuni.policies.dimoo.model import states_at
 from pairuni.policies.dimoo.policy import DimooPolicy
 from pairuni.policies.sampling import counter_seed, log_distribution
-from pairuni.records import Prompt, Side
 from pairuni.shapes.captions import caption
 from pairuni.shapes.questions import ask_any
 from pairuni.shapes.renderer import render
 from pairuni.shapes.scenes import random_scene
+from pairuni.types import Prompt, Rollouts, SamplingSpec, Side
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ The trainers' loop is written here from its description (docs/performance.md say
 pair at a time, every row prefilled by itself and doubled for guidance, a cache that grows by concatenation; the
 log-probs of what was sampled computed a second time; one row per answer with logits over the whole vocabulary at every
 position; both branches' graphs alive until one backward. It draws from the full distribution, as ours does.
-Shapes: n rows, P prompt tokens, T decisions, A answer tokens, V vocabulary.
+Shapes: n rows, P prompt tokens, T actions, A answer tokens, V vocabulary.
 """
 
 from collections.abc import Callable, Sequence

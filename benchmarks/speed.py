@@ -37,15 +37,13 @@ from torch import Tensor
 from transformers import JanusForConditionalGeneration
 
 from pairuni.config import DataConfig, OptimConfig, RewardConfig, RolloutConfig, TrainConfig
-from pairuni.data.dataset import Half
-from pairuni.policies.base import Rollouts, SamplingSpec
 from pairuni.policies.janus.policy import JanusPolicy
 from pairuni.policies.sampling import seeds_for
-from pairuni.records import Prompt, Quadruple, Side
 from pairuni.rewards.base import FunctionReward
 from pairuni.train.optim import Optimizer
 from pairuni.train.rollout import collect
 from pairuni.train.step import train_step
+from pairuni.types import Half, Prompt, Quadruple, Rollouts, SamplingSpec, Side
 
 GUIDANCE = 5.0
 CASES = ("image", "text", "update", "step")

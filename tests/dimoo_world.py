@@ -5,12 +5,11 @@ import math
 import numpy as np
 import torch
 
-from pairuni.policies.base import Rollouts, SamplingSpec
 from pairuni.policies.dimoo.model import DimooModel
 from pairuni.policies.dimoo.policy import DimooPolicy
 from pairuni.policies.sampling import counter_seed
 from pairuni.pretrain.build_dimoo import DimooSize, build_dimoo
-from pairuni.records import Prompt, Side
+from pairuni.types import Prompt, Rollouts, SamplingSpec, Side
 
 R = 3
 

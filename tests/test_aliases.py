@@ -10,7 +10,8 @@ from PIL import Image
 from pairuni.cli.main import main
 from pairuni.errors import InputError
 from pairuni.files import read_json, read_jsonl, write_jsonl
-from pairuni.records import Side, pairs_root, read_pairs, read_quadruples, read_samples
+from pairuni.records import pairs_root, read_pairs, read_quadruples, read_samples
+from pairuni.types import Side
 
 QUESTION = {"question": "Which colour? A. red B. blue", "answer": "A"}
 

@@ -16,10 +16,10 @@ from pairuni.config import PairConfig, PlanConfig, TrainConfig
 from pairuni.data.mixing import UNWEIGHTED
 from pairuni.policies import load_policy
 from pairuni.policies.dimoo.model import DimooConfig
-from pairuni.records import Side
 from pairuni.rewards import side_reward
 from pairuni.train.optim import Optimizer
 from pairuni.train.plan import make_plan
+from pairuni.types import Side
 
 ROOT = Path(__file__).parents[1] / "configs"
 FILES = sorted(ROOT.rglob("*.yaml"))

@@ -32,11 +32,11 @@ from pairuni.data.complete import run_complete
 from pairuni.data.images import load_image, look
 from pairuni.errors import InputError
 from pairuni.files import file_hash, read_json, read_jsonl, write_json
-from pairuni.records import Quadruple, Side
 from pairuni.rewards import side_reward
 from pairuni.rewards.base import RewardInput, score_all
 from pairuni.runs import RunDir
 from pairuni.train.loop import train
+from pairuni.types import Quadruple, Side
 
 # ---- images -----------------------------------------------------------------------------------------------------
 

@@ -49,11 +49,11 @@ from pairuni.eval import runner
 from pairuni.files import read_json, read_jsonl, write_jsonl
 from pairuni.policies.janus.policy import JanusPolicy
 from pairuni.pretrain.build import JanusSize
-from pairuni.records import Quadruple, Side
 from pairuni.rewards import REWARDS, load_reward
 from pairuni.rewards.base import RewardInput, score_all
 from pairuni.shapes.world import write_world
 from pairuni.train.loop import train
+from pairuni.types import Quadruple, Side
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

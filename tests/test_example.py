@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pairuni.algo.advantages import group_advantages
-from pairuni.algo.pair_grpo import merge_stats, pair_credit, row_scales, side_loss, side_totals
+from pairuni.algo.pair_grpo import loss_scales, merge_stats, side_denominators, side_loss, weighted_advantages
 from pairuni.algo.weights import pair_weights
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "pair_grpo_by_hand.py"
@@ -27,7 +27,9 @@ def test_advantages_and_weights(hand):
     for side in SIDES:
         rewards = hand["rewards"][side]
         np.testing.assert_allclose(group_advantages(rewards, hand["STD_EPS"]), hand["advantages"][side], atol=1e-9)
-        np.testing.assert_allclose(pair_credit(rewards, weights, hand["STD_EPS"]), hand["credit"][side], atol=1e-6)
+        np.testing.assert_allclose(
+            weighted_advantages(rewards, weights, hand["STD_EPS"]), hand["credit"][side], atol=1e-6
+        )
 
 
 @pytest.mark.parametrize("side", SIDES)
@@ -40,7 +42,7 @@ def test_losses_gradients_and_statistics(hand, side, update):
     credit = hand["credit"][side].flatten()
     loss, parts = torch.zeros((), dtype=torch.float64), []
     for k in (slice(0, 3), slice(3, 8)):
-        scale = row_scales(rows[k].sum(-1), "sequence_mean", side_totals(mask.sum(-1)))
+        scale = loss_scales(rows[k].sum(-1), "sequence_mean", side_denominators(mask.sum(-1)))
         part, stats = side_loss(logp[k], old[k], credit[k], rows[k], scale, hand["CLIP_EPS"])
         loss = loss + part
         parts.append(stats)

@@ -200,14 +200,14 @@ FAULTS = {
     ),
     "pair weight on answers only": Fault(
         "train/step.py",
-        "pair_credit(s.rewards_BR, s.weights_B, config",
-        "pair_credit(s.rewards_BR, s.weights_B if side == 'understanding' else s.weights_B**0, config",
+        "weighted_advantages(s.rewards_BR, s.weights_B, config",
+        "weighted_advantages(s.rewards_BR, s.weights_B if side == 'understanding' else s.weights_B**0, config",
         WEIGHT,
     ),
     "pair weight on images only": Fault(
         "train/step.py",
-        "pair_credit(s.rewards_BR, s.weights_B, config",
-        "pair_credit(s.rewards_BR, s.weights_B if side == 'generation' else s.weights_B**0, config",
+        "weighted_advantages(s.rewards_BR, s.weights_B, config",
+        "weighted_advantages(s.rewards_BR, s.weights_B if side == 'generation' else s.weights_B**0, config",
         WEIGHT,
     ),
     "mean and spread of the whole batch": Fault(
@@ -230,8 +230,8 @@ FAULTS = {
     ),
     "one group for all pairs of a step": Fault(
         "train/step.py",
-        "pair_credit(s.rewards_BR, s.weights_B, config.advantage.std_eps)",
-        "pair_credit(s.rewards_BR.reshape(1, -1), s.weights_B[:1] ** 0, config.advantage.std_eps)"
+        "weighted_advantages(s.rewards_BR, s.weights_B, config.advantage.std_eps)",
+        "weighted_advantages(s.rewards_BR.reshape(1, -1), s.weights_B[:1] ** 0, config.advantage.std_eps)"
         ".reshape(s.rewards_BR.shape) * s.weights_B[:, None]",
         f"{STEP}::test_equal_prompts_are_separate_groups_with_rollouts_of_their_own",
     ),
@@ -319,8 +319,8 @@ FAULTS = {
     ),
     "a resumed run's reference with towers of its own": Fault(
         "train/loop.py",
-        "share_towers(reference, policy)",
-        "share_towers(policy, policy)",
+        "share_frozen_modules(reference, policy)",
+        "share_frozen_modules(policy, policy)",
         "tests/train/test_kl_term.py::test_a_resumed_run_s_reference_reads_no_image_again",
     ),
     "one length for both sides": Fault(
@@ -367,8 +367,8 @@ FAULTS = {
     ),
     "two gradients of one side share a group": Fault(
         "analysis/gradients.py",
-        "own = pair_credit(rewards_BR, sampled.weights_B, self.train.advantage.std_eps)",
-        "own = pair_credit(sampled.rewards_BR, sampled.weights_B, self.train.advantage.std_eps)[:, columns]",
+        "own = weighted_advantages(rewards_BR, sampled.weights_B, self.train.advantage.std_eps)",
+        "own = weighted_advantages(sampled.rewards_BR, sampled.weights_B, self.train.advantage.std_eps)[:, columns]",
         "tests/analysis/test_gradient_agreement.py::test_it_is_the_trainers_loss_of_half_the_rollouts_each",
     ),
     "rewards of two gradients are normalised together": Fault(
@@ -456,7 +456,7 @@ FAULTS = {
     ),
     "denominators of one process": Fault(
         "train/step.py",
-        "totals[side] = Totals(int(global_sum(own.rollouts)), int(global_sum(own.decisions)))",
+        "totals[side] = LossDenominators(int(global_sum(own.rollouts)), int(global_sum(own.actions)))",
         "totals[side] = own",
         GRADIENT,
     ),
@@ -536,13 +536,13 @@ FAULTS = {
         "policies/lora.py",
         "value = value + scaling * (second @ first)",
         "value = value + 0 * scaling * (second @ first)",
-        "tests/train/test_trained.py::test_adapters_begin_as_nothing_and_merge_to_what_they_do",
+        "tests/train/test_trainable.py::test_adapters_begin_as_nothing_and_merge_to_what_they_do",
     ),
     "adapters of the first step on resume": Fault(
         "train/loop.py",
         "load_trained(start.checkpoint, policy)",
         "start.checkpoint.exists()",
-        "tests/train/test_trained.py::test_a_run_with_adapters",
+        "tests/train/test_trainable.py::test_a_run_with_adapters",
     ),
 }
 

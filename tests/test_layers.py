@@ -12,7 +12,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "pairuni"
 RANKS = [
-    ["errors", "streams"],
+    ["errors", "streams", "types"],
     ["outputs"],
     ["files", "watch", "progress", "chart_style", "replies"],
     ["records", "config", "runs", "ledger"],

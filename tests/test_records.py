@@ -6,16 +6,8 @@ from pathlib import Path
 import pytest
 
 from pairuni.errors import InputError
-from pairuni.records import (
-    Pair,
-    Quadruple,
-    Sample,
-    Side,
-    read_pairs,
-    read_quadruples,
-    read_samples,
-    resolve_image,
-)
+from pairuni.records import read_pairs, read_quadruples, read_samples, resolve_image
+from pairuni.types import Pair, Quadruple, Sample, Side
 
 
 def half(image: str = "images/a.png", **more) -> dict:

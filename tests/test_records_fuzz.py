@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from pairuni.errors import InputError
 from pairuni.files import write_jsonl
-from pairuni.records import Pair, Quadruple, Side, read_pairs, read_quadruples, read_samples
+from pairuni.records import read_pairs, read_quadruples, read_samples
+from pairuni.types import Pair, Quadruple, Side
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 FILLED = TEXT.filter(lambda text: bool(text.strip()))

@@ -19,13 +19,13 @@ from pairuni.config import (
     RolloutConfig,
     TrainConfig,
 )
-from pairuni.data.dataset import Half
 from pairuni.data.images import load_image
 from pairuni.policies.base import Policy
-from pairuni.records import Side, read_pairs
+from pairuni.records import read_pairs
 from pairuni.rewards import side_reward
 from pairuni.rewards.base import RewardInput
 from pairuni.train.rollout import SideBatch, collect, trained_sides
+from pairuni.types import Half, Side
 
 SIMILARITY = 0.64
 

@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pairuni.errors import InputError
     from pairuni.policies import load_policy
-    from pairuni.policies.base import SamplingSpec
-    from pairuni.records import Pair, Prompt, Quadruple, Side, read_pairs, read_quadruples
+    from pairuni.records import read_pairs, read_quadruples
+    from pairuni.types import Pair, Prompt, Quadruple, SamplingSpec, Side
 
 __version__ = "0.1.0"
 
 _PUBLIC = {
     "InputError": "pairuni.errors",
-    "Side": "pairuni.records",
-    "Pair": "pairuni.records",
-    "Quadruple": "pairuni.records",
-    "Prompt": "pairuni.records",
+    "Side": "pairuni.types",
+    "Pair": "pairuni.types",
+    "Quadruple": "pairuni.types",
+    "Prompt": "pairuni.types",
     "read_pairs": "pairuni.records",
     "read_quadruples": "pairuni.records",
-    "SamplingSpec": "pairuni.policies.base",
+    "SamplingSpec": "pairuni.types",
     "load_policy": "pairuni.policies",
 }
 __all__ = [

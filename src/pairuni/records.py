@@ -1,8 +1,7 @@
-"""The vocabulary of the data: Side, Sample (one half), Quadruple (whole), Pair, Prompt, and their JSON Lines form.
+"""Samples, quadruples and pairs as JSON Lines: reading, validating, and where their images are.
 
-A `Sample` has one half of a quadruple, a `Quadruple` has all of (image, caption, question, answer): training takes
-only pairs of quadruples, so a sample without a caption cannot reach it. pairs.jsonl is the published PairUG format
-(paper section 2, record format) plus `kind`; unknown keys are kept. No torch and no pixels here.
+pairs.jsonl is the published PairUG format (paper section 2, record format) plus `kind`; unknown keys are kept. No torch
+and no pixels here. The types are types.py.
 """
 
 import hashlib
@@ -11,102 +10,19 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeVar
 
-import numpy as np
 from pydantic import ConfigDict, StrictFloat, TypeAdapter, ValidationError
 
 from pairuni.errors import InputError
 from pairuni.files import gathering, read_json, read_jsonl
+from pairuni.types import Kind, Pair, Quadruple, Sample, Side
 
-
-class Side(StrEnum):
-    """The two abilities of a unified model."""
-
-    UNDERSTANDING = "understanding"
-    GENERATION = "generation"
-
-
-Kind = Literal["aligned", "retrieved"]
 ALIASES = {"image_path": "image", "prompt": "caption"}
 """Our name of a key -> the other one under which samples and quadruples may have it."""
 _ROW = ConfigDict(extra="allow")  # not strict as a whole: strict dataclasses refuse dicts
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """What a policy is asked. Understanding: `text` is the question about `images`, which come before it.
-
-    Generation: `text` is the caption, or with images what to change in them, for a model that edits.
-    images: uint8 arrays [height, width, 3].
-    """
-
-    side: Side
-    text: str
-    images: tuple[np.ndarray, ...] = ()
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One half as it comes from a source: (question, answer) for understanding, a prompt for generation."""
-
-    id: str
-    side: Side
-    image_path: str
-    prompt: str | None = None
-    question: str | None = None
-    answer: str | None = None
-    tag: str = ""
-    extra: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        half = (self.prompt,) if self.side is Side.GENERATION else (self.question, self.answer)
-        if not all(half):
-            need = "prompt" if self.side is Side.GENERATION else "question and answer"
-            raise ValueError(f"{self.side} sample {self.id!r} needs a non-empty {need}")
-
-
-@dataclass(frozen=True)
-class Quadruple:
-    """A whole sample (I, C, Q, A). `side` says which half was original, None where the file does not say."""
-
-    id: str
-    side: Side | None
-    image_path: str
-    prompt: str
-    question: str
-    answer: str
-    tag: str = ""
-    extra: Mapping[str, Any] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        known = {"id": self.id, "side": None if self.side is None else str(self.side), "image_path": self.image_path}
-        known |= {"prompt": self.prompt, "question": self.question, "answer": self.answer, "tag": self.tag}
-        return {**self.extra, **{k: v for k, v in known.items() if v is not None}}
-
-
-@dataclass(frozen=True)
-class Pair:
-    """An understanding-generation pair. Aligned: both halves are one quadruple; retrieved: two similar images."""
-
-    id: str
-    kind: Kind
-    similarity: float
-    generate: Quadruple
-    understand: Quadruple
-    extra: Mapping[str, Any] = field(default_factory=dict)
-
-    def half(self, side: Side) -> Quadruple:
-        """The half that is trained on `side`: the generate half's prompt, the understand half's image and question."""
-        return self.generate if side is Side.GENERATION else self.understand
-
-    def to_json(self) -> dict[str, Any]:
-        known = {"id": self.id, "kind": self.kind, "similarity": self.similarity}
-        halves = {"generate_ann": self.generate.to_json(), "understand_ann": self.understand.to_json()}
-        return {**self.extra, **known, **halves}
 
 
 @dataclass(frozen=True)

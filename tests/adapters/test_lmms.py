@@ -32,10 +32,10 @@ from pairuni.config import EvalConfig
 from pairuni.errors import InputError
 from pairuni.eval.runner import evaluate
 from pairuni.policies import load_policy
-from pairuni.policies.base import Rollouts, SamplingSpec
 from pairuni.policies.janus.policy import JanusPolicy
 from pairuni.policies.janus.prompts import JanusPrompts
 from pairuni.shapes.held_out import held_out_questions
+from pairuni.types import Rollouts, SamplingSpec
 
 ROOT = Path(__file__).parents[2]
 TASKS = Path(models.__file__).parents[1] / "tasks"

@@ -12,7 +12,7 @@ ESTIMATORS = ["k1", "k2", "k3"]
 
 
 class World:
-    """Two decisions each: the second one's distribution depends on the first. Logits [1 + V, V] by prefix."""
+    """Two actions each: the second one's distribution depends on the first. Logits [1 + V, V] by prefix."""
 
     def __init__(self, seed: int = 0, spread: float = 0.8) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -26,11 +26,11 @@ class World:
         self.prefixes = torch.stack([torch.zeros(V * V, dtype=torch.int64), 1 + self.actions[:, 0]], dim=1)
 
     def logp(self, logits: Tensor) -> Tensor:
-        """[V^T, T] of every sequence's decisions."""
+        """[V^T, T] of every sequence's actions."""
         return logits.log_softmax(-1)[self.prefixes, self.actions]
 
     def divergence(self, visits: Tensor, swapped: bool = False) -> Tensor:
-        """KL(policy || reference), or the other way round, summed over decisions; prefixes as `visits` [V^T] has them.
+        """KL(policy || reference), or the other way round, summed over actions; prefixes as `visits` [V^T] has them.
 
         Differentiable, with how often a prefix is visited held fixed.
         """

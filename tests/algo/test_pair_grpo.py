@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from pairuni.algo.pair_grpo import KlTerm, Totals, merge_stats, pair_credit, row_scales, side_loss, side_totals
+from pairuni.algo.pair_grpo import (
+    KlTerm,
+    LossDenominators,
+    loss_scales,
+    merge_stats,
+    side_denominators,
+    side_loss,
+    weighted_advantages,
+)
 from pairuni.algo.weights import pair_weights
 
 NORMS = ["sequence_mean", "token_sum", "token_mean", "constant"]
@@ -26,12 +34,12 @@ def rollouts(seed: int = 0):
 def loss_in_chunks(rows_per_chunk, norm, beta=0.0, seed=0):
     logp, old, ref, mask, rewards = rollouts(seed)
     logp.requires_grad_()
-    credit = pair_credit(rewards, torch.tensor([1.0, 0.8, 0.5, 1.0])).flatten()
-    totals = side_totals(mask.view(B, R, T).sum(-1))
+    credit = weighted_advantages(rewards, torch.tensor([1.0, 0.8, 0.5, 1.0])).flatten()
+    totals = side_denominators(mask.view(B, R, T).sum(-1))
     loss, parts = torch.zeros((), dtype=torch.float64), []
     for start in range(0, B * R, rows_per_chunk):
         k = slice(start, start + rows_per_chunk)
-        scale = row_scales(mask[k].sum(-1), norm, totals, LENGTH)
+        scale = loss_scales(mask[k].sum(-1), norm, totals, LENGTH)
         part, stats = side_loss(logp[k], old[k], credit[k], mask[k], scale, EPS, KlTerm(ref[k], beta) if beta else None)
         part.backward()
         loss += part.detach()
@@ -65,7 +73,7 @@ def by_hand(norm, beta):
 def test_each_denominator_equals_the_formula(norm, beta):
     loss, _, stats = loss_in_chunks(B * R, norm, beta)
     assert loss == pytest.approx(by_hand(norm, beta), abs=1e-7)
-    assert stats["decisions"] == 27
+    assert stats["actions"] == 27
     assert ("kl" in stats) == (beta > 0)
 
 
@@ -82,10 +90,10 @@ def test_chunking_changes_nothing(norm, beta):
 
 
 def test_a_rollout_scored_in_several_steps_has_one_scale():
-    """A chunk may hold part of a rollout's decisions; the scale is that of the whole rollout."""
+    """A chunk may hold part of a rollout's actions; the scale is that of the whole rollout."""
     logp, old, _, mask, rewards = rollouts()
-    credit = pair_credit(rewards, torch.ones(B)).flatten()
-    scale = row_scales(mask.sum(-1), "sequence_mean", side_totals(mask.view(B, R, T).sum(-1)))
+    credit = weighted_advantages(rewards, torch.ones(B)).flatten()
+    scale = loss_scales(mask.sum(-1), "sequence_mean", side_denominators(mask.view(B, R, T).sum(-1)))
     whole, _ = side_loss(logp, old, credit, mask, scale, EPS)
     first = mask & (torch.arange(T) % 2 == 0)
     parts = [side_loss(logp, old, credit, part, scale, EPS)[0] for part in (first, mask & ~first)]
@@ -94,16 +102,16 @@ def test_a_rollout_scored_in_several_steps_has_one_scale():
 
 def test_ranks_add_up():
     masks = [torch.arange(5) < torch.tensor([[2], [5]]), torch.arange(5) < torch.tensor([[1], [0]])]
-    total = side_totals(masks[0][None].sum(-1)) + side_totals(masks[1][None].sum(-1))
-    assert total == Totals(rollouts=4, decisions=8)
-    scales = torch.cat([row_scales(m.sum(-1), "sequence_mean", total) for m in masks])
+    total = side_denominators(masks[0][None].sum(-1)) + side_denominators(masks[1][None].sum(-1))
+    assert total == LossDenominators(rollouts=4, actions=8)
+    scales = torch.cat([loss_scales(m.sum(-1), "sequence_mean", total) for m in masks])
     np.testing.assert_allclose(scales, [1 / 8, 1 / 20, 1 / 4, 0], atol=1e-7)
 
 
 def test_short_answers_weigh_as_much_as_long_ones():
-    lengths, totals = torch.tensor([5, 576]), Totals(2, 581)
+    lengths, totals = torch.tensor([5, 576]), LossDenominators(2, 581)
     for norm, ratio in (("sequence_mean", 1.0), ("token_mean", 576 / 5), ("token_sum", 576 / 5)):
-        weight = lengths * row_scales(lengths, norm, totals)
+        weight = lengths * loss_scales(lengths, norm, totals)
         assert float(weight[1] / weight[0]) == pytest.approx(ratio)
 
 
@@ -112,14 +120,14 @@ def test_pair_weights_scale_both_sides_and_their_gradients():
     weights = pair_weights(similarity, aligned, "sqrt")
     rng = np.random.default_rng(5)
     for rewards in (rng.integers(0, 2, (2, 4)) * 1.0 + np.eye(4)[:2], rng.random((2, 4))):
-        plain, weighted = pair_credit(rewards, torch.ones(2)), pair_credit(rewards, weights)
+        plain, weighted = weighted_advantages(rewards, torch.ones(2)), weighted_advantages(rewards, weights)
         np.testing.assert_allclose(weighted[0], plain[0], atol=1e-12)
         np.testing.assert_allclose(weighted[1], 0.8 * plain[1], atol=1e-7)
         grads = []
         for credit in (plain, weighted):
             logp = torch.zeros(8, 3, dtype=torch.float64, requires_grad=True)
             mask = torch.ones(8, 3, dtype=torch.bool)
-            scale = row_scales(mask.sum(-1), "sequence_mean", Totals(8, 24))
+            scale = loss_scales(mask.sum(-1), "sequence_mean", LossDenominators(8, 24))
             side_loss(logp, logp.detach(), credit.flatten(), mask, scale, EPS)[0].backward()
             grads.append(logp.grad)
         np.testing.assert_allclose(grads[1][4:], 0.8 * grads[0][4:], atol=1e-7)
@@ -127,7 +135,7 @@ def test_pair_weights_scale_both_sides_and_their_gradients():
 
 def test_the_epsilon_of_the_spread_is_the_one_given():
     """Rewards 0 and 1 have a spread of 1/2: a = 1/2 / (1/2 + eps)."""
-    credit = pair_credit(np.array([[0.0, 1.0]]), torch.tensor([0.8]), std_eps=0.5)
+    credit = weighted_advantages(np.array([[0.0, 1.0]]), torch.tensor([0.8]), std_eps=0.5)
     np.testing.assert_allclose(credit, [[-0.4, 0.4]], atol=1e-7)
 
 
@@ -137,7 +145,7 @@ def test_text_rewards_do_not_touch_image_credit():
     credit = {}
     for text in ([[1.0, 0.0, 0.0]], [[0.0, 1.0, 1.0]]):
         sides = {"understanding": np.array(text), "generation": images}
-        credit[str(text)] = {side: pair_credit(rewards, weights) for side, rewards in sides.items()}
+        credit[str(text)] = {side: weighted_advantages(rewards, weights) for side, rewards in sides.items()}
     one, other = credit.values()
     assert torch.equal(one["generation"], other["generation"])
     assert not torch.equal(one["understanding"], other["understanding"])
@@ -147,8 +155,8 @@ def test_text_rewards_do_not_touch_image_credit():
 def test_missing_rewards_and_empty_rollouts_never_give_nan(norm):
     logp = torch.full((4, 3), -1.0, requires_grad=True)
     mask = torch.tensor([[1, 1, 0], [0, 0, 0], [1, 1, 1], [1, 0, 0]], dtype=torch.bool)
-    credit = pair_credit(np.array([[1.0, np.nan, 0.0, np.nan]]), torch.ones(1)).flatten()
-    scale = row_scales(mask.sum(-1), norm, side_totals(mask[None].sum(-1)), LENGTH)
+    credit = weighted_advantages(np.array([[1.0, np.nan, 0.0, np.nan]]), torch.ones(1)).flatten()
+    scale = loss_scales(mask.sum(-1), norm, side_denominators(mask[None].sum(-1)), LENGTH)
     loss, stats = side_loss(logp, logp.detach(), credit, mask, scale, EPS, KlTerm(logp.detach() - 0.5, 0.1))
     loss.backward()
     assert logp.grad is not None and bool(torch.isfinite(logp.grad).all()) and math.isfinite(float(loss.detach()))
@@ -158,22 +166,22 @@ def test_missing_rewards_and_empty_rollouts_never_give_nan(norm):
 
 def test_merging_chunks_without_decisions():
     mask = torch.zeros(2, 3, dtype=torch.bool)
-    scale = row_scales(mask.sum(-1), "sequence_mean", side_totals(mask[None].sum(-1)))
+    scale = loss_scales(mask.sum(-1), "sequence_mean", side_denominators(mask[None].sum(-1)))
     loss, stats = side_loss(torch.zeros(2, 3), torch.zeros(2, 3), torch.ones(2), mask, scale, EPS)
     assert float(loss) == 0
-    assert merge_stats([stats]) == {"ratio_mean": 1, "ratio_max": 1, "clip_fraction": 0, "decisions": 0}
-    full = {"ratio_mean": 0.5, "ratio_max": 0.7, "clip_fraction": 0.25, "decisions": 4.0}
+    assert merge_stats([stats]) == {"ratio_mean": 1, "ratio_max": 1, "clip_fraction": 0, "actions": 0}
+    full = {"ratio_mean": 0.5, "ratio_max": 0.7, "clip_fraction": 0.25, "actions": 4.0}
     assert merge_stats([stats, full]) == full
 
 
 def test_bad_arguments():
-    lengths, totals = torch.tensor([1, 2]), Totals(2, 3)
+    lengths, totals = torch.tensor([1, 2]), LossDenominators(2, 3)
     with pytest.raises(ValueError, match="sequence_mean"):
-        row_scales(lengths, "mean", totals)  # pyright: ignore[reportArgumentType]
+        loss_scales(lengths, "mean", totals)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="norm_length"):
-        row_scales(lengths, "constant", totals, 0)
+        loss_scales(lengths, "constant", totals, 0)
     with pytest.raises(ValueError, match="totals count 1"):
-        row_scales(lengths, "token_mean", Totals(1, 3))
+        loss_scales(lengths, "token_mean", LossDenominators(1, 3))
     for beta in (0.0, -0.1):
         with pytest.raises(ValueError, match="kl_beta"):
             KlTerm(torch.zeros(1, 1), beta)

@@ -43,7 +43,7 @@ def test_equals_the_formula(seed):
 
 
 def test_the_four_corners_of_the_clip():
-    """One decision each: ratio above or below the range, advantage positive or negative."""
+    """One action each: ratio above or below the range, advantage positive or negative."""
     rho = torch.tensor([[1.5], [1.5], [0.5], [0.5]], requires_grad=True)
     advantage = torch.tensor([2.0, -2.0, 2.0, -2.0])
     loss, stats = clipped_surrogate(rho.log(), torch.zeros(4, 1), advantage, torch.ones(4, 1, dtype=torch.bool), EPS)

@@ -20,7 +20,8 @@ from pairuni.config import GradientsConfig, RewardConfig, TrainConfig
 from pairuni.data.mixing import mix
 from pairuni.errors import InputError
 from pairuni.policies import load_policy
-from pairuni.records import Pair, Quadruple, Side, read_pairs
+from pairuni.records import read_pairs
+from pairuni.types import Pair, Quadruple, Side
 from train_world import make_config, read_halves, roll_out, write_pairs
 
 MIXES: Any = ["pairs", "random_pairs"]

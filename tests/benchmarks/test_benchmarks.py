@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from pairuni.policies.base import SamplingSpec
 from pairuni.policies.janus.policy import JanusPolicy
-from pairuni.records import Prompt, Side
+from pairuni.types import Prompt, SamplingSpec, Side
 
 # One thread, which waits asleep: two processes whose threads wait busily come to a standstill on two cores.
 THREADS = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}

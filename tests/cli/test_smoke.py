@@ -15,7 +15,7 @@ from pairuni.policies import scoring
 from pairuni.policies.janus.policy import JanusPolicy
 from pairuni.pretrain.build import JanusSize, build_config, build_processor, build_tokenizer
 from pairuni.train.smoke import static_checks
-from pairuni.train.trained import choose_trained, trained_summary
+from pairuni.train.trainable import choose_trained, trained_summary
 
 QUICK = ["--rollout.rollouts", "2", "--rollout.max_new_tokens", "6", "--number", "1"]
 
@@ -96,7 +96,7 @@ def test_janus_pro_1b_on_the_meta_device(rank: int) -> None:
         policy = JanusPolicy(module, build_processor(size, tokenizer))
         choose_trained(policy, ModelConfig(lora=LoraOptions(rank=rank)))
     assert all(check.passed for check in static_checks(policy))
-    facts, trained = policy.facts(), sum(p.numel() for _, p in policy.trainable())
+    facts, trained = policy.describe(), sum(p.numel() for _, p in policy.trainable())
     assert facts["image codes"] == "576 of 16,384" and facts["text vocabulary"] == "102,400"
     assert facts["images"] == "384 x 384 pixels, 576 tokens if looked at"
     # q, k, v, o: 4 x (2048 + 2048); gate, up, down: 3 x (2048 + 5632); 24 layers.

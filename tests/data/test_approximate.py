@@ -10,7 +10,7 @@ from pairuni.data.approximate import approximate_candidates, recall
 from pairuni.data.match import candidates
 from pairuni.data.pairing import build_pairs
 from pairuni.errors import InputError
-from pairuni.records import Quadruple, Side
+from pairuni.types import Quadruple, Side
 
 
 def clustered(n: int, seed: int) -> np.ndarray:

@@ -15,12 +15,13 @@ from pairuni.data.shapes_completer import ShapesCompleter
 from pairuni.data.sources import open_sources
 from pairuni.data.verify import Known, ShapesVerifier, right_letters, told
 from pairuni.errors import InputError
-from pairuni.records import Quadruple, Sample, Side, read_quadruples
+from pairuni.records import read_quadruples
 from pairuni.shapes.captions import fits, prompt_split, read
 from pairuni.shapes.detector import read_scene
 from pairuni.shapes.questions import TYPES, ask
 from pairuni.shapes.renderer import render
 from pairuni.shapes.scenes import Thing, random_scene, scene_of
+from pairuni.types import Quadruple, Sample, Side
 
 SCENE = scene_of([Thing(0, 0, "circle", "red"), Thing(1, 2, "square", "blue"), Thing(2, 2, "square", "blue")])
 IMAGE = LoadedImage(render(SCENE), "")

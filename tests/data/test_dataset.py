@@ -7,7 +7,7 @@ from PIL import Image
 from pairuni.data.dataset import ImageCache, PairSampler
 from pairuni.data.images import load_image
 from pairuni.errors import InputError
-from pairuni.records import Pair, Quadruple, Side
+from pairuni.types import Pair, Quadruple, Side
 
 
 def pairs(n: int, aligned: int = 2) -> list[Pair]:

@@ -22,7 +22,8 @@ from pairuni.data.llm_completer import INSTRUCTION, LETTERS, LlmCompleter, Templ
 from pairuni.errors import InputError
 from pairuni.files import read_json, read_jsonl
 from pairuni.llm import Chat, Ledger
-from pairuni.records import Sample, Side, read_quadruples
+from pairuni.records import read_quadruples
+from pairuni.types import Sample, Side
 
 OPEN = {"question": "What is the giraffe standing behind?", "answer": "tree"}
 

@@ -12,8 +12,9 @@ from pairuni.config import MixingConfig, PairingMode
 from pairuni.data.dataset import PairSampler
 from pairuni.data.mixing import UNWEIGHTED, image_features, mix
 from pairuni.errors import InputError
-from pairuni.records import Pair, Quadruple, Side, read_quadruples
+from pairuni.records import read_quadruples
 from pairuni.streams import Stream, generator
+from pairuni.types import Pair, Quadruple, Side
 
 U, G = Side.UNDERSTANDING, Side.GENERATION
 

@@ -14,8 +14,9 @@ from pairuni.data.cleaning import UNREADABLE
 from pairuni.data.cluster import medoids
 from pairuni.data.pairing import ALONE, CUT, TAKEN, build_pairs, run_pair
 from pairuni.errors import InputError
-from pairuni.records import Quadruple, Side, read_pairs, read_quadruples
+from pairuni.records import read_pairs, read_quadruples
 from pairuni.streams import Stream, generator
+from pairuni.types import Quadruple, Side
 
 U, G = Side.UNDERSTANDING, Side.GENERATION
 

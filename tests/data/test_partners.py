@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pairuni.data.dataset import Half, PairSampler
+from pairuni.data.dataset import PairSampler
 from pairuni.data.mixing import mix
 from pairuni.data.partners import chance, co_batching, true_partners
-from pairuni.records import Pair, Quadruple, Side
+from pairuni.types import Half, Pair, Quadruple, Side
 
 
 def quadruple(name: str, side: Side = Side.GENERATION) -> Quadruple:

@@ -23,7 +23,8 @@ from pairuni.data.images import StoredImage, load_image, look
 from pairuni.data.sources import image_place, kind, open_sources
 from pairuni.errors import InputError
 from pairuni.files import read_jsonl
-from pairuni.records import Side, read_quadruples
+from pairuni.records import read_quadruples
+from pairuni.types import Side
 
 Rows = list[dict[str, Any]]
 

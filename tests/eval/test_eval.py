@@ -13,13 +13,12 @@ from pairuni.errors import InputError
 from pairuni.eval import load_benchmark
 from pairuni.eval.base import Answer, summarise
 from pairuni.eval.runner import evaluate, table, write_eval
-from pairuni.policies.base import Rollouts, SamplingSpec
-from pairuni.records import Prompt, Side
 from pairuni.shapes.captions import TASKS, Requirement, fits, read
 from pairuni.shapes.held_out import held_out_prompts, held_out_questions
 from pairuni.shapes.questions import LETTERS, TYPES
 from pairuni.shapes.renderer import render
 from pairuni.shapes.scenes import COLOURS, place
+from pairuni.types import Prompt, Rollouts, SamplingSpec, Side
 
 
 class Oracle:

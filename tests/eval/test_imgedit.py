@@ -21,8 +21,7 @@ from pairuni.data.images import load_image
 from pairuni.errors import InputError
 from pairuni.eval import load_benchmark
 from pairuni.eval.runner import evaluate, table
-from pairuni.policies.base import Rollouts, SamplingSpec
-from pairuni.records import Prompt, Side
+from pairuni.types import Prompt, Rollouts, SamplingSpec, Side
 from reference_cases import BENCHMARKS, needs_reference
 
 ITEMS = {

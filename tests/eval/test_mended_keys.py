@@ -13,7 +13,7 @@ from data_files import write_image, write_lines
 from llm_server import Endpoint
 from pairuni.config import EvalConfig, LlmConfig
 from pairuni.eval.runner import evaluate
-from pairuni.records import Prompt
+from pairuni.types import Prompt
 
 
 class Dogs:

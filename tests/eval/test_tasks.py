@@ -18,8 +18,7 @@ from pairuni.errors import InputError
 from pairuni.eval import load_benchmark
 from pairuni.eval.base import Answer, standard_error
 from pairuni.eval.runner import evaluate
-from pairuni.policies.base import Rollouts, SamplingSpec
-from pairuni.records import Prompt, Side
+from pairuni.types import Prompt, Rollouts, SamplingSpec, Side
 
 
 class Scripted:

@@ -15,7 +15,7 @@ import torch
 
 from pairuni.export import verl_omni
 from pairuni.export.trainer import WeightedPair
-from pairuni.records import Pair, Quadruple, Side
+from pairuni.types import Pair, Quadruple, Side
 
 DOC = (Path(__file__).parents[2] / "docs" / "exporters.md").read_text(encoding="utf-8")
 BLOCKS = dict(re.findall(r"^```py\n# (\w+)\.py\n(.*?)^```$", DOC, re.MULTILINE | re.DOTALL))

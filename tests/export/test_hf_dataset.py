@@ -21,7 +21,8 @@ from pairuni.export import folder, hf_dataset
 from pairuni.export.card import Card, front_matter
 from pairuni.export.hf_dataset import write_hf_dataset
 from pairuni.files import file_hash
-from pairuni.records import Pair, Quadruple, Side, read_pairs
+from pairuni.records import read_pairs
+from pairuni.types import Pair, Quadruple, Side
 
 HOSTILE = "a|b `<script>alert(1)</script>`\n# not *a* heading"
 

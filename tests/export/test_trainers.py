@@ -26,7 +26,8 @@ from pairuni.export import folder, verl_omni
 from pairuni.export.unirl import write_unirl
 from pairuni.export.verl_omni import write_verl_omni
 from pairuni.files import read_jsonl
-from pairuni.records import Pair, Side, read_pairs
+from pairuni.records import read_pairs
+from pairuni.types import Pair, Side
 
 FORMS: dict[str, tuple[type, Callable[[Any], dict[str, Any]]]] = {
     "verl-omni": (VerlOmniConfig, write_verl_omni),

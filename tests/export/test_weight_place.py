@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pairuni.algo.pair_grpo import pair_credit
+from pairuni.algo.pair_grpo import weighted_advantages
 from pairuni.algo.surrogate import clipped_surrogate
 
 PAIRS, ROLLOUTS, LENGTH, EPS = 5, 4, 7, 0.2
@@ -102,7 +102,7 @@ def test_it_is_not_for_negative_weights() -> None:
 
 def test_it_is_what_pairuni_does() -> None:
     batch = Batch(1)
-    credit_N = pair_credit(batch.rewards_BR, torch.tensor(batch.weight_B), std_eps=1e-12).double().flatten()
+    credit_N = weighted_advantages(batch.rewards_BR, torch.tensor(batch.weight_B), std_eps=1e-12).double().flatten()
     tensors = [torch.tensor(each) for each in (batch.logp_NT, batch.old_NT)]
     loss, _ = clipped_surrogate(*tensors, credit_N, torch.tensor(batch.mask_NT), EPS)
     assert float(loss) == pytest.approx(on_advantage(batch, batch.logp_NT, token_sum, batch.weight_N), rel=1e-5)

@@ -16,11 +16,11 @@ import torch
 
 from pairuni.errors import DivergedError
 from pairuni.policies import load_policy, sampling
-from pairuni.policies.base import Policy, Rollouts, SamplingSpec
+from pairuni.policies.base import Policy
 from pairuni.policies.dimoo import decode as dimoo_decode
 from pairuni.policies.janus import decode as janus_decode
 from pairuni.policies.janus.cache import SharedCache
-from pairuni.records import Prompt, Side
+from pairuni.types import Prompt, Rollouts, SamplingSpec, Side
 
 Patch = pytest.MonkeyPatch
 SIDES = tuple(Side)

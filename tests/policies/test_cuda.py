@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from pairuni.policies.base import Rollouts, SamplingSpec
 from pairuni.policies.janus import cache as cache_module
 from pairuni.policies.janus import decode
 from pairuni.policies.janus.policy import JanusPolicy
 from pairuni.pretrain.build import JanusSize, build_janus
-from pairuni.records import Prompt, Side
+from pairuni.types import Prompt, Rollouts, SamplingSpec, Side
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 SIZE = JanusSize(hidden=256, layers=3, heads=2, intermediate=320)  # heads as wide as Janus-Pro's

@@ -21,13 +21,12 @@ from torch import Tensor
 from dimoo_world import by_hand, sampled, sharp_dimoo
 from pairuni.errors import InputError
 from pairuni.policies import load_policy
-from pairuni.policies.base import Rollouts, SamplingSpec
 from pairuni.policies.dimoo import decode, prompts
 from pairuni.policies.dimoo.model import DimooConfig, DimooModel, states_at
 from pairuni.policies.dimoo.policy import DimooPolicy
 from pairuni.policies.sampling import counter_seed
 from pairuni.pretrain.build_dimoo import DimooSize
-from pairuni.records import Prompt, Side
+from pairuni.types import Prompt, Rollouts, SamplingSpec, Side
 
 # ---- the model --------------------------------------------------------------------------------------------------
 

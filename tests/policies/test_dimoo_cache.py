@@ -11,11 +11,10 @@ from torch import Tensor
 from dimoo_world import by_hand, sampled, sharp_dimoo
 from pairuni.cli.main import main
 from pairuni.errors import InputError
-from pairuni.policies.base import SamplingSpec
 from pairuni.policies.dimoo import cache
 from pairuni.policies.dimoo.policy import DimooPolicy
 from pairuni.pretrain.build_dimoo import DimooSize
-from pairuni.records import Side
+from pairuni.types import SamplingSpec, Side
 
 GUIDED = SamplingSpec(guidance=3.0)
 TEXTS = ("a", "two circles and a square")

@@ -14,12 +14,11 @@ from torch import Tensor
 
 from dimoo_world import sampled
 from pairuni.config import NormLength, TrainConfig
-from pairuni.policies.base import Rollouts, SamplingSpec
 from pairuni.policies.dimoo import decode, estimators
 from pairuni.policies.dimoo.policy import DimooPolicy
-from pairuni.records import Prompt, Side
 from pairuni.train.rollout import SideBatch
 from pairuni.train.step import add_side_gradient
+from pairuni.types import Prompt, Rollouts, SamplingSpec, Side
 from train_world import make_config
 
 U, G = Side.UNDERSTANDING, Side.GENERATION

@@ -10,12 +10,11 @@ from pairuni.cli.main import main
 from pairuni.config import ModelConfig
 from pairuni.errors import InputError
 from pairuni.policies import load_planner
-from pairuni.policies.base import SamplingSpec
 from pairuni.policies.dimoo.policy import DimooPolicy
 from pairuni.policies.memory import RESIDENT, ROLLOUT, UPDATE, Workload, peak
 from pairuni.pretrain.build_dimoo import DimooSize
-from pairuni.records import Side
 from pairuni.train.measure import measure
+from pairuni.types import SamplingSpec, Side
 
 MIB = 1 << 20
 WORK = Workload(
@@ -50,7 +49,7 @@ def test_numbers_are_those_of_the_model(tiny_dimoo: DimooPolicy, folder: Path) -
     planner = load_planner(str(folder))
     assert planner.parameters == sum(p.numel() for p in tiny_dimoo.module.parameters())
     assert planner.sizes == {name: p.numel() for name, p in tiny_dimoo.trainable()}
-    assert sorted(planner.adaptable) == sorted(tiny_dimoo.adaptable())
+    assert sorted(planner.adaptable) == sorted(tiny_dimoo.lora_targets())
     work = replace(WORK, text_tokens=320)  # the template alone takes this model 200
     for side in Side:
         prompts = planner.prompts(tiny_dimoo, side, work)

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from dimoo_world import by_hand, sampled
-from pairuni.policies.base import Rollouts, SamplingSpec
 from pairuni.policies.dimoo import estimators
 from pairuni.policies.dimoo.policy import DimooPolicy
-from pairuni.records import Side
+from pairuni.types import Rollouts, SamplingSpec, Side
 
 SPEC = SamplingSpec(guidance=3.0, score="cfg", max_new_tokens=6)
 ESTIMATORS = list(estimators.ESTIMATORS)
@@ -60,7 +59,7 @@ def test_log_probs_are_those_of_a_forward_that_sees_what_it_should(
     rollouts = sampled(tiny_dimoo, side, SPEC)
     logp, count = scored(tiny_dimoo, rollouts)
     mask, steps = rollouts.mask_BRT.flatten(0, 1), rollouts.context.steps_nN
-    assert torch.equal(count, mask.long()), "each decision is in one chunk"
+    assert torch.equal(count, mask.long()), "each action is in one chunk"
     for row in range(len(logp)):
         own, when = mask[row].numpy(), steps[row].numpy()
         groups = rollouts.context.groups_nN[row].numpy()

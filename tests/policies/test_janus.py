@@ -12,11 +12,10 @@ from scipy import stats
 from torch import Tensor
 
 from pairuni.policies import sampling
-from pairuni.policies.base import Rollouts, SamplingSpec
 from pairuni.policies.janus import cache, decode
 from pairuni.policies.janus.policy import JanusPolicy
 from pairuni.policies.sampling import counter_seed
-from pairuni.records import Prompt, Side
+from pairuni.types import Prompt, Rollouts, SamplingSpec, Side
 
 CAPTIONS = ("a red circle", "two blue squares and a green circle", "A")
 

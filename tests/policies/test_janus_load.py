@@ -13,10 +13,9 @@ from transformers import JanusForConditionalGeneration, JanusProcessor
 
 from pairuni.errors import InputError
 from pairuni.policies import load_policy
-from pairuni.policies.base import SamplingSpec
 from pairuni.policies.janus.policy import JanusPolicy
 from pairuni.policies.source import model_type
-from pairuni.records import Prompt, Side
+from pairuni.types import Prompt, SamplingSpec, Side
 
 
 def _copy(source: Path, target: Path) -> Path:

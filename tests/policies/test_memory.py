@@ -10,7 +10,6 @@ from transformers import JanusConfig, JanusForConditionalGeneration
 
 from pairuni.errors import InputError
 from pairuni.policies import load_planner
-from pairuni.policies.base import SamplingSpec
 from pairuni.policies.janus import cache as cache_module
 from pairuni.policies.janus import memory, model
 from pairuni.policies.janus.cache import SharedCache
@@ -20,7 +19,7 @@ from pairuni.policies.janus.policy import JanusPolicy
 from pairuni.policies.memory import OPTIMISER, RESIDENT, ROLLOUT, UPDATE, Workload, most, needed, peak
 from pairuni.policies.scoring import LOGITS
 from pairuni.pretrain.build import JanusSize, build_janus
-from pairuni.records import Side
+from pairuni.types import SamplingSpec, Side
 
 WORK = Workload(
     sides=tuple(Side),

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from pairuni.policies import scoring
-from pairuni.policies.base import Rollouts, SamplingSpec
 from pairuni.policies.janus import model, packing
 from pairuni.policies.janus.policy import JanusPolicy
 from pairuni.policies.sampling import counter_seed
-from pairuni.records import Prompt, Side
+from pairuni.types import Prompt, Rollouts, SamplingSpec, Side
 
 ROLLOUTS = 4
 
@@ -142,10 +141,10 @@ def test_heads_in_slices_change_nothing(
     monkeypatch.setattr(scoring, "temper_", lambda x, *more: sizes.append(x.numel()) or temper(x, *more))
     sliced, gradients = _scored(tiny_janus, rollouts, 100)
     assert max(sizes) <= 7 * vocabulary
-    decisions = int(rollouts.mask_BRT.sum())
-    parts = -(-decisions // 7)
+    actions = int(rollouts.mask_BRT.sum())
+    parts = -(-actions // 7)
     forward = sizes[:parts]
-    assert sum(forward) == decisions * vocabulary
+    assert sum(forward) == actions * vocabulary
     assert sizes[parts:] == forward[-2::-1]  # backwards from the last, which is kept
     torch.testing.assert_close(sliced, whole, rtol=0, atol=1e-5)
     _assert_equal_gradients(gradients, expected)

@@ -13,13 +13,12 @@ from pairuni.config import DataConfig, ModelConfig, RolloutConfig, TrainConfig
 from pairuni.errors import InputError
 from pairuni.files import read_json, read_jsonl, write_json, write_jsonl
 from pairuni.policies import load_policy
-from pairuni.policies.base import SamplingSpec
 from pairuni.policies.dimoo.policy import DimooPolicy
 from pairuni.policies.janus.policy import JanusPolicy
 from pairuni.policies.length import refuse_long, too_long
-from pairuni.records import Prompt, Side
 from pairuni.shapes.held_out import held_out_questions
 from pairuni.train.loop import train
+from pairuni.types import Prompt, SamplingSpec, Side
 
 PIXELS = np.zeros((8, 12, 3), np.uint8)
 LONG = "a red circle " * 300

@@ -8,7 +8,6 @@ import torch
 from scipy import stats
 
 from pairuni.errors import DivergedError
-from pairuni.policies.base import SamplingSpec
 from pairuni.policies.sampling import (
     check,
     counter_seed,
@@ -18,7 +17,7 @@ from pairuni.policies.sampling import (
     row_uniforms,
     truncate,
 )
-from pairuni.records import Side
+from pairuni.types import SamplingSpec, Side
 
 
 def test_counter_seeds_are_distinct_uint64_and_stable() -> None:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from pairuni.policies import scoring
-from pairuni.policies.base import SamplingSpec
 from pairuni.policies.scoring import action_logp
+from pairuni.types import SamplingSpec
 
 N, F, V = 7, 4, 11
 BANNED = [0, 3]

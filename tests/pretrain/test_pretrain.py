@@ -22,10 +22,10 @@ from pairuni.pretrain.language import KINDS, Sight, answer_loss, image_loss
 from pairuni.pretrain.rows import IGNORE, RowWriter, corpus, make_pool
 from pairuni.pretrain.script import run_pretrain
 from pairuni.pretrain.vq import JanusTokenizer
-from pairuni.records import Prompt, Side
 from pairuni.shapes.detector import read_scene
 from pairuni.shapes.renderer import render
 from pairuni.shapes.scenes import Scene, Thing, random_scene, scene_split
+from pairuni.types import Prompt, Side
 
 CHECKPOINTS = Path(__file__).parents[2] / "src" / "pairuni" / "pretrain" / "checkpoints"
 

@@ -19,11 +19,11 @@ from pairuni.pretrain.language import KINDS
 from pairuni.pretrain.rows import corpus, make_pool
 from pairuni.pretrain.script import run_pretrain
 from pairuni.pretrain.vq import DimooTokenizer
-from pairuni.records import Prompt, Side
 from pairuni.rewards.choice import parse_options
 from pairuni.shapes.detector import read_scene
 from pairuni.shapes.renderer import render
 from pairuni.shapes.scenes import Thing, random_scene, scene_of
+from pairuni.types import Prompt, Side
 
 SMALL = DimooSize(hidden=32, layers=1, heads=2, intermediate=32, vocabulary=400, vq_channels=(8, 8, 8, 16), vq_latent=8)
 

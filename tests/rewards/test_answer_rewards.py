@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pairuni.records import Quadruple, Side
 from pairuni.rewards import load_reward
 from pairuni.rewards.base import RewardInput, score_all
 from pairuni.rewards.open_answer import has_form, is_right_open, vqa_accuracy, vqa_normalise
+from pairuni.types import Quadruple, Side
 
 DOC = Path(__file__).parents[2] / "docs" / "rewards.md"
 QUESTION = "What colour is it? A. red B. blue C. green D. yellow\nAnswer with the letter."

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pairuni.records import Quadruple, Side
 from pairuni.rewards.base import RewardInput, score_all
 from pairuni.rewards.choice import ChoiceReward, extract_choice, is_right, parse_options
+from pairuni.types import Quadruple, Side
 
 FOUR = {"A": "a blue bus", "B": "a red car", "C": "two dogs", "D": "U.S. Navy"}
 NINE = dict(zip("ABCDEFGHI", ["1", "2", "3", "4", "5", "6", "7", "8", "9"], strict=True))

@@ -11,9 +11,9 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from pairuni.config import RewardOptions
 from pairuni.errors import InputError
 from pairuni.preparation import OPENAI, Preparation
-from pairuni.records import Quadruple, Side
 from pairuni.rewards import load_reward
 from pairuni.rewards.base import RewardInput, score_all
+from pairuni.types import Quadruple, Side
 
 SHAPES = [(224, 224), (384, 384), (375, 500), (640, 427), (33, 47), (224, 301), (300, 224), (50, 400)]
 PROMPTS = ["a red dog", "two dogs", "&quot;red&quot;"]

@@ -5,11 +5,11 @@ import pytest
 
 from pairuni.config import RewardConfig
 from pairuni.errors import InputError
-from pairuni.records import Quadruple, Side
 from pairuni.rewards import side_reward
 from pairuni.rewards.base import RewardInput, score_all
 from pairuni.rewards.combined import held_out_names, normalised, raw_scores, total
 from pairuni.rewards.statistics import group_statistics, looks
+from pairuni.types import Quadruple, Side
 
 
 def items(number: int) -> list[RewardInput]:

@@ -13,12 +13,12 @@ from transformers import CLIPTokenizer
 
 from pairuni.config import RewardOptions
 from pairuni.errors import InputError
-from pairuni.records import Quadruple, Side
 from pairuni.rewards import clip as clip_module
 from pairuni.rewards import load_reward
 from pairuni.rewards.base import RewardInput, score_all
 from pairuni.rewards.clip_text import CaptionIds, clean
 from pairuni.rewards.hps import preprocess
+from pairuni.types import Quadruple, Side
 from reference_cases import needs_reference, reference
 
 PROMPTS = ["a red dog", "two “dogs”", "", "&amp;lt;red&amp;gt; " + "dog " * 100, "a red dog", "日本"]

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from pairuni.records import Quadruple, Side
 from pairuni.rewards import load_reward
 from pairuni.rewards.base import RewardInput, score_all
 from pairuni.rewards.images import brightness, colourfulness, sharpness
+from pairuni.types import Quadruple, Side
 
 RNG = np.random.default_rng(0)
 NOISE = RNG.integers(0, 256, (9, 7, 3), dtype=np.uint8)

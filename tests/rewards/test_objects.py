@@ -8,10 +8,10 @@ import pytest
 from detector_models import write_detector
 from pairuni.config import RewardConfig, RewardOptions
 from pairuni.errors import InputError
-from pairuni.records import Quadruple, Side
 from pairuni.rewards import load_reward, side_reward
 from pairuni.rewards.base import RewardInput, score_all
 from pairuni.rewards.objects import GenEvalReward
+from pairuni.types import Quadruple, Side
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
 DOGS = {"include": [{"class": "dog", "count": 2}], "exclude": [{"class": "dog", "count": 3}]}

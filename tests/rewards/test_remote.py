@@ -16,11 +16,11 @@ from clip_world import make_tensors, save_hps
 
 from pairuni.config import RewardOptions
 from pairuni.errors import InputError
-from pairuni.records import Quadruple, Side
 from pairuni.rewards import load_reward, remote
 from pairuni.rewards.base import FunctionReward, RewardInput, score_all
 from pairuni.rewards.serve import RewardServer, main
 from pairuni.rewards.wire import decode_request, encode_request
+from pairuni.types import Quadruple, Side
 
 HALF = Quadruple("q7", Side.GENERATION, "images/7.png", "a “red” dog", "What? A. x B. y", "A", "t", {"level": 3})
 GOOD = {"scores": [0.0, 1.0, 2.0]}

@@ -8,9 +8,9 @@ import torch
 
 from pairuni.config import RewardConfig, RewardOptions
 from pairuni.errors import InputError
-from pairuni.records import Quadruple, Side
 from pairuni.rewards import OPTIONS, REWARDS, load_reward, side_reward
 from pairuni.rewards.base import FunctionReward, RewardInput, score_all
+from pairuni.types import Quadruple, Side
 
 HALF = Quadruple("q7", None, "images/7.png", "a red circle", "What colour? A. red B. blue", "A")
 IMAGE = np.zeros((4, 4, 3), np.uint8)

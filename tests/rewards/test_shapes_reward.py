@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from pairuni.errors import InputError
-from pairuni.records import Quadruple, Side
 from pairuni.rewards.base import RewardInput, score_all
 from pairuni.rewards.shapes import ShapesReward
 from pairuni.shapes.renderer import render
 from pairuni.shapes.scenes import Thing, scene_of
+from pairuni.types import Quadruple, Side
 
 RED_CIRCLE, BLUE_SQUARE = Thing(0, 0, "circle", "red"), Thing(2, 2, "square", "blue")
 GREEN_CROSS = Thing(0, 2, "cross", "green")

@@ -8,7 +8,7 @@ import pytest
 from scipy import ndimage
 
 from pairuni.config import ShapesConfig
-from pairuni.records import Side, read_samples
+from pairuni.records import read_samples
 from pairuni.shapes.captions import (
     RELATIONS,
     TASKS,
@@ -31,6 +31,7 @@ from pairuni.shapes.questions import TYPES, ask
 from pairuni.shapes.renderer import render
 from pairuni.shapes.scenes import COLOURS, SHAPES, Scene, Thing, kinds_held_out, random_scene, scene_of, scene_split
 from pairuni.shapes.world import write_world
+from pairuni.types import Side
 
 
 def scenes(number: int, seed: int = 0) -> list[Scene]:

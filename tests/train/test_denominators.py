@@ -10,10 +10,10 @@ from torch import Tensor
 
 from pairuni.config import MixingConfig, NormLength, OptimConfig, SideWeights, TrainConfig
 from pairuni.policies.janus.policy import JanusPolicy
-from pairuni.records import Side
 from pairuni.train.optim import Optimizer
 from pairuni.train.rollout import SideBatch
 from pairuni.train.step import train_step
+from pairuni.types import Side
 from train_world import read_halves, roll_out
 
 U, G = Side.UNDERSTANDING, Side.GENERATION

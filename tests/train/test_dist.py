@@ -30,12 +30,12 @@ from pairuni.config import (
 from pairuni.errors import InputError
 from pairuni.policies import load_policy
 from pairuni.policies.base import Policy
-from pairuni.records import Side
 from pairuni.runs import RunDir, comparable
 from pairuni.train.loop import train
 from pairuni.train.optim import Optimizer
 from pairuni.train.step import train_step
 from pairuni.train.wrap import ShardedPolicy, gathered
+from pairuni.types import Side
 from train_world import make_config, read_halves, roll_out
 
 OPTIM = OptimConfig(lr=1e-6, max_grad_norm=0)

@@ -12,10 +12,10 @@ from pairuni.cli.main import main
 from pairuni.config import LogConfig, ModelConfig, TrainConfig
 from pairuni.errors import DivergedError
 from pairuni.policies.janus.policy import JanusPolicy
-from pairuni.records import Side
 from pairuni.runs import RunDir
 from pairuni.train import step as step_module
 from pairuni.train.loop import train
+from pairuni.types import Side
 
 PARTS = {Side.UNDERSTANDING: "lm_head", Side.GENERATION: "generation_head"}
 WORDS = "the model's logits are not finite"

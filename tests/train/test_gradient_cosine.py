@@ -11,10 +11,10 @@ from pairuni.config import LogConfig, OptimConfig, TrainConfig
 from pairuni.errors import InputError
 from pairuni.policies import load_policy
 from pairuni.policies.base import Policy
-from pairuni.records import Side
 from pairuni.train.optim import Optimizer
 from pairuni.train.rollout import SideBatch
 from pairuni.train.step import train_step
+from pairuni.types import Side
 from train_world import make_config, read_halves, roll_out
 
 Batch = dict[Side, SideBatch]

@@ -12,12 +12,12 @@ from torch import Tensor
 from pairuni.config import LogConfig, OptimConfig, RolloutConfig, TrainConfig
 from pairuni.policies.janus import model
 from pairuni.policies.janus.policy import JanusPolicy
-from pairuni.records import Side
 from pairuni.runs import RunDir, comparable
 from pairuni.train.loop import train
 from pairuni.train.optim import Optimizer
 from pairuni.train.step import train_step
-from pairuni.train.trained import share_towers
+from pairuni.train.trainable import share_frozen_modules
+from pairuni.types import Side
 from train_world import read_halves, roll_out
 
 U, G = Side.UNDERSTANDING, Side.GENERATION
@@ -137,17 +137,17 @@ def test_towers_are_shared_where_their_weights_are_the_same(tiny_janus: JanusPol
     own = tiny_janus.module.model.vision_model
     other = JanusPolicy(copy.deepcopy(tiny_janus.module), tiny_janus.processor)
     assert other.module.model.vision_model is not own
-    share_towers(other, tiny_janus)
+    share_frozen_modules(other, tiny_janus)
     assert other.module.model.vision_model is own and other.module.model.vqmodel is tiny_janus.module.model.vqmodel
-    assert all(a is b for a, b in zip(other.towers(), tiny_janus.towers(), strict=True))
+    assert all(a is b for a, b in zip(other.frozen_modules(), tiny_janus.frozen_modules(), strict=True))
     changed = JanusPolicy(copy.deepcopy(tiny_janus.module), tiny_janus.processor)
     with torch.no_grad():
         next(changed.module.model.vision_model.parameters()).add_(1.0)
-    share_towers(changed, tiny_janus)
+    share_frozen_modules(changed, tiny_janus)
     assert changed.module.model.vision_model is not own
     assert changed.module.model.vqmodel is tiny_janus.module.model.vqmodel
     narrowed = JanusPolicy(copy.deepcopy(tiny_janus.module), tiny_janus.processor)
     narrowed.module.model.vision_model.bfloat16()  # as frozen weights beside adapters are
     again = JanusPolicy(copy.deepcopy(tiny_janus.module), tiny_janus.processor)
-    share_towers(again, narrowed)
+    share_frozen_modules(again, narrowed)
     assert again.module.model.vision_model is narrowed.module.model.vision_model

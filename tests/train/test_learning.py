@@ -12,11 +12,11 @@ import torch
 
 from pairuni.config import LogConfig, OptimConfig, RewardConfig, RolloutConfig
 from pairuni.policies.janus.policy import JanusPolicy
-from pairuni.records import Side
 from pairuni.rewards.base import RewardInput
 from pairuni.rewards.images import brightness
 from pairuni.runs import RunDir
 from pairuni.train.loop import train
+from pairuni.types import Side
 from train_world import letter_share, make_config
 
 _rng = np.random.default_rng(0)

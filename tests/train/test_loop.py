@@ -22,13 +22,14 @@ from pairuni.errors import InputError
 from pairuni.files import locked
 from pairuni.policies import load_policy
 from pairuni.policies.base import Policy
-from pairuni.records import Side, read_pairs
+from pairuni.records import read_pairs
 from pairuni.rewards.base import RewardInput
 from pairuni.runs import RunDir, comparable
 from pairuni.train.loop import train
 from pairuni.train.optim import Optimizer
 from pairuni.train.step import DivergedError
 from pairuni.train.stop import Interrupted
+from pairuni.types import Side
 from train_world import letter_share
 
 METRICS = ("reward_mean", "reward_std", "advantage_abs", "zero_std_fraction", "loss", "ratio_mean", "ratio_max")

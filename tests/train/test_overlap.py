@@ -9,12 +9,10 @@ import pytest
 import torch
 
 from pairuni.config import DataConfig, RolloutConfig, TrainConfig
-from pairuni.data.dataset import Half
 from pairuni.errors import InputError
-from pairuni.policies.base import Rollouts, SamplingSpec
-from pairuni.records import Prompt, Quadruple, Side
 from pairuni.rewards.base import RewardInput
 from pairuni.train.rollout import collect
+from pairuni.types import Half, Prompt, Quadruple, Rollouts, SamplingSpec, Side
 
 CONFIG = TrainConfig(output="", data=DataConfig(pairs="none"), rollout=RolloutConfig(rollouts=2, prompts_per_call=2))
 

@@ -11,14 +11,13 @@ from pairuni.cli.main import main
 from pairuni.cli.options import parse_config
 from pairuni.config import ModelConfig, PlanConfig
 from pairuni.policies import load_planner
-from pairuni.policies.base import SamplingSpec
 from pairuni.policies.janus.policy import JanusPolicy
 from pairuni.policies.memory import OPTIMISER, RESIDENT, ROLLOUT, UPDATE, Workload, needed, peak
 from pairuni.pretrain.build import JanusSize, build_janus
-from pairuni.records import Side
 from pairuni.train import plan as planning
 from pairuni.train.measure import measure
 from pairuni.train.plan import device_memory, largest, make_plan, workload
+from pairuni.types import SamplingSpec, Side
 
 MIB = 1 << 20
 MEDIUM = JanusSize(

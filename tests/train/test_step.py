@@ -12,15 +12,13 @@ import torch
 from torch import Tensor
 
 from pairuni.config import AdvantageConfig, NormLength, OptimConfig, RolloutConfig, SideWeights, TrainConfig
-from pairuni.data.dataset import Half
 from pairuni.errors import InputError
 from pairuni.policies import sampling
-from pairuni.policies.base import Chunk, Rollouts
 from pairuni.policies.janus.policy import JanusPolicy
-from pairuni.records import Side
 from pairuni.train.optim import Optimizer
 from pairuni.train.rollout import SideBatch, sampling_spec
 from pairuni.train.step import DivergedError, train_step
+from pairuni.types import Chunk, Half, Rollouts, Side
 from train_world import read_halves, roll_out
 
 Batch = dict[Side, SideBatch]

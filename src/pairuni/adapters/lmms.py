@@ -23,10 +23,10 @@ from PIL import Image
 
 from pairuni.errors import InputError
 from pairuni.policies import load_policy
-from pairuni.policies.base import Policy, SamplingSpec
+from pairuni.policies.base import Policy
 from pairuni.policies.sampling import counter_seed
 from pairuni.progress import track
-from pairuni.records import Prompt, Side
+from pairuni.types import Prompt, SamplingSpec, Side
 
 _READ = ("do_sample", "temperature", "top_p", "top_k", "max_new_tokens", "until")
 _NEUTRAL = {

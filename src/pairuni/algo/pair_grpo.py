@@ -1,13 +1,13 @@
 """J: the Pair-GRPO objective (paper section 3), put together from advantages, pair weights and the surrogate.
 
-    J = E_p[ sum over understanding decisions of L_clip(rho, w A_u) + sum over image decisions of L_clip(rho, w A_g) ]
+    J = E_p[ sum over understanding actions of L_clip(rho, w A_u) + sum over image actions of L_clip(rho, w A_g) ]
         - beta * KL
 
 The paper names no denominator. Here each side has its own (576 image codes must not drown 5 answer tokens), chosen by
 `loss_norm`; a mixed batch without pairs has one for both. It is spread over the rows as one scale per rollout that
 depends on global totals alone, so chunk losses are simply added: over chunks, micro-batches and ranks (undo a
 wrapper's averaging over ranks). Side weights and the optimiser step are the trainer's.
-Shapes: B pairs, R rollouts, k rows of a chunk, N decisions of a chunk.
+Shapes: B pairs, R rollouts, k rows of a chunk, N actions of a chunk.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,60 +25,60 @@ LossNorm = Literal["sequence_mean", "token_sum", "token_mean", "constant"]
 
 
 @dataclass(frozen=True)
-class Totals:
+class LossDenominators:
     """What a denominator needs, over all micro-batches and ranks: of one side, or of all sides that share it."""
 
     rollouts: int
     """Sampled rollouts; those with a missing reward count."""
-    decisions: int
+    actions: int
     """All of theirs, scored or not (`Rollouts.length_BR`)."""
     sides: int = 1
     """Sides that share the denominator. It is then the mean over sides, so that equal draws weigh as without sharing.
     """
 
-    def __add__(self, other: "Totals") -> "Totals":
+    def __add__(self, other: "LossDenominators") -> "LossDenominators":
         """Of one side on two ranks."""
-        return Totals(self.rollouts + other.rollouts, self.decisions + other.decisions)
+        return LossDenominators(self.rollouts + other.rollouts, self.actions + other.actions)
 
 
-def shared_totals(totals: Sequence[Totals]) -> Totals:
+def shared_denominators(totals: Sequence[LossDenominators]) -> LossDenominators:
     """One denominator for a batch of unrelated rollouts of several sides: plain GRPO on mixed batches (paper 3).
 
     A rollout of one side then weighs what one of the other does, however many of each were drawn: with sequence_mean,
     token_sum and constant half the batch's rollouts take the place of the side's own. With token_mean half the batch's
-    decisions do, so that a token weighs what an image code weighs, as in plain GRPO: long rollouts weigh more, and
-    equal draws have the gradient of separate denominators only where both sides have as many decisions.
+    actions do, so that a token weighs what an image code weighs, as in plain GRPO: long rollouts weigh more, and
+    equal draws have the gradient of separate denominators only where both sides have as many actions.
     """
-    return Totals(sum(t.rollouts for t in totals), sum(t.decisions for t in totals), len(totals))
+    return LossDenominators(sum(t.rollouts for t in totals), sum(t.actions for t in totals), len(totals))
 
 
-def side_totals(length_BR: Tensor) -> Totals:
-    """The totals of one rank's rollouts of one side, from their decisions [B, R]. Add them over ranks."""
-    return Totals(length_BR.numel(), int(length_BR.sum()))
+def side_denominators(length_BR: Tensor) -> LossDenominators:
+    """The totals of one rank's rollouts of one side, from their actions [B, R]. Add them over ranks."""
+    return LossDenominators(length_BR.numel(), int(length_BR.sum()))
 
 
-def pair_credit(rewards_BR: Tensor | np.ndarray, weights_B: Tensor, std_eps: float = 1e-6) -> Tensor:
+def weighted_advantages(rewards_BR: Tensor | np.ndarray, weights_B: Tensor, std_eps: float = 1e-6) -> Tensor:
     """w_p * A [B, R] of one side: `group_advantages` times the pair's weight, which both sides share."""
     advantages_BR = group_advantages(rewards_BR, std_eps)
     return advantages_BR * weights_B.to(advantages_BR)[:, None]
 
 
-def row_scales(lengths_k: Tensor, loss_norm: LossNorm, totals: Totals, norm_length: int = 1) -> Tensor:
+def loss_scales(lengths_k: Tensor, loss_norm: LossNorm, totals: LossDenominators, norm_length: int = 1) -> Tensor:
     """The factor of each rollout's sum in its side's loss.
 
     sequence_mean: 1 / (rollouts * own length), the mean over rollouts of each one's mean; token_sum: 1 / rollouts, the
     paper's formula as printed, its expectation taken as the mean over sampled rollouts (long outputs weigh more);
-    token_mean: 1 / decisions; constant: 1 / (rollouts * norm_length). Where sides share a denominator, rollouts and
-    decisions are the mean over sides.
+    token_mean: 1 / actions; constant: 1 / (rollouts * norm_length). Where sides share a denominator, rollouts and
+    actions are the mean over sides.
 
     Args:
-        lengths_k: [k] decisions of the whole rollout each row belongs to (a chunk may hold only some of them, and some
+        lengths_k: [k] actions of the whole rollout each row belongs to (a chunk may hold only some of them, and some
             may not be scored at all).
-        totals: of the side, or `shared_totals`; global.
+        totals: of the side, or `shared_denominators`; global.
         norm_length: of `constant`.
 
     Returns:
-        scale_k [k] float32, finite; 0 for a rollout without decisions.
+        scale_k [k] float32, finite; 0 for a rollout without actions.
 
     Raises:
         ValueError: an unknown loss_norm, a norm_length that is not positive, or rows that the totals do not count.
@@ -91,11 +91,11 @@ def row_scales(lengths_k: Tensor, loss_norm: LossNorm, totals: Totals, norm_leng
         raise ValueError(f"{len(lengths_k)} rows, but the totals count {totals.rollouts} rollouts")
     empty_k = lengths_k == 0
     rollouts = max(totals.rollouts, 1) / totals.sides
-    decisions = max(totals.decisions, 1) / totals.sides
+    actions = max(totals.actions, 1) / totals.sides
     if loss_norm == "sequence_mean":
         scale_k = 1.0 / (rollouts * lengths_k.clamp(min=1).float())
     else:
-        sizes = {"token_sum": rollouts, "token_mean": decisions, "constant": rollouts * norm_length}
+        sizes = {"token_sum": rollouts, "token_mean": actions, "constant": rollouts * norm_length}
         scale_k = torch.full_like(lengths_k, 1.0 / sizes[loss_norm], dtype=torch.float32)
     return scale_k.masked_fill(empty_k, 0.0)
 
@@ -140,37 +140,37 @@ def side_loss(
     Args:
         logp_kN, old_kN, mask_kN: [k, N] as in `clipped_surrogate`.
         advantage_k: [k] pair weight times group advantage.
-        scale_kN: [k] from `row_scales`, or [k, N]: those times the factors of single decisions (`Chunk.weight_kN`).
+        scale_kN: [k] from `loss_scales`, or [k, N]: those times the factors of single actions (`Chunk.weight_kN`).
             Statistics leave them out.
         recorded_kN: [k, N] log-probs that ratio_mean and ratio_max compare with, instead of `old_kN`.
 
     Returns:
-        The loss (scalar, to be minimised) and detached scalars: ratio_mean, ratio_max, clip_fraction, decisions, and
-        kl (mean over decisions) where there is a KL term. `merge_stats` puts chunks together.
+        The loss (scalar, to be minimised) and detached scalars: ratio_mean, ratio_max, clip_fraction, actions, and
+        kl (mean over actions) where there is a KL term. `merge_stats` puts chunks together.
     """
     # One surrogate for every denominator: the scale is positive, so it may go through min into the advantage.
     scale_kN = scale_kN if scale_kN.ndim == 2 else scale_kN[:, None]
     credit_kN = advantage_k[:, None] * scale_kN.to(advantage_k)
     loss, clip_fraction = clipped_sum(logp_kN, old_kN, credit_kN, mask_kN, clip_eps)
     stats = ratio_statistics(logp_kN, old_kN if recorded_kN is None else recorded_kN, mask_kN)
-    stats |= {"clip_fraction": clip_fraction, "decisions": mask_kN.sum()}
+    stats |= {"clip_fraction": clip_fraction, "actions": mask_kN.sum()}
     if kl is not None:
         loss = loss + kl.beta * kl.value(logp_kN, mask_kN, scale_kN)
         with torch.no_grad():
-            stats["kl"] = kl.value(logp_kN, mask_kN) / stats["decisions"].clamp(min=1)
+            stats["kl"] = kl.value(logp_kN, mask_kN) / stats["actions"].clamp(min=1)
     return loss, stats
 
 
 def merge_stats(parts: Sequence[Mapping[str, Tensor | float]]) -> dict[str, float]:
-    """The statistics of several chunks as one: means weighted by decisions, the largest ratio_max.
+    """The statistics of several chunks as one: means weighted by actions, the largest ratio_max.
 
-    What it returns may be merged again (over ranks). Without any decision: ratios 1, fractions 0.
+    What it returns may be merged again (over ranks). Without any action: ratios 1, fractions 0.
     """
     rows = [{name: float(value) for name, value in part.items()} for part in parts]
-    rows = [row for row in rows if row["decisions"] > 0]
+    rows = [row for row in rows if row["actions"] > 0]
     if not rows:
-        return {"ratio_mean": 1.0, "ratio_max": 1.0, "clip_fraction": 0.0, "decisions": 0.0}
-    total = sum(row["decisions"] for row in rows)
-    merged = {"ratio_max": max(row["ratio_max"] for row in rows), "decisions": total}
-    means = {name: sum(row[name] * row["decisions"] for row in rows) / total for name in rows[0] if name not in merged}
+        return {"ratio_mean": 1.0, "ratio_max": 1.0, "clip_fraction": 0.0, "actions": 0.0}
+    total = sum(row["actions"] for row in rows)
+    merged = {"ratio_max": max(row["ratio_max"] for row in rows), "actions": total}
+    means = {name: sum(row[name] * row["actions"] for row in rows) / total for name in rows[0] if name not in merged}
     return means | merged

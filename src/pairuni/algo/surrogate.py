@@ -2,7 +2,7 @@
 
 Denominators are not here: a sum over a chunk cannot know the whole batch (pair_grpo.py). Log-probs of half precision
 are brought to fp32 first: a ratio near the clip's edge has three digits in bf16.
-Shapes: B rows (any number of rollouts), T decisions.
+Shapes: B rows (any number of rollouts), T actions.
 """
 
 import math
@@ -21,18 +21,18 @@ def clipped_surrogate(
 
     Positions outside the mask may hold anything (-inf and NaN included) and reach neither value nor gradient. A ratio
     that overflows is clipped like any other where A > 0; where A < 0 the term has no bound and is infinite.
-    A positive scale of a row or a decision may be folded into the advantage: min commutes with it.
+    A positive scale of a row or a action may be folded into the advantage: min commutes with it.
 
     Args:
         logp_BT: [B, T] differentiable log-probs.
         old_logp_BT: [B, T] those of the policy that sampled; no gradient flows into them.
         advantage_B: [B], or what broadcasts to [B, T].
-        mask_BT: [B, T] bool, True at decisions.
+        mask_BT: [B, T] bool, True at actions.
         clip_eps: positive. The paper names none.
 
     Returns:
-        The sum (scalar), and detached scalars over the masked decisions: ratio_mean, ratio_max, and clip_fraction, the
-        share whose gradient the clipping cuts. Without any decision: 0, {1, 1, 0}.
+        The sum (scalar), and detached scalars over the masked actions: ratio_mean, ratio_max, and clip_fraction, the
+        share whose gradient the clipping cuts. Without any action: 0, {1, 1, 0}.
     """
     loss, clip_fraction = clipped_sum(logp_BT, old_logp_BT, advantage_B, mask_BT, clip_eps)
     return loss, ratio_statistics(logp_BT, old_logp_BT, mask_BT) | {"clip_fraction": clip_fraction}
@@ -61,7 +61,7 @@ def clipped_sum(
 
 @torch.no_grad()
 def ratio_statistics(logp_BT: Tensor, other_logp_BT: Tensor, mask_BT: Tensor) -> dict[str, Tensor]:
-    """ratio_mean and ratio_max of exp(logp - other_logp) over the masked decisions; 1 without any."""
+    """ratio_mean and ratio_max of exp(logp - other_logp) over the masked actions; 1 without any."""
     mask_BT = mask_BT.bool()
     ratio_BT = _gap(logp_BT, other_logp_BT, mask_BT).exp().where(mask_BT, 0.0)
     count = mask_BT.sum()
@@ -94,7 +94,7 @@ def kl_estimate(
     Args:
         logp_BT, ref_logp_BT: [B, T]; no gradient flows into the reference. Values outside the mask are not read.
         mask_BT: [B, T] bool.
-        scale_B: [B], or what broadcasts to [B, T]; 1 by default. A decision with 0 is not read either.
+        scale_B: [B], or what broadcasts to [B, T]; 1 by default. A action with 0 is not read either.
 
     Raises:
         ValueError: an unknown estimator.

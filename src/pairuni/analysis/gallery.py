@@ -27,8 +27,9 @@ from pairuni.errors import InputError
 from pairuni.files import atomic_path, check_folder
 from pairuni.outputs import Outputs
 from pairuni.progress import track
-from pairuni.records import Pair, Quadruple, pairs_root, read_pairs
+from pairuni.records import pairs_root, read_pairs
 from pairuni.streams import Stream, generator
+from pairuni.types import Pair, Quadruple
 
 _ABOUT = {
     "unmatched": "Quadruples that are in no pair.",

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from pairuni.files import atomic_path, write_json, write_text
-from pairuni.records import Side
 from pairuni.streams import Stream, generator
+from pairuni.types import Side
 
 RESAMPLES = 2000
 """Of the pairs, for an interval."""

@@ -20,15 +20,15 @@ import torch
 from torch import Tensor
 
 from pairuni.algo.gradients import count_sketch
-from pairuni.algo.pair_grpo import pair_credit
+from pairuni.algo.pair_grpo import weighted_advantages
 from pairuni.analysis.gradient_summary import KINDS, summarise, write_summary
 from pairuni.config import GradientsConfig, PairingMode, SideWeights, TrainConfig
-from pairuni.data.dataset import Half, ImageCache
+from pairuni.data.dataset import ImageCache
 from pairuni.errors import InputError
 from pairuni.files import check_folder, read_json, read_jsonl, write_json, write_jsonl, writing
 from pairuni.policies.base import Policy
 from pairuni.progress import track
-from pairuni.records import Pair, Side, resolve_image
+from pairuni.records import resolve_image
 from pairuni.rewards import side_reward
 from pairuni.rewards.combined import total
 from pairuni.streams import VERSION, Stream, generator, other_streams, seed_all
@@ -37,7 +37,8 @@ from pairuni.train.loop import image_root, mixed_pairs
 from pairuni.train.resume import FREE, flat_config
 from pairuni.train.rollout import SideBatch, collect
 from pairuni.train.step import add_side_gradient
-from pairuni.train.trained import load_trainable
+from pairuni.train.trainable import load_trainable
+from pairuni.types import Half, Pair, Side
 
 FILES = ("settings.json", "gradients.json", "gradients.md", "gradients.png")
 """Beside gradients.jsonl, whose rows are kept."""
@@ -148,7 +149,7 @@ class Gauge:
     def __init__(self, policy: Policy, train: TrainConfig, sketch: int) -> None:
         self.policy, self.train, self.root, self.sketch = policy, train, image_root(train), sketch
         self.parameters = [p for _, p in policy.trainable() if p.requires_grad]
-        places = {id(p): f"layer {n:02d}" for n, layer in enumerate(policy.layers()) for p in layer.parameters()}
+        places = {id(p): f"layer {n:02d}" for n, layer in enumerate(policy.fsdp_units()) for p in layer.parameters()}
         self.groups = [places.get(id(p), OTHER) for p in self.parameters]
         self.rewards = {side: side_reward(train.rewards, side) for side in Side}
         self.shared: list[int] = []
@@ -184,7 +185,7 @@ class Gauge:
             # Anew from what each reward said: parts of a sum may be normalised within the group.
             raw_BR = {name: values_BR[:, columns] for name, values_BR in sampled.raw_BR.items()}
             rewards_BR = total(self.rewards[sampled.side], raw_BR)
-            own = pair_credit(rewards_BR, sampled.weights_B, self.train.advantage.std_eps)
+            own = weighted_advantages(rewards_BR, sampled.weights_B, self.train.advantage.std_eps)
             credit_BR = torch.zeros(shape, dtype=own.dtype)
             credit_BR[:, columns] = own
             parts.append(credit_BR)

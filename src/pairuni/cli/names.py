@@ -5,8 +5,8 @@ from pathlib import Path
 from pairuni.config import EvaluateConfig, TrainConfig
 from pairuni.errors import InputError
 from pairuni.eval import check_benchmarks
-from pairuni.records import Side
 from pairuni.rewards import side_reward
+from pairuni.types import Side
 
 
 def check_names(config: TrainConfig | EvaluateConfig) -> None:

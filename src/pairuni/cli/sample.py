@@ -11,10 +11,9 @@ from pairuni.data.images import load_image
 from pairuni.files import atomic_path, check_folder
 from pairuni.outputs import Outputs
 from pairuni.policies import load_policy
-from pairuni.policies.base import SamplingSpec
 from pairuni.policies.length import refuse_long
 from pairuni.policies.sampling import seeds_for
-from pairuni.records import Prompt, Side
+from pairuni.types import Prompt, SamplingSpec, Side
 
 
 def run_sample(config: SampleConfig) -> None:

@@ -12,10 +12,10 @@ from PIL import Image
 from pairuni.cli.options import parse_config
 from pairuni.config import SmokeConfig
 from pairuni.files import put, write_json, writing
-from pairuni.records import Side
 from pairuni.report.smoke import Drawn, Said, write_smoke
 from pairuni.train.rollout import SideBatch
 from pairuni.train.smoke import run_smoke, summary
+from pairuni.types import Side
 
 
 def smoke(arguments: list[str]) -> int:

@@ -23,7 +23,7 @@ from pairuni.data.features import Extractor, Images, extract, hash_images
 from pairuni.data.images import load_image
 from pairuni.data.same_picture import Thumbnail, same_picture, thumbnail
 from pairuni.data.text_overlap import TextOverlap
-from pairuni.records import Quadruple
+from pairuni.types import Quadruple
 
 UNREADABLE = "image cannot be read"
 COPY, NEAR_COPY = "copy of an image", "near copy"

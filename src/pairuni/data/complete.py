@@ -24,7 +24,7 @@ from pairuni.files import file_hash, jsonl_writer, put, write_json, writing
 from pairuni.llm import Chat, Ledger
 from pairuni.outputs import Outputs
 from pairuni.progress import Progress, track
-from pairuni.records import Sample, Side
+from pairuni.types import Sample, Side
 
 FILES = ("quadruples.jsonl", "rejected.jsonl", "completion.json")
 _CHARACTERS = 4

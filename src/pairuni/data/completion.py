@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pairuni.data.images import LoadedImage
-from pairuni.records import Quadruple, Sample, Side
+from pairuni.types import Quadruple, Sample, Side
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ import hashlib
 import json
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +16,8 @@ import numpy as np
 from pairuni.config import PairingMode
 from pairuni.data.images import load_image
 from pairuni.errors import InputError
-from pairuni.records import Pair, Quadruple, Side
 from pairuni.streams import VERSION, Stream, generator, other_streams
-
-
-@dataclass(frozen=True)
-class Half:
-    """One half of a pair, as one side is trained on it."""
-
-    pair_id: str
-    quadruple: Quadruple
-    similarity: float
-    aligned: bool
-    repeat: int = 0
-    """How often the same pair's half of this side stands earlier in the batch: sampling seeds must differ."""
+from pairuni.types import Half, Pair, Side
 
 
 class PairSampler:

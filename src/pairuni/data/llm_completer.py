@@ -18,8 +18,8 @@ from pairuni.data.images import LoadedImage
 from pairuni.errors import InputError
 from pairuni.files import read_text
 from pairuni.llm import BadReply, Chat, Picture, Question, Reply, Unanswered
-from pairuni.records import Quadruple, Sample, Side
 from pairuni.streams import Stream, generator
+from pairuni.types import Quadruple, Sample, Side
 
 LETTERS = "ABCD"
 INSTRUCTION = "Answer with the options letter from the given choices directly."

@@ -13,8 +13,8 @@ from pairuni.config import MixingConfig, PairingMode
 from pairuni.data.features import extract, load_extractor
 from pairuni.data.match import normalise
 from pairuni.errors import InputError
-from pairuni.records import Pair, Quadruple, Side
 from pairuni.streams import Stream, generator
+from pairuni.types import Pair, Quadruple, Side
 
 UNWEIGHTED: frozenset[PairingMode] = frozenset({"random_pairs", "unpaired", "vanilla"})
 """Modes without a meaningful similarity."""

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from pairuni.errors import InputError
 from pairuni.files import file_hash, read_json
-from pairuni.records import Pair, Side
+from pairuni.types import Pair, Side
 
 NOT_STATED = "not stated"
 _HALVES = (Side.GENERATION, Side.UNDERSTANDING)

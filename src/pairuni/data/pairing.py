@@ -30,8 +30,9 @@ from pairuni.data.match import Edges, candidates, choose, normalise
 from pairuni.data.ray_engine import choose_engine
 from pairuni.errors import InputError
 from pairuni.files import file_hash, read_jsonl, write_json, write_jsonl, writing
-from pairuni.records import Pair, Quadruple, Side, read_quadruples
+from pairuni.records import read_quadruples
 from pairuni.streams import Stream, generator
+from pairuni.types import Pair, Quadruple, Side
 
 try:
     import resource

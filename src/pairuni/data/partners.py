@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from pairuni.data.dataset import Half
-from pairuni.records import Pair, Side
+from pairuni.types import Half, Pair, Side
 
 Partners = Mapping[tuple[Side, str], frozenset[str]]
 """From a side and the id of a quadruple to those of its true partners on the other side."""

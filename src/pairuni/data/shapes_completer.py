@@ -5,11 +5,11 @@ import numpy as np
 from pairuni.data.completion import Attempt
 from pairuni.data.images import LoadedImage
 from pairuni.data.verify import told
-from pairuni.records import Sample
 from pairuni.shapes.captions import Requirement, describe, placed, prompt_split, relation_held_out, write
 from pairuni.shapes.detector import read_scene
 from pairuni.shapes.questions import ask
 from pairuni.streams import Stream, generator
+from pairuni.types import Sample
 
 WORDINGS = 20
 """Tries at a caption whose wording is not held out; one in six is."""

@@ -19,7 +19,8 @@ from typing import Any
 
 from pairuni.config import CompleteConfig, SourceConfig
 from pairuni.errors import InputError
-from pairuni.records import Sample, Side, iter_samples, resolve_image
+from pairuni.records import iter_samples, resolve_image
+from pairuni.types import Sample, Side
 
 _HALF = {Side.UNDERSTANDING: ("question", "answer"), Side.GENERATION: ("prompt",)}
 _SAFE = re.compile(r"[^A-Za-z0-9._-]+")

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from pairuni.data.completion import Attempt
 from pairuni.data.images import LoadedImage
-from pairuni.records import Quadruple
 from pairuni.shapes.captions import RELATIONS, fits, read
 from pairuni.shapes.detector import read_scene
 from pairuni.shapes.scenes import CELLS, COLOURS, GRID, SHAPES
+from pairuni.types import Quadruple
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from pairuni.data.images import StoredImage
-from pairuni.policies.base import SamplingSpec
-from pairuni.records import Side
 from pairuni.streams import Stream, generator
+from pairuni.types import SamplingSpec, Side
 
 _RESAMPLES = 400  # of the bootstrap; its own error is then about 3.5 % of the standard error
 

@@ -28,8 +28,8 @@ from pairuni.policies.base import Sampler
 from pairuni.policies.length import too_long
 from pairuni.policies.sampling import seeds_for
 from pairuni.progress import say, track
-from pairuni.records import Prompt, Side
 from pairuni.runs import RunDir
+from pairuni.types import Prompt, Side
 
 Config = TypeVar("Config", bound=EvalConfig)
 DIGITS = {"0 to 1": 3, "1 to 5": 2}

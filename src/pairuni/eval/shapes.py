@@ -11,13 +11,12 @@ import numpy as np
 
 from pairuni.config import EvalConfig
 from pairuni.eval.base import Answer, Item, Score, mean_score
-from pairuni.policies.base import SamplingSpec
-from pairuni.records import Side
 from pairuni.rewards.choice import extract_choice
 from pairuni.shapes.captions import fits
 from pairuni.shapes.detector import detect
 from pairuni.shapes.held_out import held_out_prompts, held_out_questions
 from pairuni.shapes.questions import LETTERS
+from pairuni.types import SamplingSpec, Side
 
 ANSWER_TOKENS = 16
 """Longest answer; the longest option with its letter has about ten tokens."""

@@ -21,7 +21,8 @@ from pairuni.errors import InputError
 from pairuni.files import check_folder, read_jsonl
 from pairuni.outputs import RECORD as WRITTEN
 from pairuni.outputs import Outputs
-from pairuni.records import Pair, read_pairs, resolve_image
+from pairuni.records import read_pairs, resolve_image
+from pairuni.types import Pair
 
 RECORD = "pairuni_export.json"
 """Says that a folder is an export, so that another may replace it."""

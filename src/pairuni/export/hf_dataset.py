@@ -21,7 +21,8 @@ from pairuni.export.folder import RECORD, PairImages, ParquetFile, check_output,
 from pairuni.files import atomic_path, file_hash, locked, write_json
 from pairuni.outputs import record_folder
 from pairuni.progress import track
-from pairuni.records import Pair, Quadruple, pairs_root
+from pairuni.records import pairs_root
+from pairuni.types import Pair, Quadruple
 
 _WRITTEN = r"README\.md|similarity\.png|data/train-\d{5}-of-\d{5}\.parquet"
 _FIELDS = ("prompt", "question", "answer", "tag", "id", "side", "image_path")

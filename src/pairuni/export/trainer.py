@@ -19,7 +19,8 @@ from pairuni.export.folder import RECORD, PairImages, check_output, read_from, r
 from pairuni.files import atomic_path, file_hash, locked, write_json
 from pairuni.outputs import record_folder
 from pairuni.progress import track
-from pairuni.records import Pair, Side, pairs_root
+from pairuni.records import pairs_root
+from pairuni.types import Pair, Side
 
 IMAGE_FIELD = "understand_ann.image_path"
 """Of the one image that a trainer is given: that of the question."""

@@ -29,7 +29,7 @@ from pairuni.config import UnirlConfig
 from pairuni.errors import InputError
 from pairuni.export.folder import PairImages
 from pairuni.export.trainer import IMAGE_FIELD, WeightedPair, write_folder
-from pairuni.records import Side
+from pairuni.types import Side
 
 FILES = {side: f"{side}.jsonl" for side in Side}
 IMAGES = "images"

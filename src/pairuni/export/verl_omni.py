@@ -27,7 +27,7 @@ from pairuni.config import VerlOmniConfig
 from pairuni.errors import InputError
 from pairuni.export.folder import PairImages, ParquetFile
 from pairuni.export.trainer import IMAGE_FIELD, WeightedPair, write_folder
-from pairuni.records import Side
+from pairuni.types import Side
 
 FILES = {side: f"{side}.parquet" for side in Side}
 IMAGE = "<image>"

@@ -5,7 +5,7 @@ from typing import NoReturn
 
 from pairuni.errors import InputError
 from pairuni.policies.base import Sampler
-from pairuni.records import Prompt, Side
+from pairuni.types import Prompt, Side
 
 _GROWTH = 12
 """A token has a byte at least, and normalisation makes at most 11 bytes of one (U+FDFA): a text of so many fewer bytes

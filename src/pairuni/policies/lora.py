@@ -16,7 +16,8 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pairuni.policies.base import Chunk, Policy, Rollouts
+from pairuni.policies.base import Policy
+from pairuni.types import Chunk, Rollouts
 
 _ADAPTER = "default"
 _BASE = "base_layer"

@@ -11,9 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from pairuni.policies.base import SamplingSpec
-from pairuni.records import Prompt, Side
 from pairuni.streams import Stream, generator
+from pairuni.types import Prompt, SamplingSpec, Side
 
 RESIDENT, OPTIMISER = "resident", "optimiser step"
 ROLLOUT = {Side.GENERATION: "image rollout", Side.UNDERSTANDING: "text rollout"}
@@ -78,7 +77,7 @@ class Sizes(Protocol):
         ...
 
     @property
-    def layers(self) -> int: ...
+    def fsdp_units(self) -> int: ...
 
     @property
     def layer(self) -> int:

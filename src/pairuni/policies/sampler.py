@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import numpy as np
 from torch import nn
 
-from pairuni.records import Prompt, Side
+from pairuni.types import Prompt, Side
 
 
 def check_request(side: Side, prompts: Sequence[Prompt], rollouts: int, seeds_BR: np.ndarray) -> None:

@@ -1,10 +1,10 @@
 """Seeds, logits -> log-probs, and the draw itself. No model and no modality here.
 
-A decision's distribution is softmax(z / temperature) over the allowed vocabulary, with z = u + s * (c - u) under
+A action's distribution is softmax(z / temperature) over the allowed vocabulary, with z = u + s * (c - u) under
 classifier-free guidance s; mixing and log-softmax are fp32 whatever the forward ran in. `draw` and scoring.py both go
 through `guide` and `temper_`, so that they cannot disagree. Scoring never truncates: rollouts drawn with top_k or top_p
 show up as a gap between recorded and scored log-probs.
-Shapes: n rows or decisions, T decisions of a row, V vocabulary.
+Shapes: n rows or actions, T actions of a row, V vocabulary.
 """
 
 import json
@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from pairuni.errors import DivergedError
-from pairuni.policies.base import SamplingSpec
-from pairuni.records import Side
 from pairuni.streams import Stream, content_key, keyed
+from pairuni.types import SamplingSpec, Side
 
 
 def counter_seed(run: int, step: int, pair: str | int, side: Side, rollout: int) -> int:
@@ -31,7 +30,7 @@ def counter_seed(run: int, step: int, pair: str | int, side: Side, rollout: int)
 
 
 def row_uniforms(seeds: np.ndarray, count: int) -> Tensor:
-    """float64 [n, count] in [0, 1): row i is the stream of Philox keyed by seeds[i], one number per decision.
+    """float64 [n, count] in [0, 1): row i is the stream of Philox keyed by seeds[i], one number per action.
 
     A longer `count` extends the rows and changes nothing before.
     """
@@ -41,7 +40,7 @@ def row_uniforms(seeds: np.ndarray, count: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Drawn:
-    """One decision per row."""
+    """One action per row."""
 
     actions_n: Tensor
     sampled_logp_n: Tensor
@@ -108,12 +107,12 @@ def check(finite: Sequence[Tensor], as_asked: Sequence[Tensor], spec: SamplingSp
 
     Raises:
         DivergedError: a logit was not finite.
-        AssertionError: a decision was not drawn as the spec says.
+        AssertionError: a action was not drawn as the spec says.
     """
     if not bool(torch.stack(list(finite)).all()):
         problem = "the model's logits are not finite: its weights have diverged, or are damaged"
         raise DivergedError(f"{side}: {problem}")
-    assert bool(torch.stack(list(as_asked)).all()), f"decisions were drawn from other tokens than {spec} says"
+    assert bool(torch.stack(list(as_asked)).all()), f"actions were drawn from other tokens than {spec} says"
 
 
 def truncate(logp_nV: Tensor, spec: SamplingSpec) -> Tensor:

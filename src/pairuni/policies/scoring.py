@@ -2,7 +2,7 @@
 
 Logits over 102,400 tokens outweigh a model: those of a slice exist at a time, and are computed again backwards except
 for the last slice's. The weight's gradient is added up in one buffer, where autograd would make one per slice.
-Shapes: N decisions, n of a slice, F features, V vocabulary.
+Shapes: N actions, n of a slice, F features, V vocabulary.
 """
 
 from collections.abc import Callable
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from pairuni.policies.base import SamplingSpec
 from pairuni.policies.sampling import guide, temper_
+from pairuni.types import SamplingSpec
 
 # Logits that exist at a time: 128 MB in fp32.
 LOGITS = 1 << 25

@@ -17,8 +17,9 @@ from pydantic import ConfigDict, StrictFloat, StrictInt, StrictStr, TypeAdapter,
 
 from pairuni.errors import InputError
 from pairuni.files import read_json, read_jsonl
-from pairuni.records import Pair, pairs_root, read_pairs
+from pairuni.records import pairs_root, read_pairs
 from pairuni.runs import RunDir, first_and_last_tenth
+from pairuni.types import Pair
 
 _ROW = ConfigDict(allow_inf_nan=False)  # not strict as a whole: strict dataclasses refuse dicts
 

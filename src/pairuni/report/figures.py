@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
 
 from pairuni.chart_style import GRID, INK, LINES, STYLE
-from pairuni.records import Side
 from pairuni.report.data import Metrics
+from pairuni.types import Side
 
 _DARK = {
     INK: "#c3c8cf",
@@ -70,7 +70,7 @@ PANELS = (
         _both("logp_gap_max"),
         log=True,
     ),
-    Panel("Clip fraction", "Share of decisions whose ratio was clipped.", _both("clip_fraction")),
+    Panel("Clip fraction", "Share of actions whose ratio was clipped.", _both("clip_fraction")),
     Panel(
         "Behaviour gap",
         "Mean |log p guided - log p conditional|: how far guidance makes sampling off-policy.",

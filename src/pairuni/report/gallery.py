@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from pairuni.data.pictures import Picture, embed
-from pairuni.records import Pair, Quadruple, Side
 from pairuni.report.data import PairFile, SampleRow, read_sample_rows
+from pairuni.types import Pair, Quadruple, Side
 
 GALLERY_PAIRS = 24
 SHOWN_PROMPTS = 8

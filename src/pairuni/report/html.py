@@ -21,11 +21,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from pairuni.errors import InputError
 from pairuni.files import write_text
 from pairuni.outputs import Outputs
-from pairuni.records import Side
 from pairuni.report.compare import Comparison, compare
 from pairuni.report.data import Evaluation, Metrics, PairFile, Run, read_input
 from pairuni.report.figures import PANELS, Chart, run_charts, similarity_chart
 from pairuni.report.gallery import BeforeAfter, PairCard, before_after, pair_cards
+from pairuni.types import Side
 
 _DECIMALS = {"per cent": 1, "points": 1}  # of scores by unit; 3 for others
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from pairuni.config import RewardConfig, RewardOptions
 from pairuni.errors import InputError
-from pairuni.records import Side
 from pairuni.rewards.base import FunctionReward, Reward
 from pairuni.rewards.combined import Combined, Part
+from pairuni.types import Side
 
 REWARDS: dict[str, str] = {
     "choice": "pairuni.rewards.choice:ChoiceReward",

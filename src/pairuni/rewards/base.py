@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from pairuni.errors import InputError
-from pairuni.records import Quadruple, Side
+from pairuni.types import Quadruple, Side
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pairuni.records import Side
 from pairuni.rewards import choice_patterns as patterns
 from pairuni.rewards.answer_text import (
     ANSWER_PREFIX,
@@ -27,6 +26,7 @@ from pairuni.rewards.answer_text import (
 from pairuni.rewards.base import RewardInput
 from pairuni.rewards.mentions import LETTERS, LONE, Mention, find_mentions, pieces
 from pairuni.rewards.options import is_numbered, parse_options
+from pairuni.types import Side
 
 _SEVERAL = "?"
 """Several letters without a decision."""

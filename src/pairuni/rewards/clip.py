@@ -21,9 +21,9 @@ from torch.nn import functional
 
 from pairuni.config import RewardOptions
 from pairuni.errors import InputError
-from pairuni.records import Side
 from pairuni.rewards.base import RewardInput
 from pairuni.rewards.clip_text import CaptionIds
+from pairuni.types import Side
 
 # What transformers, tokenizers, safetensors and the hub raise for what is absent, cut off or of another model.
 _BROKEN = (

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pairuni.records import Side
 from pairuni.rewards.base import Reward, RewardInput, score_all
+from pairuni.types import Side
 
 _STD_EPS = 1e-6
 _ROUNDING = 8 * np.finfo(np.float64).eps

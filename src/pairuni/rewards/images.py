@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pairuni.records import Side
 from pairuni.rewards.base import RewardInput
+from pairuni.types import Side
 
 _GENERATION = frozenset({Side.GENERATION})
 

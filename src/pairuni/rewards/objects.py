@@ -13,11 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, m
 
 from pairuni.config import EvalConfig, RewardOptions
 from pairuni.errors import InputError
-from pairuni.records import Quadruple, Side
 from pairuni.rewards.base import RewardInput
 from pairuni.rewards.clip import find_device
 from pairuni.rewards.detector import CLASSES, COLOURS, Mask2FormerDetector, coloured_classes
 from pairuni.rewards.geneval import judge
+from pairuni.types import Quadruple, Side
 
 
 class _Clause(BaseModel):

@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pairuni.records import Side
 from pairuni.rewards.answer_text import final_answer, same
 from pairuni.rewards.base import RewardInput
+from pairuni.types import Side
 
 _LONGEST = 400
 """Characters of an answer that are read as a formula; longer ones are no short answer."""

@@ -18,9 +18,9 @@ from urllib.parse import urlsplit
 from pairuni.config import RewardOptions
 from pairuni.errors import InputError
 from pairuni.progress import say
-from pairuni.records import Side
 from pairuni.rewards.base import RewardInput
 from pairuni.rewards.wire import BadReply, decode_reply, encode_request
+from pairuni.types import Side
 
 _BATCH, _TIMEOUT, _RETRIES = 32, 60.0, 3
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 8.0

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from pairuni.errors import InputError
-from pairuni.records import Side
 from pairuni.rewards.base import RewardInput
 from pairuni.shapes.captions import Requirement, credit, read
 from pairuni.shapes.detector import detect
+from pairuni.types import Side
 
 
 def shapes_score(requirement: Requirement, image: np.ndarray) -> float:

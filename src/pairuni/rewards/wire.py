@@ -18,8 +18,8 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pairuni.errors import InputError
-from pairuni.records import Quadruple, Side
 from pairuni.rewards.base import RewardInput
+from pairuni.types import Quadruple, Side
 
 PROTOCOL = 1
 _WORDS = 80

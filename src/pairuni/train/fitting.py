@@ -10,8 +10,8 @@ from pairuni.files import read_jsonl
 from pairuni.policies.base import Policy
 from pairuni.policies.length import too_long
 from pairuni.progress import say
-from pairuni.records import Pair, Prompt, Side
 from pairuni.train.rollout import trained_sides
+from pairuni.types import Pair, Prompt, Side
 
 FILE = "too_long.jsonl"
 """In the run directory, where there are any."""

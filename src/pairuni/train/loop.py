@@ -25,7 +25,7 @@ from pairuni.policies import load_policy
 from pairuni.policies.base import Policy, Scorer
 from pairuni.policies.lora import WithoutLora
 from pairuni.progress import say, set_console, track
-from pairuni.records import Pair, Quadruple, Side, pairs_root, read_pairs, resolve_image
+from pairuni.records import pairs_root, read_pairs, resolve_image
 from pairuni.rewards import side_reward
 from pairuni.rewards.base import Reward
 from pairuni.runs import RunDir, first_and_last_tenth
@@ -42,8 +42,9 @@ from pairuni.train.samples import fixed_halves, write_samples
 from pairuni.train.step import train_step
 from pairuni.train.stop import Interrupted, StopSignal
 from pairuni.train.trackers import Trackers, check_trackers
-from pairuni.train.trained import load_trainable, share_towers, trained_summary
+from pairuni.train.trainable import load_trainable, share_frozen_modules, trained_summary
 from pairuni.train.wrap import ShardedPolicy, gathered
+from pairuni.types import Pair, Quadruple, Side
 
 Evaluate = Callable[[Policy, int], Mapping[str, float]]
 """From the policy and the number of finished steps to {benchmark: score}, evaluated as `config.eval_at` says of that
@@ -246,7 +247,7 @@ def _initial(config: TrainConfig, policy: Policy, start: Start) -> Policy | None
         return policy.reference()
     options = {"precision": policy.precision, "settings": model.settings}
     reference = load_policy(model.path, device=str(policy.device), **options).reference()
-    share_towers(reference, policy)
+    share_frozen_modules(reference, policy)
     return reference
 
 

@@ -21,11 +21,11 @@ import torch
 
 from pairuni.config import ModelConfig, OptimConfig
 from pairuni.policies import load_planner, load_policy
-from pairuni.policies.base import Policy, Rollouts, SamplingSpec
+from pairuni.policies.base import Policy
 from pairuni.policies.memory import OPTIMISER, RESIDENT, ROLLOUT, UPDATE, Workload
 from pairuni.progress import track
-from pairuni.records import Prompt, Side
 from pairuni.train.optim import Optimizer
+from pairuni.types import Prompt, Rollouts, SamplingSpec, Side
 
 # glibc otherwise keeps freed tensors of up to 32 MB for later, and resident memory says little.
 _ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}

@@ -13,9 +13,9 @@ from torch import Tensor
 from pairuni.algo.advantages import group_stats
 from pairuni.algo.pair_grpo import merge_stats
 from pairuni.dist import all_gather, gather_rows
-from pairuni.records import Side
 from pairuni.rewards.statistics import group_statistics, looks
 from pairuni.train.rollout import SideBatch
+from pairuni.types import Side
 
 LOOKS = ("saturation", "edges", "colours", "duplicates")
 """What `group_statistics` tells of a group's images."""
@@ -26,9 +26,9 @@ class SideScores:
     """What scoring one side's rollouts told on this process, over all updates of a step."""
 
     parts: list[dict[str, float]]
-    """Per chunk: decisions, ratio_mean and ratio_max against the recorded log-probs, clip_fraction of the loss, kl."""
+    """Per chunk: actions, ratio_mean and ratio_max against the recorded log-probs, clip_fraction of the loss, kl."""
     gaps: list[tuple[float, float, int]]
-    """Per chunk of the first update: sum and maximum of |scored - recorded|, decisions."""
+    """Per chunk of the first update: sum and maximum of |scored - recorded|, actions."""
     losses: list[float]
     """Per update, global."""
 
@@ -40,7 +40,7 @@ class _Group:
     rewards_R: list[float]
     credit_R: list[float]
     weight: float
-    decisions: int
+    actions: int
     behaviour_gap: float
     raw: dict[str, list[float]]
     """[R] of each reward."""
@@ -53,7 +53,7 @@ class _Group:
 def rollout_metrics(batch: Mapping[Side, SideBatch], credits: Mapping[Side, Tensor]) -> dict[str, float]:
     """Rewards, advantages, token counts and pair weights of what was sampled.
 
-    Means leave missing rewards out; a side without a rollout gives NaN. behaviour_gap is the mean over decisions of
+    Means leave missing rewards out; a side without a rollout gives NaN. behaviour_gap is the mean over actions of
     |log p guided - log p conditional|, estimated from those that are scored. advantage_abs includes the pair weight.
 
     Args:
@@ -65,7 +65,7 @@ def rollout_metrics(batch: Mapping[Side, SideBatch], credits: Mapping[Side, Tens
         groups = gather_rows(_groups(sampled, credits[side]))
         rewards_BR = np.array([group.rewards_R for group in groups]).reshape(-1, sampled.rewards_BR.shape[1])
         stats = group_stats(rewards_BR)
-        decisions = sum(group.decisions for group in groups)
+        actions = sum(group.actions for group in groups)
         seconds = max(all_gather(sampled.rollout_seconds))
         known = [r[np.isfinite(r)] for r in rewards_BR]
         mean = _mean(np.concatenate([np.zeros(0), *known]))
@@ -77,9 +77,9 @@ def rollout_metrics(batch: Mapping[Side, SideBatch], credits: Mapping[Side, Tens
             f"advantage_abs/{side}": _mean(np.abs([group.credit_R for group in groups])),
             f"zero_std_fraction/{side}": stats.zero_std / stats.groups if stats.groups else np.nan,
             f"missing/{side}": stats.missing,
-            f"behaviour_gap/{side}": sum(group.behaviour_gap for group in groups) / max(decisions, 1),
-            f"tokens/{side}": decisions,
-            f"tokens_per_second/{side}": decisions / seconds if seconds else 0.0,
+            f"behaviour_gap/{side}": sum(group.behaviour_gap for group in groups) / max(actions, 1),
+            f"tokens/{side}": actions,
+            f"tokens_per_second/{side}": actions / seconds if seconds else 0.0,
         }
         weights += [group.weight for group in groups]
     return row | {"pair_weight_mean": _mean(weights)}
@@ -88,7 +88,7 @@ def rollout_metrics(batch: Mapping[Side, SideBatch], credits: Mapping[Side, Tens
 def score_metrics(scores: Mapping[Side, SideScores]) -> dict[str, float]:
     """Losses, ratios and gaps of what was scored: rows with an advantage, and at least one row per process.
 
-    loss is the mean over the updates of a step, with the side's weight; clip_fraction the share of decisions whose
+    loss is the mean over the updates of a step, with the side's weight; clip_fraction the share of actions whose
     gradient the loss cut; kl is there only with a reference model.
     """
     row: dict[str, float] = {}
@@ -101,7 +101,7 @@ def score_metrics(scores: Mapping[Side, SideScores]) -> dict[str, float]:
             f"logp_gap_mean/{side}": sum(gap[0] for gap in gaps) / count if count else np.nan,
             f"logp_gap_max/{side}": max((gap[1] for gap in gaps), default=np.nan),
         }
-        row |= {f"{name}/{side}": value for name, value in merged.items() if name != "decisions"}
+        row |= {f"{name}/{side}": value for name, value in merged.items() if name != "actions"}
     return row
 
 
@@ -109,7 +109,7 @@ def score_metrics(scores: Mapping[Side, SideScores]) -> dict[str, float]:
 class _Seen:
     """What a process saw of a group: all of it, or some of its rollouts."""
 
-    decisions: int
+    actions: int
     behaviour_gap: float
     looks_RK: np.ndarray | None
     """Of its images."""
@@ -137,8 +137,8 @@ def _seen(sampled: SideBatch) -> list[_Seen]:
 
 def _together(parts: list[_Seen]) -> _Seen:
     shown = [part.looks_RK for part in parts if part.looks_RK is not None]
-    decisions, gap = sum(part.decisions for part in parts), sum(part.behaviour_gap for part in parts)
-    return _Seen(decisions, gap, np.concatenate(shown) if shown else None)
+    actions, gap = sum(part.actions for part in parts), sum(part.behaviour_gap for part in parts)
+    return _Seen(actions, gap, np.concatenate(shown) if shown else None)
 
 
 def _groups(sampled: SideBatch, credit_BR: Tensor) -> list[_Group]:
@@ -153,7 +153,7 @@ def _groups(sampled: SideBatch, credit_BR: Tensor) -> list[_Group]:
         sampled.rewards_BR.tolist(),
         credit_BR.tolist(),
         sampled.weights_B.tolist(),
-        [each.decisions for each in seen],
+        [each.actions for each in seen],
         [each.behaviour_gap for each in seen],
         raw,
         normalised,

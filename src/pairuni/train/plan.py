@@ -19,7 +19,7 @@ from pairuni.policies.memory import OPTIMISER, RESIDENT, ROLLOUT, UPDATE, Planne
 from pairuni.policies.source import pick_device, resolve_model
 from pairuni.train.measure import measure
 from pairuni.train.rollout import sampling_spec, trained_sides
-from pairuni.train.trained import count_trained
+from pairuni.train.trainable import count_trained
 
 GIB = 1 << 30
 

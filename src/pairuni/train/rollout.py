@@ -3,7 +3,7 @@
 Nothing with a gradient outlives a side's sampling, so that no graph is held while the other side is sampled. What is
 learnt from the result is step.py.
 Shapes: B halves of one side on this process, R rollouts per half (r of them here where a group spans processes),
-T decisions.
+T actions.
 """
 
 import time
@@ -17,14 +17,13 @@ from torch import Tensor
 
 from pairuni.algo.weights import pair_weights
 from pairuni.config import RolloutConfig, TrainConfig
-from pairuni.data.dataset import Half
 from pairuni.data.mixing import UNWEIGHTED
 from pairuni.dist import all_gather
-from pairuni.policies.base import Rollouts, Sampler, SamplingSpec
+from pairuni.policies.base import Sampler
 from pairuni.policies.sampling import counter_seed
-from pairuni.records import Prompt, Side
 from pairuni.rewards.base import Reward, RewardInput
 from pairuni.rewards.combined import held_out_names, normalised_parts, raw_scores, total
+from pairuni.types import Half, Prompt, Rollouts, SamplingSpec, Side
 
 ImageLoader = Callable[[str], np.ndarray]
 """From a record's image_path to uint8 [H, W, 3]."""

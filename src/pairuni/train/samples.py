@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pairuni.algo.pair_grpo import pair_credit
+from pairuni.algo.pair_grpo import weighted_advantages
 from pairuni.config import TrainConfig
-from pairuni.data.dataset import Half
 from pairuni.files import atomic_path, write_jsonl
 from pairuni.policies.base import Sampler
-from pairuni.records import Pair, Side
 from pairuni.rewards.base import Reward
 from pairuni.train.rollout import ImageLoader, SideBatch, collect
+from pairuni.types import Half, Pair, Side
 
 _CELL = 96  # least pixels of an image in the grid: smaller ones are magnified by a whole factor
 _FONT_SIZE = 11
@@ -82,7 +81,7 @@ def draw_grid(sampled: SideBatch) -> Image.Image:
 
 
 def _rows(sampled: SideBatch, step: int, config: TrainConfig, folder: Path) -> list[dict[str, Any]]:
-    credit_BR = pair_credit(sampled.rewards_BR, sampled.weights_B, config.advantage.std_eps)
+    credit_BR = weighted_advantages(sampled.rewards_BR, sampled.weights_B, config.advantage.std_eps)
     texts, images = sampled.texts(), sampled.images()
     rows = []
     for b, half in enumerate(sampled.halves):

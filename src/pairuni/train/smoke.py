@@ -14,13 +14,12 @@ import numpy as np
 import torch
 
 from pairuni.config import DataConfig, RewardConfig, SmokeConfig, TrainConfig
-from pairuni.data.dataset import Half
 from pairuni.data.images import load_image
 from pairuni.policies import load_planner
 from pairuni.policies.base import Policy
 from pairuni.policies.memory import Workload, peak
 from pairuni.policies.source import pick_device
-from pairuni.records import Quadruple, Side, pairs_root, read_pairs, resolve_image
+from pairuni.records import pairs_root, read_pairs, resolve_image
 from pairuni.rewards.base import FunctionReward, RewardInput
 from pairuni.shapes.captions import caption
 from pairuni.shapes.questions import ask_any
@@ -31,7 +30,8 @@ from pairuni.train.measure import Gauge
 from pairuni.train.optim import Optimizer
 from pairuni.train.rollout import ImageLoader, SideBatch, collect, sampling_spec
 from pairuni.train.step import train_step
-from pairuni.train.trained import count_trained, load_trainable, trained_summary
+from pairuni.train.trainable import count_trained, load_trainable, trained_summary
+from pairuni.types import Half, Quadruple, Side
 
 MOST_GAP = {"fp32": 1e-3, "bf16": 0.1}
 """Mean |scored - recorded| log-prob that is rounding, by the precision of the forward passes."""
@@ -95,7 +95,7 @@ def run_smoke(config: SmokeConfig, say: Callable[[str], None]) -> Smoke:
         for parameter, old in zip(optimizer.parameters, before, strict=True)
     )
     return Smoke(
-        facts=policy.facts(),
+        facts=policy.describe(),
         checks=[*static_checks(policy), *_sampled(batch), *_scored(metrics, policy.precision, changed)],
         metrics=metrics,
         batch=batch,
@@ -115,7 +115,7 @@ def static_checks(policy: Policy) -> list[Check]:
     trained = [(name, parameter) for name, parameter in named if parameter.requires_grad]
     broken = [name for name, parameter in named if not parameter.is_meta and not bool(parameter.isfinite().all())]
     loose = [name for name, parameter in trained if parameter.dtype != torch.float32]
-    towers = sum(1 for tower in policy.towers() for p in tower.parameters() if p.requires_grad)
+    towers = sum(1 for tower in policy.frozen_modules() for p in tower.parameters() if p.requires_grad)
     count = sum(parameter.numel() for _, parameter in named)
     return [
         Check("weights are finite", not broken, f"{count:,} parameters" if not broken else f"not: {broken[0]}"),

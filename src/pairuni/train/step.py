@@ -4,7 +4,7 @@
 scoring: this works for every family, costs nothing, and makes the first update's ratio exactly 1. The metrics ratio_*
 and logp_gap_* compare with what was recorded while sampling instead, so that a decode that disagrees with scoring
 shows up. Sampling is rollout.py, the metrics row metrics.py.
-Shapes: B pairs, R rollouts, T decisions of a rollout, k rows of a chunk, N decisions of a chunk.
+Shapes: B pairs, R rollouts, T actions of a rollout, k rows of a chunk, N actions of a chunk.
 """
 
 import math
@@ -17,16 +17,24 @@ import torch
 from torch import Tensor, nn
 
 from pairuni.algo.gradients import gradient_cosine
-from pairuni.algo.pair_grpo import KlTerm, Totals, pair_credit, row_scales, shared_totals, side_loss, side_totals
+from pairuni.algo.pair_grpo import (
+    KlTerm,
+    LossDenominators,
+    loss_scales,
+    shared_denominators,
+    side_denominators,
+    side_loss,
+    weighted_advantages,
+)
 from pairuni.config import TrainConfig
 from pairuni.dist import all_gather, all_reduce_gradients, global_sum
 from pairuni.errors import DivergedError
-from pairuni.policies.base import Chunk, Policy, Rollouts, Scorer
-from pairuni.records import Side
+from pairuni.policies.base import Policy, Scorer
 from pairuni.train.metrics import SideScores, rollout_metrics, score_metrics
 from pairuni.train.optim import Optimizer, learning_rate
 from pairuni.train.rollout import SideBatch
 from pairuni.train.wrap import ShardedPolicy
+from pairuni.types import Chunk, Rollouts, Side
 
 
 @dataclass
@@ -72,7 +80,9 @@ def train_step(
     """
     started = time.perf_counter()
     assert (reference is not None) == (config.kl_beta > 0), "a reference model and kl_beta come together"
-    credits = {side: pair_credit(s.rewards_BR, s.weights_B, config.advantage.std_eps) for side, s in batch.items()}
+    credits = {
+        side: weighted_advantages(s.rewards_BR, s.weights_B, config.advantage.std_eps) for side, s in batch.items()
+    }
     totals = _totals(batch, config)
     pieces = {side: _pieces(policy, sampled, credits[side], totals[side], config) for side, sampled in batch.items()}
     scores = {side: SideScores([], [], []) for side in batch}
@@ -122,21 +132,23 @@ def add_side_gradient(policy: Policy, sampled: SideBatch, credit_BR: Tensor, con
     return sum(_backward(policy, piece, scores, config, None) for piece in pieces)
 
 
-def _totals(batch: Mapping[Side, SideBatch], config: TrainConfig) -> dict[Side, Totals]:
+def _totals(batch: Mapping[Side, SideBatch], config: TrainConfig) -> dict[Side, LossDenominators]:
     """Per side what its denominator needs: global, so that chunks and processes only add up.
 
     Mode vanilla is plain GRPO on mixed batches, which knows no sides: those that are trained share one.
     """
     totals = {}
     for side, sampled in batch.items():
-        own = sum((side_totals(call.length_BR) for call in sampled.calls), Totals(0, 0))
-        totals[side] = Totals(int(global_sum(own.rollouts)), int(global_sum(own.decisions)))
+        own = sum((side_denominators(call.length_BR) for call in sampled.calls), LossDenominators(0, 0))
+        totals[side] = LossDenominators(int(global_sum(own.rollouts)), int(global_sum(own.actions)))
     if config.pairing.mode == "vanilla":
-        return dict.fromkeys(totals, shared_totals(list(totals.values())))
+        return dict.fromkeys(totals, shared_denominators(list(totals.values())))
     return totals
 
 
-def _pieces(policy: Policy, sampled: SideBatch, credit_BR: Tensor, totals: Totals, config: TrainConfig) -> list[_Piece]:
+def _pieces(
+    policy: Policy, sampled: SideBatch, credit_BR: Tensor, totals: LossDenominators, config: TrainConfig
+) -> list[_Piece]:
     """The chunks of a side that are scored."""
     side_weight, length = (vars(of_sides)[sampled.side] for of_sides in (config.side_weights, config.norm_length))
     pieces: list[_Piece] = []
@@ -146,7 +158,7 @@ def _pieces(policy: Policy, sampled: SideBatch, credit_BR: Tensor, totals: Total
         credit_n = credit_Br[start : start + call.shape[0]].flatten()
         lengths_n = call.length_BR.flatten()
         start += call.shape[0]
-        scale_n = row_scales(lengths_n.cpu(), config.loss_norm, totals, length) * side_weight
+        scale_n = loss_scales(lengths_n.cpu(), config.loss_norm, totals, length) * side_weight
         # With a KL term every row has a gradient; a side of weight 0 has none.
         active_n = (credit_n != 0) | (config.kl_beta > 0) if side_weight else torch.zeros_like(credit_n).bool()
         for chunk in policy.chunks(call, config.micro_batch, config.micro_tokens):

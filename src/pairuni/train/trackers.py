@@ -18,8 +18,8 @@ from pairuni.config import LogConfig
 from pairuni.errors import InputError
 from pairuni.files import read_jsonl
 from pairuni.progress import say
-from pairuni.records import Side
 from pairuni.runs import RunDir
+from pairuni.types import Side
 
 _ANSWERS = ("question", "text", "rewards")
 

@@ -17,8 +17,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from pairuni import dist
-from pairuni.policies.base import Chunk, Policy, Rollouts, SamplingSpec
-from pairuni.records import Prompt, Side
+from pairuni.policies.base import Policy
+from pairuni.types import Chunk, Prompt, Rollouts, SamplingSpec, Side
 
 
 class _Root(nn.Module):
@@ -38,9 +38,9 @@ class ShardedPolicy:
     def __init__(self, policy: Policy) -> None:
         """Spreads the weights of `policy`, which every process has loaded whole. Frozen towers stay whole."""
         self.whole = policy
-        towers = {parameter for tower in policy.towers() for parameter in tower.parameters()}
+        towers = {parameter for tower in policy.frozen_modules() for parameter in tower.parameters()}
         mesh = init_device_mesh(policy.device.type, (dist.world(),))
-        for layer in policy.layers():
+        for layer in policy.fsdp_units():
             fully_shard(layer, mesh=mesh)
         self._root = _Root(policy.module)
         fully_shard(self._root, mesh=mesh, ignored_params=towers)
@@ -113,17 +113,17 @@ class ShardedPolicy:
     def trainable(self) -> Iterable[tuple[str, nn.Parameter]]:
         return self.whole.trainable()
 
-    def facts(self) -> dict[str, str]:
-        return self.whole.facts()
+    def describe(self) -> dict[str, str]:
+        return self.whole.describe()
 
-    def towers(self) -> Sequence[nn.Module]:
-        return self.whole.towers()
+    def frozen_modules(self) -> Sequence[nn.Module]:
+        return self.whole.frozen_modules()
 
-    def layers(self) -> Sequence[nn.Module]:
-        return self.whole.layers()
+    def fsdp_units(self) -> Sequence[nn.Module]:
+        return self.whole.fsdp_units()
 
-    def adaptable(self) -> list[str]:
-        return self.whole.adaptable()
+    def lora_targets(self) -> list[str]:
+        return self.whole.lora_targets()
 
     def reference(self) -> Self:
         raise NotImplementedError("a reference is made of the whole policy, and sharded itself")

@@ -12,7 +12,7 @@ from PIL import Image
 from pairuni.analysis.ablations.execute import Job
 from pairuni.analysis.ablations.plan import Base
 from pairuni.config import DataConfig, EvalConfig, LogConfig, ModelConfig, RolloutConfig, TrainConfig
-from pairuni.records import Pair, Quadruple, Side
+from pairuni.types import Pair, Quadruple, Side
 
 QUESTIONS, PROMPTS = 12, 6
 BENCHMARKS = {"shapes_understanding": QUESTIONS, "shapes_generation": PROMPTS}

@@ -27,9 +27,10 @@ from pairuni.data.shapes_content import ShapesContent
 from pairuni.errors import InputError
 from pairuni.eval import load_benchmark
 from pairuni.files import read_json, read_jsonl, write_jsonl
-from pairuni.records import Side, read_pairs
+from pairuni.records import read_pairs
 from pairuni.runs import RunDir
 from pairuni.streams import VERSION
+from pairuni.types import Side
 
 Key = tuple[str, int, int]
 """Arm, seed, version of the random streams."""

@@ -18,9 +18,8 @@ from pairuni.eval import geneval
 from pairuni.eval.base import Answer, Item, Score
 from pairuni.eval.tasks.items import field_of, place
 from pairuni.files import read_jsonl
-from pairuni.policies.base import SamplingSpec
-from pairuni.records import Side
 from pairuni.rewards.detector import Mask2FormerDetector, coloured_classes
+from pairuni.types import SamplingSpec, Side
 
 IMAGES = 4
 """Per prompt."""

@@ -14,8 +14,7 @@ from pairuni.data.sources import stream_rows
 from pairuni.errors import InputError
 from pairuni.eval.base import Item
 from pairuni.files import read_jsonl
-from pairuni.policies.base import SamplingSpec
-from pairuni.records import Side
+from pairuni.types import SamplingSpec, Side
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,8 @@ from PIL import Image
 from pairuni.config import EvalConfig
 from pairuni.errors import InputError
 from pairuni.llm import BadReply, Chat, Ledger, Picture, Question, Unanswered
-from pairuni.policies.base import SamplingSpec
-from pairuni.records import Side
 from pairuni.replies import without_thinking
+from pairuni.types import SamplingSpec, Side
 
 _TRIES = 3
 """Replies that cannot be parsed are asked for again, as by WISE's script."""

@@ -15,7 +15,7 @@ from pairuni.errors import InputError
 from pairuni.eval import choice
 from pairuni.eval.base import Answer, Item, Score
 from pairuni.eval.tasks.items import Questions, field_of, place, rows_of, stored
-from pairuni.policies.base import SamplingSpec
+from pairuni.types import SamplingSpec
 
 HUB = "lmms-lab-encoder/MMMU"
 _LETTER = "Answer with the option's letter from the given choices directly."

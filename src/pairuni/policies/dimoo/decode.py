@@ -14,13 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pairuni.policies.base import SamplingSpec
 from pairuni.policies.dimoo.cache import CachedLogits, CachedStates
 from pairuni.policies.dimoo.model import DimooModel, states_at
 from pairuni.policies.dimoo.prompts import Layout
 from pairuni.policies.sampling import check, draw, row_uniforms
-from pairuni.records import Side
 from pairuni.streams import Stream, content_key, keyed
+from pairuni.types import SamplingSpec, Side
 
 # Tokens of a forward while sampling, prompts and unconditional rows included.
 TOKENS = 1 << 16

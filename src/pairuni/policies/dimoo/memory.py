@@ -25,7 +25,7 @@ from pairuni.policies.dimoo.policy import VQVAE, DimooPolicy, adaptable_layers
 from pairuni.policies.memory import Parts, Stages, Workload, made_up, stages_of, width_of
 from pairuni.policies.scoring import LOGITS
 from pairuni.policies.source import BROKEN, brief, resolve_model
-from pairuni.records import Prompt, Side
+from pairuni.types import Prompt, Side
 
 # Feature maps of the largest size that the pixel decoder has at a time: a block's input, its result, two in hand.
 DECODER_MAPS = 4
@@ -184,13 +184,13 @@ def _update(d: Dims, work: Workload, side: Side) -> Iterator[Parts]:
     together = groups if whole else 1
     size = min(wanted, max(1, work.micro_tokens // (each * together))) if work.micro_tokens else wanted
     tokens, c, bf16 = size * together * each, d.config, work.bf16
-    decisions = size * (rows.slots if whole else max(step.count for step in rows.plan))
+    actions = size * (rows.slots if whole else max(step.count for step in rows.plan))
     gradient = 6 if bf16 else 4  # autocast's gradients are bf16 before they are added up
     depth, layer = (1 if work.checkpointing else c.n_layers), tokens * kept_bytes(d, bf16)
     inputs = tokens * 4 * c.d_model * c.n_layers if work.checkpointing else 0
     copies = _copies(d, work, rows.outputs)
-    ends = tokens * 16 * c.d_model + decisions * (1 + rows.guided) * c.d_model * 8
-    logits = min(decisions, max(1, LOGITS // rows.outputs)) * rows.outputs
+    ends = tokens * 16 * c.d_model + actions * (1 + rows.guided) * c.d_model * 8
+    logits = min(actions, max(1, LOGITS // rows.outputs)) * rows.outputs
     trains = not work.adapters  # frozen weights have no gradient
     per_logit = (26 if rows.guided else 12) if bf16 else (16 if rows.guided else 4)
     yield copies | {

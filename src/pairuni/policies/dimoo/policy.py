@@ -1,7 +1,7 @@
 """Lumina-DiMOO behind the policy contract: texts and images by filling masked slots, scored along the recorded steps.
 
 A row is scored in groups of slots, one forward each, heads on the slots of the group: by default along its own steps,
-each seeing what was filled before it (the trace; estimators.py has the others). Groups without a decision cost nothing.
+each seeing what was filled before it (the trace; estimators.py has the others). Groups without a action cost nothing.
 Shapes: B prompts, R rollouts, n = B * R rows, N slots, k rows of a chunk, M forwards (row and group), A answer tokens.
 """
 
@@ -18,7 +18,6 @@ from transformers import PreTrainedTokenizerBase
 
 from pairuni.errors import InputError
 from pairuni.files import atomic_path
-from pairuni.policies.base import Chunk, Rollouts, SamplingSpec
 from pairuni.policies.dimoo import decode
 from pairuni.policies.dimoo.estimators import masked_prompt, scoring, seen
 from pairuni.policies.dimoo.model import Dimoo, states_at
@@ -26,7 +25,7 @@ from pairuni.policies.dimoo.prompts import DimooPrompts, Encoded
 from pairuni.policies.length import refuse_lengths
 from pairuni.policies.sampler import check_request, evaluating
 from pairuni.policies.scoring import action_logp
-from pairuni.records import Prompt, Side
+from pairuni.types import Chunk, Prompt, Rollouts, SamplingSpec, Side
 
 LANGUAGE = "language."
 VQVAE = "vqvae"
@@ -152,7 +151,7 @@ class DimooPolicy:
         rows = list(chunk.rows)
         mask_kN, groups_kN = chunk.mask_kN.cpu(), trace.groups_nN[rows]
         actions_kN = rollouts.actions_BRT.flatten(0, 1)[rows]
-        # One forward for each row and group with a decision; one all the same where there is none, as processes in
+        # One forward for each row and group with a action; one all the same where there is none, as processes in
         # step with others need.
         found = {(i, int(g)) for i, g in zip(mask_kN.nonzero()[:, 0].tolist(), groups_kN[mask_kN], strict=True)}
         pairs = sorted(found) or [(0, 0)]
@@ -190,7 +189,7 @@ class DimooPolicy:
         self._refuse_cache()
         return [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
 
-    def facts(self) -> dict[str, str]:
+    def describe(self) -> dict[str, str]:
         """See `base.Policy`."""
         c = self.module.language.config
         cached = ", images with a cache" if c.cached_share else ""
@@ -205,14 +204,14 @@ class DimooPolicy:
             "forward passes": f"{self.precision} on {self.device}",
         }
 
-    def towers(self) -> Sequence[nn.Module]:
+    def frozen_modules(self) -> Sequence[nn.Module]:
         """See `base.Policy`: the image tokenizer."""
         return (self.module.vqvae,)
 
-    def layers(self) -> Sequence[nn.Module]:
+    def fsdp_units(self) -> Sequence[nn.Module]:
         return list(self.module.language.blocks)
 
-    def adaptable(self) -> list[str]:
+    def lora_targets(self) -> list[str]:
         """See `base.Policy`: all linear layers of the blocks."""
         return adaptable_layers(self.module)
 
@@ -258,7 +257,7 @@ class DimooPolicy:
     def _states(
         self, prompts: Sequence[Tensor], answers_MA: Tensor, task: decode.Task, scored: tuple[Tensor, Tensor]
     ) -> Tensor:
-        """[decisions, H]: each read behind its own forward's prompt, at its slot."""
+        """[actions, H]: each read behind its own forward's prompt, at its slot."""
         which, slots = (x.to(self.device) for x in scored)
         places_MN = task.layout.slots_N.to(self.device).expand(len(prompts), -1)
         return states_at(self.module.language, prompts, answers_MA.to(self.device), places_MN)[which, slots]

@@ -2,7 +2,7 @@
 
 `<system>..</system><user>..</user>`, the ids of an image before the last id; then `<answer>`, slots, `</answer>`. An
 image is `<IMAGE>`, its codes row by row with a newline id after each row, `</IMAGE>`. Newlines and brackets are never
-decisions. Ids are those of config.json. Special tokens that a user's text spells out are removed.
+actions. Ids are those of config.json. Special tokens that a user's text spells out are removed.
 Shapes: B prompts, P tokens of a prompt, A tokens of the answer part, N slots, D distinct images, h x w codes.
 """
 
@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from pairuni.errors import InputError
 from pairuni.policies.dimoo.model import Dimoo
 from pairuni.policies.text import without
-from pairuni.records import Prompt, Side
+from pairuni.types import Prompt, Side
 
 UNDERSTAND = (
     "You are a multimodal model that can process both text and images. Answer the following question based on the "

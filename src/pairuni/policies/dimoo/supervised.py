@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pairuni.policies.base import SamplingSpec
 from pairuni.policies.dimoo.model import DimooModel, states_at
 from pairuni.policies.dimoo.prompts import Layout
 from pairuni.policies.scoring import action_logp
+from pairuni.types import SamplingSpec
 
 SHORT = 5
 """Tokens of a text that is masked altogether."""

@@ -27,7 +27,7 @@ class Prefix:
     """D prompts of equal length after their forward."""
 
     hidden_DH: Tensor
-    """State at the last token: it predicts the first decision."""
+    """State at the last token: it predicts the first action."""
     keys: Sequence[Tensor]
     """Per layer [D, K, P, W], rotated, in the dtype of the values: what attention would round them to."""
     values: Sequence[Tensor]

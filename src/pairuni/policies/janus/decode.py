@@ -3,7 +3,7 @@
 A prompt is prefilled once and its keys and values are shared by its rollouts (cache.py). A call's prompts are of equal
 length, so that there is no padding whose rounding could reach a row. All that changes from step to step is in tensors:
 on a GPU a step is recorded once as a CUDA graph and replayed. Callers hold no_grad, eval mode and autocast.
-Shapes: n rows, T decisions, D prefixes, H hidden width.
+Shapes: n rows, T actions, D prefixes, H hidden width.
 """
 
 from collections.abc import Callable
@@ -14,11 +14,10 @@ import torch
 from torch import Tensor, nn
 from transformers import JanusForConditionalGeneration
 
-from pairuni.policies.base import SamplingSpec
 from pairuni.policies.janus.cache import Prefix, SharedCache
 from pairuni.policies.janus.model import advance, embed_codes
 from pairuni.policies.sampling import check, draw
-from pairuni.records import Side
+from pairuni.types import SamplingSpec, Side
 
 _LOOK = 16  # tokens between looks at whether rows have ended, on a GPU
 _SHARE = 0.75  # of rows that are left, below which the others are taken out: that copies their own keys and values
@@ -26,7 +25,7 @@ _SHARE = 0.75  # of rows that are left, below which the others are taken out: th
 
 @dataclass(frozen=True)
 class Decoded:
-    """n rows of T decisions: int64 actions, bool mask, fp32 log-probs (0 outside the mask)."""
+    """n rows of T actions: int64 actions, bool mask, fp32 log-probs (0 outside the mask)."""
 
     actions_nT: Tensor
     mask_nT: Tensor
@@ -39,7 +38,7 @@ class Kind:
     """What sampling text and sampling codes differ in."""
 
     embed: Callable[[Tensor], Tensor]
-    """Decisions [n] -> what the language model reads [n, H]."""
+    """Actions [n] -> what the language model reads [n, H]."""
     head: nn.Module
     parts: tuple[nn.Module, ...]
     """What else than the language model's layers runs at each step."""
@@ -48,7 +47,7 @@ class Kind:
     banned: Tensor | None
     """int64 ids that are never drawn."""
     eos: int | None
-    """The decision after which a row has ended."""
+    """The action after which a row has ended."""
     filler: int
     """Stands where a row has ended."""
 
@@ -73,16 +72,16 @@ def decode(
     spec: SamplingSpec,
     cuda_graphs: bool,
 ) -> Decoded:
-    """Draws decisions until every row has ended or has T of them; ended rows leave the batch.
+    """Draws actions until every row has ended or has T of them; ended rows leave the batch.
 
     Args:
         prefix: the D prompts; where the kind is guided one more row, the unconditional prompt, last.
         slots_n: int64, which prefix a row continues.
-        uniforms_nT: float64 in [0, 1), one number per decision.
+        uniforms_nT: float64 in [0, 1), one number per action.
         cuda_graphs: record a step and replay it where the device can.
 
     Returns:
-        As many decisions as the longest row took. The end token is one; a row without it is True throughout.
+        As many actions as the longest row took. The end token is one; a row without it is True throughout.
     """
     rows = _Rows(model, kind, prefix, slots_n, uniforms_nT, spec)
     count, ends = uniforms_nT.shape[1], kind.eos is not None
@@ -131,7 +130,7 @@ class _Rows:
         self._decide(prefix.hidden_DH[slots])
 
     def step(self) -> None:
-        """One more decision of each row."""
+        """One more action of each row."""
         embedded = self.kind.embed(self.tokens)
         self._decide(advance(self.model, self.cache, embedded.repeat(2, 1) if self.kind.guided else embedded))
 

@@ -22,7 +22,7 @@ from pairuni.policies.janus.packing import pack_shape
 from pairuni.policies.janus.policy import MANY, JanusPolicy
 from pairuni.policies.memory import Parts, Stages, Workload, made_up, most, stages_of, width_of
 from pairuni.policies.scoring import LOGITS
-from pairuni.records import Prompt, Side
+from pairuni.types import Prompt, Side
 
 # Feature maps of the largest size that the pixel decoder has at a time: a block's input, its result, two in hand.
 DECODER_MAPS = 4
@@ -30,11 +30,11 @@ DECODER_MAPS = 4
 
 @dataclass(frozen=True)
 class _Head:
-    """What a head has to do: its outputs and parameters, and decisions, guided where there are unconditional ones."""
+    """What a head has to do: its outputs and parameters, and actions, guided where there are unconditional ones."""
 
     outputs: int
     parameters: int
-    decisions: int
+    actions: int
     guided: bool = False
 
 
@@ -101,33 +101,33 @@ def _seen(d: Dims, work: Workload) -> int:
 
 
 def _decoding(d: Dims, work: Workload, shape: tuple[int, int, int, int], head: _Head) -> Iterator[Parts]:
-    """Prefill, and the last decision with all keys and values there: those of a prompt once, not once per row.
+    """Prefill, and the last action with all keys and values there: those of a prompt once, not once per row.
 
     Args:
-        shape: prompts, tokens of a prompt, rows, decisions of a row.
-        head: of one decision of each row.
+        shape: prompts, tokens of a prompt, rows, actions of a row.
+        head: of one action of each row.
     """
-    prefixes, length, rows, decisions = shape
+    prefixes, length, rows, actions = shape
     copies = _copies(d, work, head)
     width, token = width_of(work.bf16), kv_bytes(d, work.bf16)
     copied = 0 if work.cuda or length > SHORT else length
-    prefix, own = prefixes * length * token, rows * (copied + decisions - 1) * token
+    prefix, own = prefixes * length * token, rows * (copied + actions - 1) * token
     working = working_bytes(d, work.bf16) + 8 * d.hidden
     # Under autocast the forward's keys are fp32, and rounded when it is over.
     rotated = prefixes * length * d.layers * d.keys * 4 if work.bf16 else 0
     yield copies | {"keys and values": prefix + rotated, "activations": prefixes * length * working}
     cache = copies | {"keys and values": prefix + own}
     if not work.cuda:  # Plain torch, with a blocked copy of the weights, and attention over long prompts in fp32.
-        if not work.bf16 and decisions >= MANY:
+        if not work.bf16 and actions >= MANY:
             cache |= {"blocked weights": 4 * (d.linear + head.parameters)}
         if not copied:
-            scores = rows * (length + decisions) * d.heads * 4 * 5
-            shared = (prefixes * length + rows * (decisions - 1)) * d.keys * 4 if work.bf16 else 0
+            scores = rows * (length + actions) * d.heads * 4 * 5
+            shared = (prefixes * length + rows * (actions - 1)) * d.keys * 4 if work.bf16 else 0
             yield cache | {"attention": scores + shared}
     # Taking rows out copies a layer's keys after the other.
-    yield cache | {"copy of a layer's keys": rows * (copied + decisions - 1) * d.keys * width}
+    yield cache | {"copy of a layer's keys": rows * (copied + actions - 1) * d.keys * width}
     # Logits, fp32 log-probs of one or two distributions, and the fp64 sum that is drawn from with what it sums.
-    yield cache | {"logits": head.decisions * head.outputs * ((width + 4) * (1 + head.guided) + 16)}
+    yield cache | {"logits": head.actions * head.outputs * ((width + 4) * (1 + head.guided) + 16)}
 
 
 def _image_update(d: Dims, work: Workload) -> Iterator[Parts]:
@@ -200,7 +200,7 @@ def _update(d: Dims, work: Workload, shape: tuple[int, int, int], head: _Head, i
     shared = _copies(d, work, head) | {"mask": rows * masked * length * (3 + depth * width_of(bf16))}
     # The last norm keeps its input and result; the states that are read are copied.
     ends = tokens * 16 * d.hidden + inner
-    logits = min(head.decisions, max(1, LOGITS // head.outputs)) * head.outputs
+    logits = min(head.actions, max(1, LOGITS // head.outputs)) * head.outputs
     trains = not work.adapters  # frozen weights have no gradient
     yield shared | {
         "activations": ends + inputs + (0 if work.checkpointing else layer * depth),

@@ -21,9 +21,9 @@ from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from pairuni.policies.base import SamplingSpec
 from pairuni.policies.janus.cache import Prefix, SharedCache
 from pairuni.policies.scoring import action_logp, compute_dtype
+from pairuni.types import SamplingSpec
 
 # The argument is `past_key_values` in transformers 5.17; 5.24 has renamed it and warns at the old name until 5.40.
 _CACHE = "cache" if "cache" in inspect.signature(LlamaModel.forward).parameters else "past_key_values"

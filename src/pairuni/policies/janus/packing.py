@@ -2,7 +2,7 @@
 
 A pack is one row [prompt | answer | answer | ...]. An answer's tokens see the prompt and what comes before them in
 their own answer, at the positions that they have alone, so their states are those of a row of their own.
-Shapes: k rows (answers), N scored decisions, Q packs, L tokens of the longest pack, P tokens of a prompt.
+Shapes: k rows (answers), N scored actions, Q packs, L tokens of the longest pack, P tokens of a prompt.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ class Packed:
     segments_QL: Tensor
     """0 in the prompt, 1, 2, ... in its answers, -1 in padding."""
     places_N: Tensor
-    """Where in the flattened [Q, L] the state stands that predicts each decision, row after row."""
+    """Where in the flattened [Q, L] the state stands that predicts each action, row after row."""
 
     def mask(self, device: torch.device) -> Tensor | None:
         """bool [Q, 1, A, L]: what the last A tokens of each row (third) see; those before see all that precede them.
@@ -70,7 +70,7 @@ def pack(
         end = len(prompts[owner])
         ids_QL[q, :end], segments_QL[q, :end] = prompts[owner], _PROMPT
         positions_QL[q, :end] = torch.arange(end)
-        last = q * shape[1] + end - 1  # of the prompt: its state predicts the first decision of every answer
+        last = q * shape[1] + end - 1  # of the prompt: its state predicts the first action of every answer
         for n, row in enumerate(members, 1):
             read = answers[row][:-1]
             stop = end + len(read)

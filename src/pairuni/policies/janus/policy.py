@@ -1,7 +1,7 @@
 """Janus behind the policy contract: groups prompts for sampling, scores rows with one forward, saves a checkpoint.
 
 The sampling loop is in decode.py, the forward passes are in model.py.
-Shapes: B prompts, R rollouts, n = B * R rows, T decisions, k rows of a chunk, P padded prompt tokens, I image tokens.
+Shapes: B prompts, R rollouts, n = B * R rows, T actions, k rows of a chunk, P padded prompt tokens, I image tokens.
 """
 
 import copy
@@ -19,7 +19,6 @@ from transformers import JanusForConditionalGeneration, JanusProcessor
 from transformers.utils.logging import disable_progress_bar
 
 from pairuni.files import atomic_path
-from pairuni.policies.base import Chunk, Rollouts, SamplingSpec
 from pairuni.policies.janus import decode, model
 from pairuni.policies.janus.packing import pack
 from pairuni.policies.janus.prompts import Encoded, JanusPrompts, Seen
@@ -27,10 +26,10 @@ from pairuni.policies.length import refuse_lengths
 from pairuni.policies.linear import blocked_linears
 from pairuni.policies.sampler import check_request, evaluating
 from pairuni.policies.sampling import row_uniforms
-from pairuni.records import Prompt, Side
+from pairuni.types import Chunk, Prompt, Rollouts, SamplingSpec, Side
 
 LANGUAGE = "model.language_model."
-MANY = 16  # decisions of a row from which on it pays to lay weights out for them
+MANY = 16  # actions of a row from which on it pays to lay weights out for them
 
 
 class JanusPolicy:
@@ -52,7 +51,7 @@ class JanusPolicy:
         self.precision: Literal["fp32", "bf16"] = precision
         self.cuda_graphs = cuda_graphs
         self.prompts = JanusPrompts(processor)
-        for tower in self.towers():
+        for tower in self.frozen_modules():
             tower.requires_grad_(False)
         language = module.model.language_model
         if language.config._attn_implementation == "sdpa":
@@ -145,7 +144,7 @@ class JanusPolicy:
         return [(b, 0, twice * (p + a)) for b, p, a in zip(owners, prompts, answers, strict=True)]
 
     def logprobs(self, rollouts: Rollouts, chunk: Chunk) -> Tensor:
-        """See `base.Policy`: one forward over [prompt | actions] per row, heads on the chunk's decisions only."""
+        """See `base.Policy`: one forward over [prompt | actions] per row, heads on the chunk's actions only."""
         spec, context = rollouts.spec, rollouts.context
         assert isinstance(context, Encoded), "rollouts of another family"
         owners = [row // rollouts.shape[1] for row in chunk.rows]
@@ -181,7 +180,7 @@ class JanusPolicy:
     def trainable(self) -> Iterable[tuple[str, nn.Parameter]]:
         return [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
 
-    def facts(self) -> dict[str, str]:
+    def describe(self) -> dict[str, str]:
         """See `base.Policy`."""
         names = ("bos", "eos", "pad", "image", "boi", "eoi")
         return {
@@ -193,21 +192,21 @@ class JanusPolicy:
             "forward passes": f"{self.precision} on {self.device}",
         }
 
-    def towers(self) -> Sequence[nn.Module]:
+    def frozen_modules(self) -> Sequence[nn.Module]:
         """See `base.Policy`: vision encoder and image tokenizer."""
         return self.module.model.vision_model, self.module.model.vqmodel
 
-    def layers(self) -> Sequence[nn.Module]:
+    def fsdp_units(self) -> Sequence[nn.Module]:
         return list(self.module.model.language_model.layers)
 
-    def adaptable(self) -> list[str]:
+    def lora_targets(self) -> list[str]:
         """See `base.Policy`: all linear layers of the language model, its heads not among them."""
         names = [name for name, part in self.module.named_modules() if type(part) is nn.Linear]
         return [name for name in names if name.startswith(LANGUAGE)]
 
     def reference(self) -> Self:
         """See `base.Policy`. In eval mode, on the same device; the frozen towers are the same, not copied."""
-        towers = {id(tower): tower for tower in self.towers()}
+        towers = {id(tower): tower for tower in self.frozen_modules()}
         frozen = copy.deepcopy(self.module, towers).eval().requires_grad_(False)
         return type(self)(frozen, self.processor, self.precision, self.cuda_graphs)
 
@@ -285,7 +284,7 @@ class JanusPolicy:
             attended_kP[i, longest - len(row) :] = True
         prompt = self._embed_ids(ids_kP.to(self.device), None)
         attended = torch.cat([attended_kP.to(self.device), scored_kT[:, :-1]], 1)
-        # The state at the prompt's last token predicts decision 0, the state at decision t - 1 predicts decision t.
+        # The state at the prompt's last token predicts action 0, the state at action t - 1 predicts action t.
         return model.states(self.module, torch.cat([prompt, embedded.to(prompt.dtype)], 1), attended)[:, longest - 1 :]
 
     def _embed_ids(self, ids_kP: Tensor, features: Tensor | None) -> Tensor:

@@ -18,7 +18,7 @@ from transformers import JanusProcessor
 
 from pairuni.errors import InputError
 from pairuni.policies.text import without
-from pairuni.records import Prompt, Side
+from pairuni.types import Prompt, Side
 
 
 @dataclass(frozen=True)

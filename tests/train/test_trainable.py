@@ -15,12 +15,12 @@ from pairuni.errors import InputError
 from pairuni.policies import load_planner, load_policy
 from pairuni.policies.janus.policy import JanusPolicy
 from pairuni.policies.lora import WithoutLora, add_lora, merged, narrow_frozen
-from pairuni.records import Side
 from pairuni.runs import RunDir
 from pairuni.train.loop import train
 from pairuni.train.optim import Optimizer
 from pairuni.train.step import train_step
-from pairuni.train.trained import choose_trained, count_trained, trained_summary
+from pairuni.train.trainable import choose_trained, count_trained, trained_summary
+from pairuni.types import Side
 from train_world import make_config, read_halves, roll_out
 
 
@@ -72,7 +72,7 @@ def test_adapters_begin_as_nothing_and_merge_to_what_they_do(tiny_janus: JanusPo
     base, x = linear.weight.detach().clone(), torch.randn(5, linear.in_features)
     before = linear(x)
     torch.manual_seed(3)
-    add_lora(tiny_janus.module, tiny_janus.adaptable(), 2, 8.0)
+    add_lora(tiny_janus.module, tiny_janus.lora_targets(), 2, 8.0)
     adapted = tiny_janus.module.model.language_model.layers[0].self_attn.q_proj
     assert torch.equal(adapted(x), before)
     first, second = adapted.lora_A["default"].weight, adapted.lora_B["default"].weight
@@ -159,6 +159,6 @@ def test_a_run_with_adapters(tmp_path: Path, tiny_janus_folder: Path, pairs_file
     for name, value in theirs.state_dict().items():
         torch.testing.assert_close(ours[name], value, rtol=0, atol=1e-6)
         changed += not torch.equal(value, load_file(tiny_janus_folder / "model.safetensors")[name])
-    assert changed == len(load_policy(str(tiny_janus_folder), device="cpu").adaptable())
+    assert changed == len(load_policy(str(tiny_janus_folder), device="cpu").lora_targets())
     with pytest.raises(InputError, match=r"another config .*model.lora.rank: 2 there, 0 now"):
         train(make_config(tmp_path / "straight", tiny_janus_folder, pairs_file, steps=4))

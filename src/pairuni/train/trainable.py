@@ -24,7 +24,7 @@ def choose_trained(policy: Policy, config: ModelConfig) -> None:
     parameters = dict(policy.trainable())
     chosen = _chosen(config.trainable, parameters, "model.trainable")
     if config.lora.rank:
-        layers = _adapted(config, policy.adaptable())
+        layers = _adapted(config, policy.lora_targets())
         add_lora(policy.module, layers, config.lora.rank, config.lora.alpha or 2 * config.lora.rank)
     if config.lora.rank or config.trainable:
         for name, parameter in parameters.items():
@@ -56,12 +56,12 @@ def load_trainable(config: ModelConfig, source: str, device: str) -> Policy:
     return policy
 
 
-def share_towers(policy: Policy, other: Policy) -> None:
+def share_frozen_modules(policy: Policy, other: Policy) -> None:
     """Gives `policy` the frozen towers of `other` where they hold the same weights, up to how these are narrowed.
 
     There is then one copy of them, and what one policy's tower made of an image serves both.
     """
-    for own, theirs in zip(policy.towers(), other.towers(), strict=True):
+    for own, theirs in zip(policy.frozen_modules(), other.frozen_modules(), strict=True):
         before, there = own.state_dict(), theirs.state_dict()
         same = (torch.equal(before[name].to(value.dtype), value) for name, value in there.items())
         if before.keys() == there.keys() and all(same):
