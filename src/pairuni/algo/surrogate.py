@@ -21,7 +21,7 @@ def clipped_surrogate(
 
     Positions outside the mask may hold anything (-inf and NaN included) and reach neither value nor gradient. A ratio
     that overflows is clipped like any other where A > 0; where A < 0 the term has no bound and is infinite.
-    A positive scale of a row or a action may be folded into the advantage: min commutes with it.
+    A positive scale of a row or an action may be folded into the advantage: min commutes with it.
 
     Args:
         logp_BT: [B, T] differentiable log-probs.
@@ -94,7 +94,7 @@ def kl_estimate(
     Args:
         logp_BT, ref_logp_BT: [B, T]; no gradient flows into the reference. Values outside the mask are not read.
         mask_BT: [B, T] bool.
-        scale_B: [B], or what broadcasts to [B, T]; 1 by default. A action with 0 is not read either.
+        scale_B: [B], or what broadcasts to [B, T]; 1 by default. An action with 0 is not read either.
 
     Raises:
         ValueError: an unknown estimator.

@@ -1,6 +1,6 @@
 """Seeds, logits -> log-probs, and the draw itself. No model and no modality here.
 
-A action's distribution is softmax(z / temperature) over the allowed vocabulary, with z = u + s * (c - u) under
+An action's distribution is softmax(z / temperature) over the allowed vocabulary, with z = u + s * (c - u) under
 classifier-free guidance s; mixing and log-softmax are fp32 whatever the forward ran in. `draw` and scoring.py both go
 through `guide` and `temper_`, so that they cannot disagree. Scoring never truncates: rollouts drawn with top_k or top_p
 show up as a gap between recorded and scored log-probs.
@@ -107,7 +107,7 @@ def check(finite: Sequence[Tensor], as_asked: Sequence[Tensor], spec: SamplingSp
 
     Raises:
         DivergedError: a logit was not finite.
-        AssertionError: a action was not drawn as the spec says.
+        AssertionError: an action was not drawn as the spec says.
     """
     if not bool(torch.stack(list(finite)).all()):
         problem = "the model's logits are not finite: its weights have diverged, or are damaged"

@@ -1,7 +1,7 @@
 """Lumina-DiMOO behind the policy contract: texts and images by filling masked slots, scored along the recorded steps.
 
 A row is scored in groups of slots, one forward each, heads on the slots of the group: by default along its own steps,
-each seeing what was filled before it (the trace; estimators.py has the others). Groups without a action cost nothing.
+each seeing what was filled before it (the trace; estimators.py has the others). Groups without an action cost nothing.
 Shapes: B prompts, R rollouts, n = B * R rows, N slots, k rows of a chunk, M forwards (row and group), A answer tokens.
 """
 
@@ -151,7 +151,7 @@ class DimooPolicy:
         rows = list(chunk.rows)
         mask_kN, groups_kN = chunk.mask_kN.cpu(), trace.groups_nN[rows]
         actions_kN = rollouts.actions_BRT.flatten(0, 1)[rows]
-        # One forward for each row and group with a action; one all the same where there is none, as processes in
+        # One forward for each row and group with an action; one all the same where there is none, as processes in
         # step with others need.
         found = {(i, int(g)) for i, g in zip(mask_kN.nonzero()[:, 0].tolist(), groups_kN[mask_kN], strict=True)}
         pairs = sorted(found) or [(0, 0)]
