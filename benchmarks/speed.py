@@ -41,8 +41,8 @@ from pairuni.policies.janus.policy import JanusPolicy
 from pairuni.policies.sampling import seeds_for
 from pairuni.rewards.base import FunctionReward
 from pairuni.train.optim import Optimizer
-from pairuni.train.rollout import collect
-from pairuni.train.step import train_step
+from pairuni.train.rollout import Share, collect
+from pairuni.train.step import update as take_step
 from pairuni.types import Half, Prompt, Quadruple, Rollouts, SamplingSpec, Side
 
 GUIDANCE = 5.0
@@ -393,11 +393,14 @@ def our_step(world: World) -> tuple[Callable[[], None], dict[str, float]]:
         Side.UNDERSTANDING: FunctionReward("length", lambda items: [float(len(item.text or "")) for item in items]),
         Side.GENERATION: FunctionReward("red", lambda items: [float(item.image[..., 0].mean()) for item in items]),  # pyright: ignore
     }
-    halves = {side: [half(world, n, side) for n in range(options.pairs)] for side in Side}
+    shares = {side: Share([half(world, n, side) for n in range(options.pairs)]) for side in Side}
+    objective = config.objective
 
     def run() -> None:
-        batch = collect(policy, halves, rewards, config, 1, lambda path: world.images[int(path)])
-        row = train_step(policy, batch, optimizer, config, 1)
+        batch = collect(
+            policy, shares, rewards, config.rollout, "sqrt", config.seed, 1, lambda path: world.images[int(path)]
+        )
+        row = take_step(policy, batch, optimizer, objective, 1)
         parts.update({name: row[f"seconds/{name}"] for name in ("rollout", "reward", "update")})
 
     return run, parts

@@ -12,8 +12,7 @@ from transformers import JanusConfig, JanusForConditionalGeneration
 from pairuni.cli.check import STAGES
 from pairuni.cli.main import main
 from pairuni.cli.options import parse_config
-from pairuni.config import PairConfig, PlanConfig, TrainConfig
-from pairuni.data.mixing import UNWEIGHTED
+from pairuni.config import UNWEIGHTED, PairConfig, PlanConfig, TrainConfig
 from pairuni.policies import load_policy
 from pairuni.policies.dimoo.model import DimooConfig
 from pairuni.rewards import side_reward

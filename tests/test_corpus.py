@@ -9,6 +9,7 @@ import shutil
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -197,10 +198,10 @@ def again(finished: TrainConfig, tmp_path: Path) -> tuple[RunDir, list[str]]:
 
 def _rebind(run: RunDir, step: int, config: Path) -> None:
     from pairuni.cli.options import parse_config
-    from pairuni.train.resume import config_hash
+    from pairuni.train.resume import config_hash, flat
 
     state = run.checkpoint(step) / STATE
-    bound = config_hash(parse_config(TrainConfig, ["--config", str(config)], "train"))
+    bound = config_hash(flat(asdict(parse_config(TrainConfig, ["--config", str(config)], "train"))))
     forged(state, json.dumps(read_json(state) | {"config_hash": bound}))
 
 

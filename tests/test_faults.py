@@ -200,14 +200,14 @@ FAULTS = {
     ),
     "pair weight on answers only": Fault(
         "train/step.py",
-        "weighted_advantages(s.rewards_BR, s.weights_B, config",
-        "weighted_advantages(s.rewards_BR, s.weights_B if side == 'understanding' else s.weights_B**0, config",
+        "weighted_advantages(of.rewards_BR, of.weights_B, obj",
+        "weighted_advantages(of.rewards_BR, of.weights_B if side == 'understanding' else of.weights_B**0, obj",
         WEIGHT,
     ),
     "pair weight on images only": Fault(
         "train/step.py",
-        "weighted_advantages(s.rewards_BR, s.weights_B, config",
-        "weighted_advantages(s.rewards_BR, s.weights_B if side == 'generation' else s.weights_B**0, config",
+        "weighted_advantages(of.rewards_BR, of.weights_B, obj",
+        "weighted_advantages(of.rewards_BR, of.weights_B if side == 'generation' else of.weights_B**0, obj",
         WEIGHT,
     ),
     "mean and spread of the whole batch": Fault(
@@ -230,25 +230,25 @@ FAULTS = {
     ),
     "one group for all pairs of a step": Fault(
         "train/step.py",
-        "weighted_advantages(s.rewards_BR, s.weights_B, config.advantage.std_eps)",
-        "weighted_advantages(s.rewards_BR.reshape(1, -1), s.weights_B[:1] ** 0, config.advantage.std_eps)"
-        ".reshape(s.rewards_BR.shape) * s.weights_B[:, None]",
+        "weighted_advantages(of.rewards_BR, of.weights_B, objective.std_eps)",
+        "weighted_advantages(of.rewards_BR.reshape(1, -1), of.weights_B[:1] ** 0, objective.std_eps)"
+        ".reshape(of.rewards_BR.shape) * of.weights_B[:, None]",
         f"{STEP}::test_equal_prompts_are_separate_groups_with_rollouts_of_their_own",
     ),
     "sampler position not restored on resume": Fault(
         "train/loop.py",
-        "sampler.restore(start.progress.sampler)",
-        "sampler.restore(start.progress.sampler)\n        whole = sampler.batch_at\n"
-        "        sampler.batch_at = lambda step: whole(step - start.step)",
+        "run.sampler.restore(point.progress.sampler)",
+        "run.sampler.restore(point.progress.sampler)\n        whole = run.sampler.batch_at\n"
+        "        run.sampler.batch_at = lambda step: whole(step - point.step)",
         RESUME,
     ),
     "optimiser restarts on resume": Fault(
-        "train/loop.py", "load_state(start.checkpoint, optimizer)", "start.checkpoint.exists()", RESUME
+        "train/loop.py", "load_state(point.checkpoint, run.optimizer)", "point.checkpoint.exists()", RESUME
     ),
     "changed pairs accepted on resume": Fault(
         "train/loop.py",
-        "sampler.restore(start.progress.sampler)",
-        "start.progress.sampler.keys()",
+        "run.sampler.restore(point.progress.sampler)",
+        "point.progress.sampler.keys()",
         f"{LOOP}::test_changed_pairs_are_noticed_on_resume",
     ),
     "sample standard deviation": Fault(
@@ -319,14 +319,14 @@ FAULTS = {
     ),
     "a resumed run's reference with towers of its own": Fault(
         "train/loop.py",
-        "share_frozen_modules(reference, policy)",
+        "share_frozen_modules(initial, policy)",
         "share_frozen_modules(policy, policy)",
         "tests/train/test_kl_term.py::test_a_resumed_run_s_reference_reads_no_image_again",
     ),
     "one length for both sides": Fault(
         "train/step.py",
-        "(vars(of_sides)[sampled.side] for of_sides in (config.side_weights, config.norm_length))",
-        "(vars(config.side_weights)[sampled.side], config.norm_length.generation)",
+        "objective.side_weights[sampled.side], objective.norm_length[sampled.side]",
+        "objective.side_weights[sampled.side], objective.norm_length[Side.GENERATION]",
         f"{STEP}::test_gradient_is_that_of_the_objective",
     ),
     "KL without its constant": Fault(
@@ -349,8 +349,8 @@ FAULTS = {
     ),
     "a mixed batch has a denominator per side": Fault(
         "train/step.py",
-        'if config.pairing.mode == "vanilla":',
-        "if False:",
+        "if shared else found",
+        "if False else found",
         "tests/train/test_denominators.py::test_vanilla_has_one_denominator_over_the_mixed_batch",
     ),
     "aligned pairs weigh their similarity": Fault(
@@ -367,8 +367,8 @@ FAULTS = {
     ),
     "two gradients of one side share a group": Fault(
         "analysis/gradients.py",
-        "own = weighted_advantages(rewards_BR, sampled.weights_B, self.train.advantage.std_eps)",
-        "own = weighted_advantages(sampled.rewards_BR, sampled.weights_B, self.train.advantage.std_eps)[:, columns]",
+        "own = weighted_advantages(rewards_BR, sampled.weights_B, self.objective.std_eps)",
+        "own = weighted_advantages(sampled.rewards_BR, sampled.weights_B, self.objective.std_eps)[:, columns]",
         "tests/analysis/test_gradient_agreement.py::test_it_is_the_trainers_loss_of_half_the_rollouts_each",
     ),
     "rewards of two gradients are normalised together": Fault(
@@ -456,8 +456,8 @@ FAULTS = {
     ),
     "denominators of one process": Fault(
         "train/step.py",
-        "totals[side] = LossDenominators(int(global_sum(own.rollouts)), int(global_sum(own.actions)))",
-        "totals[side] = own",
+        "found[side] = LossDenominators(int(global_sum(own.rollouts)), int(global_sum(own.actions)))",
+        "found[side] = own",
         GRADIENT,
     ),
     "a coupled forward sees earlier groups alone": Fault(
@@ -492,8 +492,8 @@ FAULTS = {
     ),
     "codes that are not scored are not counted": Fault(
         "train/step.py",
-        "lengths_n = call.length_BR.flatten()",
-        "lengths_n = call.mask_BRT.sum(-1).flatten()",
+        "loss_scales(call.length_BR.flatten().cpu()",
+        "loss_scales(call.mask_BRT.sum(-1).flatten().cpu()",
         f"{ANSWER}::test_the_mean_over_scored_steps_is_the_gradient_of_all_steps",
     ),
     "what is not masked is trained": Fault(
@@ -516,13 +516,13 @@ FAULTS = {
     ),
     "each process of a group has the same seeds": Fault(
         "train/rollout.py",
-        "first + r) for r in own_r]",
-        "first + r) for r in range(len(own_r))]",
+        "config.rollouts + r) for r in columns]",
+        "config.rollouts + r) for r in range(len(columns))]",
         GRADIENT,
     ),
     "rewards of a process' own part of a group": Fault(
         "train/rollout.py",
-        "raw_BR = _whole_groups(sampled.halves, raw_BR, rollouts)",
+        "raw_BR = _whole_groups(halves, raw_BR, rollouts)",
         "raw_BR = {name: np.tile(scores, 2)[:, :rollouts] for name, scores in raw_BR.items()}",
         GRADIENT,
     ),
@@ -540,8 +540,8 @@ FAULTS = {
     ),
     "adapters of the first step on resume": Fault(
         "train/loop.py",
-        "load_trained(start.checkpoint, policy)",
-        "start.checkpoint.exists()",
+        "load_trained(point.checkpoint, policy)",
+        "point.checkpoint.exists()",
         "tests/train/test_trainable.py::test_a_run_with_adapters",
     ),
 }

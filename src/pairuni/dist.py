@@ -43,29 +43,23 @@ def is_main() -> bool:
 
 
 @contextmanager
-def process_group(device: str, patience: float) -> Iterator[str]:
+def process_group(device: str, timeout: float) -> Iterator[str]:
     """Joins the processes that torchrun started, and yields the device of this one; leaves the group on exit.
 
-    Without torchrun's environment, or inside a group that exists already, only the device is worked out: one GPU per
-    local rank for "auto" and "cuda", otherwise `device` as it is.
+    Without torchrun's environment, or inside a group that exists already, this joins nothing.
 
     Args:
-        patience: minutes after which a process that the others wait for counts as hung, and the run ends. The others
-            wait while the first one evaluates or writes a checkpoint. Of a group that exists already it changes
-            nothing, so whoever opens the group has to give it.
+        timeout: collective timeout in minutes. The other processes wait while the first one evaluates or writes a
+            checkpoint; after the timeout the run ends, and the rank that is missing is named.
 
     Raises:
         LostRankError: another process is gone; it is named.
     """
-    launched = not _active() and int(os.environ.get("WORLD_SIZE", "1")) > 1
-    on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    launched = not _active() and launched_size() > 1
     if launched:
-        _join(on_gpu, patience)
-    if world() > 1 and on_gpu and device in ("auto", "cuda"):
-        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-        torch.cuda.set_device(device)
+        _join(_on_gpu(device), timeout)
     try:
-        yield device
+        yield own_device(device)
     except RuntimeError as err:
         # What a collective raises names an address at best.
         lost = _watch.silent() if launched and _watch is not None and not isinstance(err, LostRankError) else []
@@ -77,15 +71,32 @@ def process_group(device: str, patience: float) -> Iterator[str]:
             _leave()
 
 
-def _join(on_gpu: bool, patience: float) -> None:
+def launched_size() -> int:
+    """How many processes torchrun started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def own_device(device: str) -> str:
+    """The device of this process: one GPU per local rank for "auto" and "cuda", otherwise `device` as it is."""
+    if world() > 1 and _on_gpu(device) and device in ("auto", "cuda"):
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        torch.cuda.set_device(device)
+    return device
+
+
+def _on_gpu(device: str) -> bool:
+    return device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+
+
+def _join(on_gpu: bool, timeout: float) -> None:
     global _watch
     store, own, size = next(iter(rendezvous("env://")))
     # Objects go over gloo, so that a waiting process is not a kernel that spins on its GPU. The watch names who is
     # missing before the collectives give up.
-    limit = timedelta(minutes=patience) * 1.25 + timedelta(minutes=1)
+    limit = timedelta(minutes=timeout) * 1.25 + timedelta(minutes=1)
     backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
     td.init_process_group(backend, store=store, rank=own, world_size=size, timeout=limit)
-    _watch = Watch(store, own, size, 60 * patience)
+    _watch = Watch(store, own, size, 60 * timeout)
 
 
 def _leave() -> None:

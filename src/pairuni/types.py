@@ -8,7 +8,7 @@ Shapes: B prompts, R rollouts per prompt, T actions of a rollout, k rows of a ch
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -151,13 +151,13 @@ class Rollouts:
     spec: SamplingSpec
     prompts: tuple[Prompt, ...]
     actions_BRT: Tensor
-    """int64 token ids or image codes as sampled, never re-tokenised."""
+    """As sampled: int64 token ids or image codes, never re-tokenised, or floats [B, R, T, ...]. The family's own."""
     mask_BRT: Tensor
     """bool, True at actions that are scored (an end-of-answer token counts, what follows it does not)."""
     sampled_logp_BRT: Tensor
-    """fp32, of the distribution that was sampled (under guidance: the guided one)."""
+    """fp32 log-probs (or log-densities) under the distribution that was sampled (under guidance: the guided one)."""
     cond_logp_BRT: Tensor
-    """fp32, of the conditional distribution at the same temperature and vocabulary limits."""
+    """fp32, under the conditional distribution at the same temperature and vocabulary limits."""
     texts: tuple[tuple[str, ...], ...] | None
     """[B][R] decoded answers (understanding)."""
     images_BRHWC: np.ndarray | None
@@ -206,3 +206,55 @@ class Chunk:
     """Which trace step, for families that score a rollout in several forwards."""
     weight_kN: Tensor | None = None
     """fp32, their factors in the loss (`Rollouts.weight_BRT`), on the model's device; None: 1."""
+
+
+@dataclass
+class MicroBatch:
+    """A chunk with its part of the loss. The first update of a step fills in `old_kN` and `ref_kN`."""
+
+    rollouts: Rollouts
+    chunk: Chunk
+    advantage_k: Tensor
+    """fp32, pair weight times group advantage."""
+    scale_k: Tensor
+    """fp32, from `loss_scales`, times the side's weight."""
+    trained: bool = True
+    """Whether it has a gradient; a probe has none."""
+    counted: bool = True
+    """Whether metrics count it; padding is not counted."""
+    old_kN: Tensor | None = None
+    """Log-probs under the weights before the step's first update."""
+    ref_kN: Tensor | None = None
+    """Log-probs of the reference model, where there is a KL term."""
+
+    def narrow(self, keep: list[int]) -> MicroBatch:
+        """The micro-batch with only these of its k rows."""
+        chunk = self.chunk
+        narrowed = replace(
+            chunk,
+            rows=tuple(chunk.rows[i] for i in keep),
+            mask_kN=chunk.mask_kN[keep],
+            recorded_kN=chunk.recorded_kN[keep],
+            weight_kN=None if chunk.weight_kN is None else chunk.weight_kN[keep],
+        )
+        return MicroBatch(self.rollouts, narrowed, self.advantage_k[keep], self.scale_k[keep])
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a step minimises and in which portions (paper 3): `TrainConfig.objective`, resolved for the pairing mode."""
+
+    weighting: Literal["none", "linear", "sqrt"]
+    """Weight of a retrieved pair; none in modes without a meaningful similarity."""
+    std_eps: float
+    clip_eps: float
+    kl_beta: float
+    kl_estimator: Literal["k1", "k2", "k3"]
+    loss_norm: Literal["sequence_mean", "token_sum", "token_mean", "constant"]
+    norm_length: Mapping[Side, int]
+    side_weights: Mapping[Side, float]
+    shared_denominator: bool
+    """One denominator for both sides: mode vanilla."""
+    updates_per_rollout: int
+    micro_batch: int
+    micro_tokens: int

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from pairuni.algo.pair_grpo import KlTerm, side_loss
 from pairuni.algo.surrogate import kl_estimate
 
 V, T, GUIDANCE = 4, 2, 3.0
@@ -66,22 +65,6 @@ def test_expected_values_and_gradients_are_those_of_the_divergence(seed, estimat
     torch.testing.assert_close(gradient(value, world), gradient(target, world), atol=1e-12, rtol=0)
     other = gradient(world.divergence(visits, swapped=estimator != "k3"), world)
     assert (gradient(target, world) - other).abs().max() > 0.01  # the two directions differ here
-
-
-@pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_the_loss_term_is_the_same_estimate(estimator):
-    """`side_loss` without advantages is beta * KL; `KlTerm.drawn_kN` puts codes right that guidance drew."""
-    world = World(5)
-    drawn = world.logp(world.guided)
-    visits, mask = drawn.sum(-1).exp(), torch.ones(V**T, T, dtype=torch.bool)
-    logp, ref, nothing = world.logp(world.cond), world.logp(world.ref), torch.zeros(V**T, dtype=torch.float64)
-    weight = (logp.detach() - drawn).exp()
-    term = KlTerm(ref, 0.3, estimator, weight)
-    loss, stats = side_loss(logp, logp.detach(), nothing, mask, visits, 0.2, term)
-    target = 0.3 * world.divergence(visits, swapped=estimator == "k3")
-    torch.testing.assert_close(gradient(loss, world), gradient(target, world), atol=1e-12, rtol=0)
-    by_hand = kl_estimate(logp.detach(), ref, mask, estimator, weight) / mask.sum()
-    assert float(stats["kl"]) == pytest.approx(float(by_hand))
 
 
 def test_guided_draws_without_the_weight_estimate_something_else():

@@ -8,9 +8,9 @@ from pairuni.cli.commands import run_training
 from pairuni.cli.demo import demo_config
 from pairuni.cli.main import main
 from pairuni.cli.options import parse_config
-from pairuni.cli.shapes_data import make_data
 from pairuni.config import TrainConfig
 from pairuni.files import read_json, write_json
+from pairuni.shapes_data import make_data
 
 SHAPES = sorted((Path(__file__).parents[2] / "configs" / "shapes").glob("*.yaml"))
 SMALL = ["--data.shapes", "12", "--data.batch", "2", "--rollout.rollouts", "2", "--rollout.max_new_tokens", "3"]

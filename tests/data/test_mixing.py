@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pairuni.config import MixingConfig, PairingMode
+from pairuni.config import UNWEIGHTED, MixingConfig, PairingMode
 from pairuni.data.dataset import PairSampler
-from pairuni.data.mixing import UNWEIGHTED, image_features, mix
+from pairuni.data.mixing import image_features, mix
 from pairuni.errors import InputError
 from pairuni.records import read_quadruples
 from pairuni.streams import Stream, generator

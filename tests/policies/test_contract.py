@@ -1,6 +1,7 @@
 """What every policy must satisfy, on a tiny model in fp32 on the CPU; a family is one row of FAMILIES.
 
-Only the contract of policies/base.py is used here, but for the rows of `broken`, which sabotage a family's decoding.
+Only the contract of policies/base.py is used here, but for the parts of `Family` that sabotage a family's decoding. The
+Gaussian one (gaussian_policy.py) has actions of floats: what concerns the choice of a token is asked of the others.
 """
 
 import gc
@@ -14,7 +15,9 @@ import numpy as np
 import pytest
 import torch
 
+import gaussian_policy
 from pairuni.errors import DivergedError
+from pairuni.policies import FAMILIES as FAMILY_TABLE
 from pairuni.policies import load_policy, sampling
 from pairuni.policies.base import Policy
 from pairuni.policies.dimoo import decode as dimoo_decode
@@ -39,9 +42,11 @@ class Family:
     embeddings: str
     """In the names of token embeddings."""
     draws_in: ModuleType
-    """Where the family calls sampling.draw."""
+    """Where the family calls `draw`."""
     shift_positions: Callable[[Patch], None]
-    """Makes cached decoding place what it draws one position too far."""
+    """Makes sampling place what it draws one position too far."""
+    inverts: tuple[Any, str] = (sampling, "_invert")
+    """What every draw goes through."""
 
 
 def _shift_janus(patch: Patch) -> None:
@@ -63,10 +68,41 @@ def _shift_dimoo(patch: Patch) -> None:
     )
 
 
+def _shift_gaussian(patch: Patch) -> None:
+    forward = gaussian_policy.GaussianModel.forward
+
+    def shifted(module: Any, letters: torch.Tensor, colours: torch.Tensor) -> torch.Tensor:
+        return forward(module, letters, colours, shift=0 if torch.is_grad_enabled() or not sampling_now else 1)
+
+    sampling_now: list[bool] = []
+    sample = gaussian_policy.GaussianPolicy.sample
+
+    def sample_shifted(*arguments: Any) -> Rollouts:
+        sampling_now.append(True)
+        try:
+            return sample(*arguments)
+        finally:
+            sampling_now.clear()
+
+    patch.setattr(gaussian_policy.GaussianModel, "forward", shifted)
+    patch.setattr(gaussian_policy.GaussianPolicy, "sample", sample_shifted)
+
+
 FAMILIES: Mapping[str, Family] = {
     "janus": Family("tiny_janus", ("model.vision_model.", "model.vqmodel."), "embed", janus_decode, _shift_janus),
     "dimoo": Family("tiny_dimoo", ("vqvae.",), "wte", dimoo_decode, _shift_dimoo),
+    "gaussian": Family(
+        "gaussian", ("encoder.",), "embed", gaussian_policy, _shift_gaussian, inverts=(gaussian_policy, "draw")
+    ),
 }
+TOKENS = pytest.mark.parametrize("family", ["janus", "dimoo"], indirect=True)
+"""For families whose actions are tokens."""
+
+
+@pytest.fixture
+def gaussian(monkeypatch: Patch) -> Policy:
+    monkeypatch.setitem(FAMILY_TABLE, "gaussian", "gaussian_policy:load_gaussian")
+    return gaussian_policy.make_gaussian()
 
 
 @pytest.fixture(params=FAMILIES, name="family")
@@ -132,9 +168,9 @@ def test_recorded_log_probs_equal_scored_ones(policy: Policy, side: Side, name: 
 def test_rollouts_hold_what_the_contract_says(policy: Policy) -> None:
     for side in SIDES:
         rollouts = _sample(policy, side, SPECS["score cond"])
-        shape = rollouts.actions_BRT.shape
-        assert shape[:2] == rollouts.shape == (3, R)
-        assert rollouts.actions_BRT.dtype == torch.int64 and rollouts.mask_BRT.dtype == torch.bool
+        shape = rollouts.mask_BRT.shape
+        assert shape[:2] == rollouts.shape == (3, R) and rollouts.actions_BRT.shape[:3] == shape
+        assert rollouts.mask_BRT.dtype == torch.bool
         assert rollouts.sampled_logp_BRT.dtype == rollouts.cond_logp_BRT.dtype == torch.float32
         assert rollouts.mask_BRT.shape == rollouts.sampled_logp_BRT.shape == rollouts.cond_logp_BRT.shape == shape
         assert rollouts.length_BR.dtype == torch.int64 and rollouts.length_BR.shape == (3, R)
@@ -153,6 +189,7 @@ def test_rollouts_hold_what_the_contract_says(policy: Policy) -> None:
             assert [len(row) for row in rollouts.texts] == [R] * 3
 
 
+@TOKENS
 @pytest.mark.parametrize("side", SIDES)
 def test_truncation_behind_the_specs_back_is_caught(policy: Policy, side: Side, monkeypatch: Patch) -> None:
     honest = sampling.truncate
@@ -167,10 +204,11 @@ def test_logits_that_are_not_finite_are_said(policy: Policy, side: Side) -> None
     with torch.no_grad():
         for _, parameter in policy.trainable():
             parameter.fill_(torch.nan)
-    with pytest.raises(DivergedError, match=rf"^{side}: the model's logits are not finite"):
+    with pytest.raises(DivergedError, match=rf"^{side}: the model's (logits|means) are not finite"):
         _sample(policy, side, SPECS["guidance off"])
 
 
+@TOKENS
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("limit", [{"top_k": 5}, {"top_p": 0.7}])
 def test_truncated_rollouts_show_a_gap(policy: Policy, side: Side, limit: dict[str, float]) -> None:
@@ -188,6 +226,7 @@ def test_wrong_positions_while_decoding_show_a_gap(
     assert _gap(policy, _sample(policy, side, SPECS["guidance off"])) > 0.01
 
 
+@TOKENS
 def test_dropped_guidance_while_decoding_shows_a_gap(policy: Policy, family: Family, monkeypatch: Patch) -> None:
     def unguided(cond, uncond, uniforms, spec, banned):
         return sampling.draw(cond, None, uniforms, spec, banned)
@@ -233,7 +272,7 @@ def test_seeds_decide(policy: Policy, side: Side) -> None:
     other = policy.sample(side, prompts, R, spec, _seeds(2, run=1)).actions_BRT
     length = min(other.shape[2], first.actions_BRT.shape[2])
     assert not torch.equal(other[..., :length], first.actions_BRT[..., :length])
-    rows = [tuple(row.tolist()) for row in first.actions_BRT.flatten(0, 1)]
+    rows = [str(row.tolist()) for row in first.actions_BRT.flatten(0, 1)]
     assert len(set(rows)) == len(rows)
     twice = policy.sample(side, [prompts[0]], 2, spec, np.full((1, 2), 7, dtype=np.uint64))
     assert torch.equal(twice.actions_BRT[0, 0], twice.actions_BRT[0, 1])
@@ -335,7 +374,9 @@ def test_no_graph_outlives_sampling(policy: Policy, side: Side) -> None:
 @pytest.mark.parametrize("fails", [False, True])
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("side", SIDES)
-def test_modes_are_restored(policy: Policy, side: Side, training: bool, fails: bool, monkeypatch: Patch) -> None:
+def test_modes_are_restored(
+    policy: Policy, family: Family, side: Side, training: bool, fails: bool, monkeypatch: Patch
+) -> None:
     def stop(*args: object) -> None:
         raise RuntimeError("stop")
 
@@ -347,7 +388,7 @@ def test_modes_are_restored(policy: Policy, side: Side, training: bool, fails: b
     ]
     assert any(flag["gradient_checkpointing"] for flag in flags)
     if fails:
-        monkeypatch.setattr(sampling, "_invert", stop)
+        monkeypatch.setattr(*family.inverts, stop)
         with pytest.raises(RuntimeError, match="stop"):
             _sample(policy, side, SPECS["guidance off"])
     else:
@@ -378,6 +419,7 @@ def test_train_mode_and_gradient_checkpointing_change_no_score(policy: Policy, s
         torch.testing.assert_close(grad, gradients[1][name], atol=1e-5, rtol=1e-4)
 
 
+@TOKENS
 def test_greedy_is_the_most_likely_and_ignores_seeds(policy: Policy) -> None:
     for side in SIDES:
         rollouts = _sample(policy, side, SamplingSpec(temperature=0, guidance=3.0, max_new_tokens=5))

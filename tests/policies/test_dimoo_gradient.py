@@ -36,7 +36,7 @@ def gradient(policy: DimooPolicy, rollouts: Rollouts, credit_BR: Tensor, config:
     policy.module.zero_grad(set_to_none=True)
     zeros, ones = torch.zeros(rollouts.shape), torch.ones(rollouts.shape[0])
     batch = SideBatch(rollouts.side, (), (rollouts,), None, zeros, ones, {}, {}, frozenset(), 0.0, 0.0)
-    add_side_gradient(policy, batch, credit_BR, config)
+    add_side_gradient(policy, batch, credit_BR, config.objective)
     return flat(policy)
 
 

@@ -12,9 +12,8 @@ from pairuni.config import MixingConfig, NormLength, OptimConfig, SideWeights, T
 from pairuni.policies.janus.policy import JanusPolicy
 from pairuni.train.optim import Optimizer
 from pairuni.train.rollout import SideBatch
-from pairuni.train.step import train_step
 from pairuni.types import Side
-from train_world import read_halves, roll_out
+from train_world import read_halves, roll_out, take_step
 
 U, G = Side.UNDERSTANDING, Side.GENERATION
 NORMS = ["sequence_mean", "token_sum", "token_mean", "constant"]
@@ -24,7 +23,7 @@ LENGTHS = {U: 7, G: 11}
 def step_gradients(policy: JanusPolicy, batch: dict[Side, SideBatch], config: TrainConfig) -> dict[str, Tensor]:
     """The gradients of a step, which leaves the weights as they were."""
     before = {name: p.detach().clone() for name, p in policy.trainable()}
-    train_step(policy, batch, Optimizer(policy.trainable(), config.optim), config, 1)
+    take_step(policy, batch, Optimizer(policy.trainable(), config.optim), config, 1)
     grads = {name: p.grad.clone() for name, p in policy.trainable() if p.grad is not None}
     with torch.no_grad():
         for name, parameter in policy.trainable():

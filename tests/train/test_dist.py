@@ -33,10 +33,9 @@ from pairuni.policies.base import Policy
 from pairuni.runs import RunDir, comparable
 from pairuni.train.loop import train
 from pairuni.train.optim import Optimizer
-from pairuni.train.step import train_step
 from pairuni.train.wrap import ShardedPolicy, gathered
 from pairuni.types import Side
-from train_world import make_config, read_halves, roll_out
+from train_world import make_config, read_halves, roll_out, take_step
 
 OPTIM = OptimConfig(lr=1e-6, max_grad_norm=0)
 WAYS = ("ddp", "fsdp")
@@ -56,7 +55,7 @@ def one_step(config: TrainConfig, out: Path, counts: dict[Side, int], micro_batc
     optimizer = Optimizer(policy.trainable(), config.optim)
     with gathered(policy):
         batch = roll_out(policy, own, config, columns=columns)
-    row = train_step(policy, batch, optimizer, dataclasses.replace(config, micro_batch=micro_batch), 1)
+    row = take_step(policy, batch, optimizer, dataclasses.replace(config, micro_batch=micro_batch), 1)
     grads = {name: dist.full(p.grad).contiguous() for name, p in policy.trainable() if p.grad is not None}
     if dist.is_main():
         save_file(grads, out / "grads.safetensors")

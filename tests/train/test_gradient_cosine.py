@@ -13,9 +13,8 @@ from pairuni.policies import load_policy
 from pairuni.policies.base import Policy
 from pairuni.train.optim import Optimizer
 from pairuni.train.rollout import SideBatch
-from pairuni.train.step import train_step
 from pairuni.types import Side
-from train_world import make_config, read_halves, roll_out
+from train_world import make_config, read_halves, roll_out, take_step
 
 Batch = dict[Side, SideBatch]
 
@@ -31,7 +30,7 @@ def step(config: TrainConfig, batch: Batch, every: int, number: int = 1) -> tupl
     """A fresh policy after one step, and the metrics."""
     policy = load_policy(config.model.path, device="cpu")
     config = dataclasses.replace(config, log=LogConfig(gradient_cosine_every=every))
-    return policy, train_step(policy, batch, Optimizer(policy.trainable(), config.optim), config, number)
+    return policy, take_step(policy, batch, Optimizer(policy.trainable(), config.optim), config, number)
 
 
 def long_gradient(config: TrainConfig, batch: Batch, side: Side) -> np.ndarray:

@@ -14,7 +14,7 @@ from pairuni.config import LoraOptions, TrainConfig
 from pairuni.errors import InputError
 from pairuni.files import read_json, read_jsonl, write_json
 from pairuni.runs import RunDir
-from pairuni.train.inputs import check_inputs, input_record
+from pairuni.train.inputs import check_inputs, model_record
 from pairuni.train.loop import train
 
 
@@ -44,14 +44,19 @@ def test_a_hub_model_has_its_revision(
     tiny_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    config = dataclasses.replace(tiny_config, model=dataclasses.replace(tiny_config.model, path="some/janus"))
-    assert input_record(config)["model"] == {"path": "some/janus", "revision": None}
+    assert model_record("some/janus") == {
+        "path": "some/janus",
+        "revision": None,
+    }
     cached = tmp_path / "hub" / "models--some--janus"
     (cached / "snapshots" / "0abc").mkdir(parents=True)
     (cached / "snapshots" / "0abc" / "config.json").write_text("{}")
     (cached / "refs").mkdir()
     (cached / "refs" / "main").write_text("0abc")
-    assert input_record(config)["model"] == {"path": "some/janus", "revision": "0abc"}
+    assert model_record("some/janus") == {
+        "path": "some/janus",
+        "revision": "0abc",
+    }
 
 
 def _replaced(path: Path, seed: int) -> None:
@@ -90,18 +95,15 @@ def test_another_revision_is_refused_by_name(
     tiny_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = RunDir(tmp_path / "some")
-    config = dataclasses.replace(
-        tiny_config, kl_beta=0.1, model=dataclasses.replace(tiny_config.model, path="some/janus")
-    )
     write_json(run.inputs, {"model": {"path": "some/janus", "revision": "0abc"}})
-    check_inputs(run, config)  # nothing is known of the one of now
+    check_inputs(run, "some/janus", "the KL term refers to", tiny_config.rewards)  # nothing is known of the one of now
     for revision, refused in (("0abc", False), ("1def", True)):
         monkeypatch.setattr("pairuni.train.inputs._revision", lambda hub_id, known=revision: known)
         if refused:
             with pytest.raises(InputError, match="revision 1def, but the run began with 0abc"):
-                check_inputs(run, config)
+                check_inputs(run, "some/janus", "the KL term refers to", tiny_config.rewards)
         else:
-            check_inputs(run, config)
+            check_inputs(run, "some/janus", "the KL term refers to", tiny_config.rewards)
 
 
 def test_images_replaced_under_equal_names_are_seen_when_they_are_opened(
@@ -154,7 +156,7 @@ def test_a_start_that_fails_leaves_no_directory_and_one_without_a_step_is_replac
     def stopped(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pairuni.train.loop._loop", stopped)
+    monkeypatch.setattr("pairuni.train.run.TrainingRun.begin", stopped)
     with pytest.raises(KeyboardInterrupt):
         train(tiny_config)
     assert RunDir(Path(tiny_config.output)).config.is_file()

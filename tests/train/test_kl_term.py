@@ -15,10 +15,9 @@ from pairuni.policies.janus.policy import JanusPolicy
 from pairuni.runs import RunDir, comparable
 from pairuni.train.loop import train
 from pairuni.train.optim import Optimizer
-from pairuni.train.step import train_step
 from pairuni.train.trainable import share_frozen_modules
 from pairuni.types import Side
-from train_world import read_halves, roll_out
+from train_world import read_halves, roll_out, take_step
 
 U, G = Side.UNDERSTANDING, Side.GENERATION
 
@@ -69,7 +68,7 @@ def test_value_and_gradient_by_hand(
     sum(losses).backward()
     wanted: dict[str, Tensor] = {name: p.grad.clone() for name, p in tiny_janus.trainable() if p.grad is not None}
     tiny_janus.module.zero_grad()
-    row = train_step(tiny_janus, batch, Optimizer(tiny_janus.trainable(), config.optim), config, 1, moved)
+    row = take_step(tiny_janus, batch, Optimizer(tiny_janus.trainable(), config.optim), config, 1, moved)
     for side in Side:
         assert row[f"kl/{side}"] == pytest.approx(expected[side], rel=1e-4)
     got = {name: p.grad for name, p in tiny_janus.trainable() if p.grad is not None}

@@ -2,7 +2,7 @@
 
 import dataclasses
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -10,8 +10,8 @@ import torch
 
 from pairuni.config import DataConfig, RolloutConfig, TrainConfig
 from pairuni.errors import InputError
-from pairuni.rewards.base import RewardInput
-from pairuni.train.rollout import collect
+from pairuni.rewards.base import Reward, RewardInput
+from pairuni.train.rollout import Share, SideBatch, collect
 from pairuni.types import Half, Prompt, Quadruple, Rollouts, SamplingSpec, Side
 
 CONFIG = TrainConfig(output="", data=DataConfig(pairs="none"), rollout=RolloutConfig(rollouts=2, prompts_per_call=2))
@@ -62,14 +62,17 @@ def halves(count: int) -> list[Half]:
     return [Half(q.id, q, 1.0, True) for q in made]
 
 
-def image(path: str) -> np.ndarray:
-    return np.zeros((4, 4, 3), np.uint8)
+def draw(sampler: Sampler, items: list[Half], rewards: Mapping[Side, Reward]) -> dict[Side, SideBatch]:
+    def image(path: str) -> np.ndarray:
+        return np.zeros((4, 4, 3), np.uint8)
+
+    return collect(sampler, dict.fromkeys(Side, Share(items)), rewards, CONFIG.rollout, "sqrt", CONFIG.seed, 1, image)
 
 
 def test_sampling_goes_on_while_a_remote_reward_is_waited_for() -> None:
     sampler = Sampler()
     rewards = {Side.UNDERSTANDING: Slow(sampler, (1, 2)), Side.GENERATION: Slow(sampler, (3, 3))}
-    batch = collect(sampler, dict.fromkeys(Side, halves(3)), rewards, CONFIG, 1, image)
+    batch = draw(sampler, halves(3), rewards)
     assert sampler.begun == [(side, n) for side in (Side.UNDERSTANDING, Side.GENERATION) for n in (2, 1)]
     for side in Side:
         assert rewards[side].seen == [4, 2]  # the rollouts of each call
@@ -79,7 +82,7 @@ def test_sampling_goes_on_while_a_remote_reward_is_waited_for() -> None:
 def test_a_local_reward_gets_a_sides_rollouts_at_once() -> None:
     sampler = Sampler()
     rewards = {side: Slow(sampler, (), remote=False) for side in Side}
-    batch = collect(sampler, dict.fromkeys(Side, halves(3)), rewards, CONFIG, 1, image)
+    batch = draw(sampler, halves(3), rewards)
     assert [reward.seen for reward in rewards.values()] == [[6], [6]]
     assert all(b.rewards_BR.tolist() == [[0, 0], [1, 1], [2, 2]] for b in batch.values())
 
@@ -92,7 +95,7 @@ def test_errors_of_a_reward_and_a_side_without_halves(remote: bool) -> None:
 
     sampler = Sampler()
     rewards = {side: Broken(sampler, (), remote=remote) for side in Side}
-    empty = collect(sampler, {side: [] for side in Side}, rewards, CONFIG, 1, image)
+    empty = draw(sampler, [], rewards)
     assert all(b.rewards_BR.shape == (0, 2) and not b.calls for b in empty.values())
     with pytest.raises(InputError, match="1 numbers for 4 items"):
-        collect(sampler, dict.fromkeys(Side, halves(2)), rewards, CONFIG, 1, image)
+        draw(sampler, halves(2), rewards)

@@ -12,14 +12,13 @@ import torch
 from torch import Tensor
 
 from pairuni.config import AdvantageConfig, NormLength, OptimConfig, RolloutConfig, SideWeights, TrainConfig
-from pairuni.errors import InputError
+from pairuni.errors import DivergedError, InputError
 from pairuni.policies import sampling
 from pairuni.policies.janus.policy import JanusPolicy
 from pairuni.train.optim import Optimizer
 from pairuni.train.rollout import SideBatch, sampling_spec
-from pairuni.train.step import DivergedError, train_step
 from pairuni.types import Chunk, Half, Rollouts, Side
-from train_world import read_halves, roll_out
+from train_world import read_halves, roll_out, take_step
 
 Batch = dict[Side, SideBatch]
 U, G = Side.UNDERSTANDING, Side.GENERATION
@@ -41,7 +40,7 @@ def gradients(
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
     """The gradients of a step, which then leaves the weights as they were, and its metrics."""
     before = {name: p.detach().clone() for name, p in policy.trainable()}
-    row = train_step(policy, batch, Optimizer(policy.trainable(), config.optim), config, 1)
+    row = take_step(policy, batch, Optimizer(policy.trainable(), config.optim), config, 1)
     grads = {name: p.grad.clone() for name, p in policy.trainable() if p.grad is not None}
     with torch.no_grad():
         for name, parameter in policy.trainable():
@@ -128,7 +127,7 @@ def test_first_update_has_ratio_one_against_what_was_recorded(
 def test_second_update_clips(tiny_janus: JanusPolicy, config: TrainConfig, halves: dict[Side, list[Half]]) -> None:
     config = dataclasses.replace(config, updates_per_rollout=2, optim=OptimConfig(lr=3e-2))
     batch = roll_out(tiny_janus, halves, config)
-    row = train_step(tiny_janus, batch, Optimizer(tiny_janus.trainable(), config.optim), config, 1)
+    row = take_step(tiny_janus, batch, Optimizer(tiny_janus.trainable(), config.optim), config, 1)
     for side in Side:
         assert abs(row[f"ratio_mean/{side}"] - 1) > 1e-3 and row[f"ratio_max/{side}"] > 1.2
         assert row[f"clip_fraction/{side}"] > 0
@@ -274,7 +273,7 @@ def test_a_step_without_any_advantage_changes_nothing_and_counts(
     batch = roll_out(tiny_janus, halves, config)
     batch = {side: dataclasses.replace(s, rewards_BR=torch.ones_like(s.rewards_BR)) for side, s in batch.items()}
     before = {name: p.detach().clone() for name, p in tiny_janus.trainable()}
-    row = train_step(tiny_janus, batch, Optimizer(tiny_janus.trainable(), config.optim), config, 1)
+    row = take_step(tiny_janus, batch, Optimizer(tiny_janus.trainable(), config.optim), config, 1)
     assert all(torch.equal(before[name], p) for name, p in tiny_janus.trainable())
     assert row["grad_norm"] == 0 and row["zero_std_fraction/understanding"] == 1
     assert row["logp_gap_max/generation"] < 1e-4 and all(np.isfinite(value) for value in row.values())
@@ -314,14 +313,14 @@ def test_kl_is_zero_at_the_start_and_its_reference_stays(
     rows = []
     for step in (1, 2):
         batch = roll_out(tiny_janus, halves, config, step)
-        rows.append(train_step(tiny_janus, batch, optimizer, config, step, reference))
+        rows.append(take_step(tiny_janus, batch, optimizer, config, step, reference))
     for side in Side:
         assert rows[0][f"kl/{side}"] == 0 and rows[1][f"kl/{side}"] > 1e-6
     assert all(torch.equal(frozen[name], value) for name, value in reference.module.state_dict().items())
     pulled = dataclasses.replace(config, kl_beta=50.0)
     batch = roll_out(tiny_janus, halves, config, 3)
     batch = {side: dataclasses.replace(s, rewards_BR=torch.ones_like(s.rewards_BR)) for side, s in batch.items()}
-    norm = train_step(tiny_janus, batch, optimizer, pulled, 3, reference)["grad_norm"]
+    norm = take_step(tiny_janus, batch, optimizer, pulled, 3, reference)["grad_norm"]
     assert norm > 0  # rows without an advantage still have the KL's gradient
 
 
@@ -331,7 +330,7 @@ def test_a_small_learning_rate_moves_nearly_all_master_weights(
     config = dataclasses.replace(config, optim=OptimConfig(lr=1e-6))
     batch = roll_out(tiny_janus, halves, config)
     before = {name: p.detach().clone() for name, p in tiny_janus.trainable()}
-    train_step(tiny_janus, batch, Optimizer(tiny_janus.trainable(), config.optim), config, 1)
+    take_step(tiny_janus, batch, Optimizer(tiny_janus.trainable(), config.optim), config, 1)
     moved = changed = 0
     for name, parameter in tiny_janus.trainable():
         if parameter.grad is not None:
@@ -346,7 +345,7 @@ def test_frozen_towers_do_not_move(
 ) -> None:
     towers = {k: v.clone() for k, v in tiny_janus.module.state_dict().items() if "vision_model" in k or "vqmodel" in k}
     batch = roll_out(tiny_janus, halves, config)
-    train_step(tiny_janus, batch, Optimizer(tiny_janus.trainable(), config.optim), config, 1)
+    take_step(tiny_janus, batch, Optimizer(tiny_janus.trainable(), config.optim), config, 1)
     after = tiny_janus.module.state_dict()
     assert towers and all(torch.equal(after[name], value) for name, value in towers.items())
 
@@ -365,7 +364,7 @@ def test_what_is_not_finite_stops_before_the_update(
     before = {name: p.detach().clone() for name, p in tiny_janus.trainable()}
     optimizer = Optimizer(tiny_janus.trainable(), dataclasses.replace(config.optim, max_skipped=0))
     with pytest.raises(DivergedError, match=f"step 1, update 1: {message}.*not applied$"):
-        train_step(tiny_janus, batch, optimizer, config, 1)
+        take_step(tiny_janus, batch, optimizer, config, 1)
     assert all(torch.equal(before[n], p) or "lm_head" in n for n, p in tiny_janus.trainable())
 
 
@@ -374,14 +373,14 @@ def test_updates_that_are_not_finite_are_left_out_and_counted_until_there_are_to
 ) -> None:
     batch, weight = roll_out(tiny_janus, halves, config), tiny_janus.module.lm_head.weight
     optimizer = Optimizer(tiny_janus.trainable(), dataclasses.replace(config.optim, max_skipped=2))
-    train_step(tiny_janus, batch, optimizer, config, 1)
+    take_step(tiny_janus, batch, optimizer, config, 1)
     moments = {name: value.clone() for name, value in optimizer.state().items()}
     good, row = float(weight[tiny_janus.prompts.eos, 0].detach()), tiny_janus.prompts.eos
 
     def step(number: int, broken: bool) -> dict[str, float]:
         with torch.no_grad():
             weight[row, 0] = float("nan") if broken else good
-        return train_step(tiny_janus, batch, optimizer, config, number)
+        return take_step(tiny_janus, batch, optimizer, config, number)
 
     before = {name: p.detach().clone() for name, p in tiny_janus.trainable()}
     for number in (2, 3):

@@ -18,10 +18,9 @@ from pairuni.policies.lora import WithoutLora, add_lora, merged, narrow_frozen
 from pairuni.runs import RunDir
 from pairuni.train.loop import train
 from pairuni.train.optim import Optimizer
-from pairuni.train.step import train_step
 from pairuni.train.trainable import choose_trained, count_trained, trained_summary
 from pairuni.types import Side
-from train_world import make_config, read_halves, roll_out
+from train_world import make_config, read_halves, roll_out, take_step
 
 
 def names(policy: JanusPolicy) -> set[str]:
@@ -100,7 +99,10 @@ def test_the_reference_is_the_model_without_adapters(
     for side in Side:
         (call,) = batch[side].calls
         for chunk in tiny_janus.chunks(call, 100):
-            own, reference = tiny_janus.logprobs(call, chunk), WithoutLora(tiny_janus).logprobs(call, chunk)
+            own, reference = (
+                tiny_janus.logprobs(call, chunk),
+                WithoutLora(tiny_janus, tiny_janus.module).logprobs(call, chunk),
+            )
             torch.testing.assert_close(reference, whole.logprobs(call, chunk), rtol=0, atol=1e-5)
             assert not torch.allclose(own, reference, atol=1e-2) and own.requires_grad
             torch.testing.assert_close(tiny_janus.logprobs(call, chunk), own, rtol=0, atol=0)
@@ -111,7 +113,7 @@ def test_a_step_changes_adapters_alone(tiny_janus: JanusPolicy, tiny_config: Tra
     optimizer = Optimizer(tiny_janus.trainable(), tiny_config.optim)
     before = {name: value.clone() for name, value in tiny_janus.module.state_dict().items()}
     batch = roll_out(tiny_janus, {s: h[:2] for s, h in read_halves(pairs_file).items()}, tiny_config)
-    row = train_step(tiny_janus, batch, optimizer, tiny_config, 1)
+    row = take_step(tiny_janus, batch, optimizer, tiny_config, 1)
     assert row["grad_norm"] > 0 and all(row[f"logp_gap_max/{side}"] < 1e-4 for side in Side)
     changed = {n for n, value in tiny_janus.module.state_dict().items() if not torch.equal(before[n], value)}
     assert changed == {name for name in before if ".lora_B." in name}  # the first factor's gradient is 0 at first

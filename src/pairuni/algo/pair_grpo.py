@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from pairuni.algo.advantages import group_advantages
-from pairuni.algo.surrogate import KlEstimator, clipped_sum, kl_estimate, ratio_statistics
 
 LossNorm = Literal["sequence_mean", "token_sum", "token_mean", "constant"]
 
@@ -98,67 +97,6 @@ def loss_scales(lengths_k: Tensor, loss_norm: LossNorm, totals: LossDenominators
         sizes = {"token_sum": rollouts, "token_mean": actions, "constant": rollouts * norm_length}
         scale_k = torch.full_like(lengths_k, 1.0 / sizes[loss_norm], dtype=torch.float32)
     return scale_k.masked_fill(empty_k, 0.0)
-
-
-@dataclass(frozen=True)
-class KlTerm:
-    """What the loss says about the distance to a reference model, for one chunk."""
-
-    ref_kN: Tensor
-    """[k, N] log-probs of the reference model."""
-    beta: float
-    """Its weight (paper: 0, which is no term at all)."""
-    estimator: KlEstimator = "k3"
-    """See `kl_estimate`."""
-    drawn_kN: Tensor | None = None
-    """[k, N] policy / the distribution drawn from, at each action, where these differ (guided draws whose conditional
-    log-probs are scored): the KL is then that of the policy at the prefixes that were drawn."""
-
-    def __post_init__(self) -> None:
-        if not self.beta > 0:
-            raise ValueError(f"kl_beta must be positive where there is a reference, not {self.beta}")
-
-    def value(self, logp_kN: Tensor, mask_kN: Tensor, scale_kN: Tensor | None = None) -> Tensor:
-        """The estimate's masked sum, without beta."""
-        if self.drawn_kN is not None:
-            scale_kN = self.drawn_kN if scale_kN is None else scale_kN * self.drawn_kN
-        return kl_estimate(logp_kN, self.ref_kN, mask_kN, self.estimator, scale_kN)
-
-
-def side_loss(
-    logp_kN: Tensor,
-    old_kN: Tensor,
-    advantage_k: Tensor,
-    mask_kN: Tensor,
-    scale_kN: Tensor,
-    clip_eps: float,
-    kl: KlTerm | None = None,
-    recorded_kN: Tensor | None = None,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """One chunk's share of one side's loss: sum of scale * (-L_clip + beta * KL). Chunks add up to the side's loss.
-
-    Args:
-        logp_kN, old_kN, mask_kN: [k, N] as in `clipped_surrogate`.
-        advantage_k: [k] pair weight times group advantage.
-        scale_kN: [k] from `loss_scales`, or [k, N]: those times the factors of single actions (`Chunk.weight_kN`).
-            Statistics leave them out.
-        recorded_kN: [k, N] log-probs that ratio_mean and ratio_max compare with, instead of `old_kN`.
-
-    Returns:
-        The loss (scalar, to be minimised) and detached scalars: ratio_mean, ratio_max, clip_fraction, actions, and
-        kl (mean over actions) where there is a KL term. `merge_stats` puts chunks together.
-    """
-    # One surrogate for every denominator: the scale is positive, so it may go through min into the advantage.
-    scale_kN = scale_kN if scale_kN.ndim == 2 else scale_kN[:, None]
-    credit_kN = advantage_k[:, None] * scale_kN.to(advantage_k)
-    loss, clip_fraction = clipped_sum(logp_kN, old_kN, credit_kN, mask_kN, clip_eps)
-    stats = ratio_statistics(logp_kN, old_kN if recorded_kN is None else recorded_kN, mask_kN)
-    stats |= {"clip_fraction": clip_fraction, "actions": mask_kN.sum()}
-    if kl is not None:
-        loss = loss + kl.beta * kl.value(logp_kN, mask_kN, scale_kN)
-        with torch.no_grad():
-            stats["kl"] = kl.value(logp_kN, mask_kN) / stats["actions"].clamp(min=1)
-    return loss, stats
 
 
 def merge_stats(parts: Sequence[Mapping[str, Tensor | float]]) -> dict[str, float]:

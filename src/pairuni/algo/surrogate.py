@@ -34,14 +34,6 @@ def clipped_surrogate(
         The sum (scalar), and detached scalars over the masked actions: ratio_mean, ratio_max, and clip_fraction, the
         share whose gradient the clipping cuts. Without any action: 0, {1, 1, 0}.
     """
-    loss, clip_fraction = clipped_sum(logp_BT, old_logp_BT, advantage_B, mask_BT, clip_eps)
-    return loss, ratio_statistics(logp_BT, old_logp_BT, mask_BT) | {"clip_fraction": clip_fraction}
-
-
-def clipped_sum(
-    logp_BT: Tensor, old_logp_BT: Tensor, advantage_B: Tensor, mask_BT: Tensor, clip_eps: float
-) -> tuple[Tensor, Tensor]:
-    """The sum and the clip_fraction of `clipped_surrogate`, for callers whose ratios are to something else."""
     mask_BT = mask_BT.bool()
     advantage_BT = _columns(advantage_B.detach().to(_exact(logp_BT)))
     # A zero advantage would give inf * 0 where the ratio overflows; it has no term, so it is masked like padding.
@@ -56,7 +48,8 @@ def clipped_sum(
         high_BT = (ratio_BT > 1 + clip_eps) & (advantage_BT > 0)
         low_BT = (ratio_BT < 1 - clip_eps) & (advantage_BT < 0)
         cut = ((high_BT | low_BT) & mask_BT).sum().to(ratio_BT)
-        return loss, cut / mask_BT.sum().clamp(min=1)
+    stats = ratio_statistics(logp_BT, old_logp_BT, mask_BT)
+    return loss, stats | {"clip_fraction": cut / mask_BT.sum().clamp(min=1)}
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ what is kept of it is a random sketch.
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -28,17 +28,18 @@ from pairuni.errors import InputError
 from pairuni.files import check_folder, read_json, read_jsonl, write_json, write_jsonl, writing
 from pairuni.policies.base import Policy
 from pairuni.progress import track
-from pairuni.records import resolve_image
+from pairuni.records import pairs_root, resolve_image
 from pairuni.rewards import side_reward
 from pairuni.rewards.combined import total
 from pairuni.streams import VERSION, Stream, generator, other_streams, seed_all
 from pairuni.train.inputs import input_record
-from pairuni.train.loop import image_root, mixed_pairs
-from pairuni.train.resume import FREE, flat_config
+from pairuni.train.loop import mixed_pairs
+from pairuni.train.resume import FREE, flat
 from pairuni.train.rollout import SideBatch, collect
+from pairuni.train.samples import fixed_shares
 from pairuni.train.step import add_side_gradient
 from pairuni.train.trainable import load_trainable
-from pairuni.types import Half, Pair, Side
+from pairuni.types import Pair, Side
 
 FILES = ("settings.json", "gradients.json", "gradients.md", "gradients.png")
 """Beside gradients.jsonl, whose rows are kept."""
@@ -97,9 +98,10 @@ def measure_gradients(config: GradientsConfig, train: TrainConfig, output: Path)
 
 def _settings(config: GradientsConfig, train: TrainConfig) -> dict[str, Any]:
     """What all rows of one file have in common: more pairs and other mixes may be added to it."""
-    bound = {name: value for name, value in flat_config(train).items() if not name.startswith((*FREE, *_UNUSED))}
+    bound = {name: value for name, value in flat(asdict(train)).items() if not name.startswith((*FREE, *_UNUSED))}
     own = {"streams": VERSION, "sketch": config.sketch}
-    return json.loads(json.dumps(own | bound | {"inputs": input_record(train)}))
+    inputs = input_record(train.data.pairs, train.model.path, train.rewards)
+    return json.loads(json.dumps(own | bound | {"inputs": inputs}))
 
 
 def _continued(settings: Path, path: Path, wanted: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -134,7 +136,7 @@ def drawn_pairs(train: TrainConfig, mode: PairingMode, config: GradientsConfig) 
         InputError: there are none, or the mode needs what the file does not say, or an image is not there.
     """
     try:
-        mixed = mixed_pairs(replace(train, pairing=replace(train.pairing, mode=mode)))
+        mixed = mixed_pairs(train.data, replace(train.pairing, mode=mode), train.seed, train.trained_sides)
     except InputError as err:
         if err.field != "pairing.mode":
             raise
@@ -147,7 +149,9 @@ class Gauge:
     """Measures pairs with one model."""
 
     def __init__(self, policy: Policy, train: TrainConfig, sketch: int) -> None:
-        self.policy, self.train, self.root, self.sketch = policy, train, image_root(train), sketch
+        self.policy, self.train, self.sketch = policy, train, sketch
+        self.objective = train.objective
+        self.root = pairs_root(train.data.pairs, train.data.image_root)
         self.parameters = [p for _, p in policy.trainable() if p.requires_grad]
         places = {id(p): f"layer {n:02d}" for n, layer in enumerate(policy.fsdp_units()) for p in layer.parameters()}
         self.groups = [places.get(id(p), OTHER) for p in self.parameters]
@@ -161,8 +165,8 @@ class Gauge:
         Where one of the four gradients is zero, since all its rewards are equal or missing, or is not finite,
         `left_out` names its side.
         """
-        halves = {side: [Half(pair.id, pair.half(side), pair.similarity, pair.kind == "aligned")] for side in Side}
-        batch = collect(self.policy, halves, self.rewards, self.train, n + 1, self._load)
+        rollout, weighting, seed = self.train.rollout, self.objective.weighting, self.train.seed
+        batch = collect(self.policy, fixed_shares([pair], 1), self.rewards, rollout, weighting, seed, n + 1, self._load)
         if not self.shared:
             self.shared = self._find_shared(batch)
         credits = {side: self._credits(sampled) for side, sampled in batch.items()}
@@ -185,14 +189,14 @@ class Gauge:
             # Anew from what each reward said: parts of a sum may be normalised within the group.
             raw_BR = {name: values_BR[:, columns] for name, values_BR in sampled.raw_BR.items()}
             rewards_BR = total(self.rewards[sampled.side], raw_BR)
-            own = weighted_advantages(rewards_BR, sampled.weights_B, self.train.advantage.std_eps)
+            own = weighted_advantages(rewards_BR, sampled.weights_B, self.objective.std_eps)
             credit_BR = torch.zeros(shape, dtype=own.dtype)
             credit_BR[:, columns] = own
             parts.append(credit_BR)
         return parts
 
     def _gradient(self, sampled: SideBatch, credit_BR: Tensor) -> Groups:
-        add_side_gradient(self.policy, sampled, credit_BR, self.train)
+        add_side_gradient(self.policy, sampled, credit_BR, self.objective)
         vectors: dict[str, list[Tensor]] = {}
         for i in self.shared:
             gradient, parts = self.parameters[i].grad, vectors.setdefault(self.groups[i], [])
@@ -209,7 +213,7 @@ class Gauge:
         """Which parameters the log-probs of both sides depend on."""
         reached = []
         for sampled in batch.values():
-            add_side_gradient(self.policy, sampled, torch.ones(sampled.rewards_BR.shape), self.train)
+            add_side_gradient(self.policy, sampled, torch.ones(sampled.rewards_BR.shape), self.objective)
             reached.append({i for i, p in enumerate(self.parameters) if p.grad is not None and bool(p.grad.any())})
             self._clear()
         shared = sorted(set.intersection(*reached))

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from pairuni.cli.configs import config_file
-from pairuni.cli.names import check_model, check_names
 from pairuni.cli.options import parse_config, with_first
 from pairuni.cli.parts import run_part
 from pairuni.config import AblationsConfig, GalleryConfig, GradientsConfig, PairConfig, TrainConfig
 from pairuni.errors import InputError
 from pairuni.outputs import Outputs
 from pairuni.runs import RunDir
+from pairuni.trainer import check_model, check_names
 
 PARTS = {
     "pairs": ("pairuni.cli.analyse:pairs", "PAIRS.jsonl -> one HTML page to look through, with what was left over"),

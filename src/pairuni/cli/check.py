@@ -8,13 +8,13 @@ from typing import Any
 import yaml
 
 from pairuni.cli.configs import config_file
-from pairuni.cli.names import check_model, check_names
 from pairuni.cli.options import parse_arguments, parse_config
 from pairuni.config import CompleteConfig, EvaluateConfig, PairConfig, PretrainConfig, TrainConfig
 from pairuni.errors import InputError
 from pairuni.files import read_json, read_jsonl
 from pairuni.records import ALIASES, numbered_pairs, numbered_quadruples, numbered_samples, pairs_root, resolve_image
 from pairuni.runs import RunDir
+from pairuni.trainer import check_model, check_names
 from pairuni.types import Quadruple, Sample, Side
 
 # Stage -> config class and a key that only its files have.

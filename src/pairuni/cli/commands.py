@@ -4,9 +4,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from pairuni.cli.names import check_model, check_names
 from pairuni.cli.options import parse_arguments, parse_config
-from pairuni.cli.stages import run_complete, run_pair
 from pairuni.config import (
     CompleteConfig,
     EvaluateConfig,
@@ -17,11 +15,10 @@ from pairuni.config import (
     TinyConfig,
     TrainConfig,
 )
-from pairuni.errors import InputError
 from pairuni.files import writing
-from pairuni.outputs import Outputs
-from pairuni.progress import say, set_console
 from pairuni.runs import run_of
+from pairuni.stages import run_complete, run_pair
+from pairuni.trainer import Trainer, check_names
 
 
 def shapes(arguments: list[str]) -> int:
@@ -55,55 +52,13 @@ def train(arguments: list[str]) -> int:
 
         run_plan([argument for argument in arguments if argument != "--plan"])
         return 0
-    config = parse_config(TrainConfig, arguments, "train", check_names)
-    run_training(config)
+    trainer = Trainer(parse_config(TrainConfig, arguments, "train", check_names))
+    summary = trainer.fit()
+    if summary is not None:
+        from pairuni.cli.closing import closing
+
+        print(f"\n{closing(trainer.run, summary)}\n{summary['report']}")
     return 0
-
-
-def run_training(config: TrainConfig) -> None:
-    """Makes the pairs where data.shapes asks for it, trains, evaluates (log.eval_every), writes report.html."""
-    from pairuni import dist
-    from pairuni.cli.closing import closing
-    from pairuni.cli.shapes_data import make_data
-    from pairuni.eval import runner
-    from pairuni.policies.base import Policy
-    from pairuni.report.html import write_report
-    from pairuni.runs import RunDir
-    from pairuni.train.loop import train as run
-    from pairuni.train.resume import find_start
-    from pairuni.train.trackers import check_trackers
-
-    set_console(config.log.console)
-    run_dir = RunDir(Path(config.output))
-
-    def score(policy: Policy, step: int) -> dict[str, float]:
-        # The first and the last evaluation keep every answer, for the paired difference in the report.
-        folder = {0: run_dir.path / "eval_before", config.steps: run_dir.path / "eval_after"}.get(step)
-        scored = runner.with_ledger(config.eval_at(step), run_dir.path)
-        skipped = runner.skipped(scored, policy)
-        if config.log.best in skipped:
-            raise InputError(runner.skip_lines(skipped), field="log.best")
-        results = runner.evaluate(policy, scored, folder)
-        if step and config.log.best:
-            results[config.log.best]["chosen"] = True
-        model = config.model.path if step == 0 else str(run_dir.checkpoint(step) / "model")
-        for each in [run_dir.path, *([folder] if folder else [])]:
-            runner.write_eval(each, model, scored, results, skipped)
-        say("\n".join(filter(None, [f"step {step}", runner.skip_lines(skipped), runner.table(results)])))
-        return {name: entry["score"] for name, entry in results.items()}
-
-    check_model(config)
-    check_trackers(config.log)
-    Outputs(run_dir.path, "report", ["report.html"], config.overwrite)
-    with dist.process_group(config.model.device, config.patience):
-        if dist.is_main():
-            find_start(run_dir, config)
-            make_data(config)
-        dist.barrier()
-        summary = run(config, evaluate=score)
-        if dist.is_main():
-            report = write_report([run_dir.path], run_dir.report, overwrite=config.overwrite)
-            print(f"\n{closing(run_dir, summary)}\n{report}")
 
 
 def evaluate(arguments: list[str]) -> int:

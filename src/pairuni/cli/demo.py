@@ -8,11 +8,10 @@ import argparse
 from importlib import resources
 from pathlib import Path
 
-from pairuni.cli.commands import run_training
-from pairuni.cli.names import check_names
 from pairuni.cli.options import parse_config
 from pairuni.config import TrainConfig
 from pairuni.errors import InputError
+from pairuni.trainer import Trainer, check_names
 
 
 def demo(arguments: list[str]) -> int:
@@ -27,7 +26,12 @@ def demo(arguments: list[str]) -> int:
         raise InputError(str(err)) from None
     for name, value in (("seed", options.seed), ("data.shapes", options.samples)):
         overrides += [] if value is None else [f"--{name}", str(value)]
-    run_training(demo_config(options.output, options.config, overrides))
+    trainer = Trainer(demo_config(options.output, options.config, overrides))
+    summary = trainer.fit()
+    if summary is not None:
+        from pairuni.cli.closing import closing
+
+        print(f"\n{closing(trainer.run, summary)}\n{summary['report']}")
     return 0
 
 

@@ -1,10 +1,10 @@
 """`pairuni train --plan`: the plan as a table."""
 
-from pairuni.cli.names import check_names
 from pairuni.cli.options import parse_config
 from pairuni.config import PlanConfig
 from pairuni.policies.memory import FRAGMENTATION, OVERHEAD, RESIDENT, peak
 from pairuni.train.plan import GIB, Plan, make_plan
+from pairuni.trainer import check_names
 
 
 def run_plan(arguments: list[str]) -> None:

@@ -1,7 +1,7 @@
 """Mixing modes: the pairs of a file as they are, or turned into one of the paper's baselines (paper 5, ablations).
 
 `mix` gives the pairs that training draws from. Mode vanilla leaves them as they are: there the sampler draws unrelated
-halves (dataset.py). In the modes of `UNWEIGHTED` a similarity says nothing about the pair, so they train with weight 1.
+halves (dataset.py).
 """
 
 from collections.abc import Callable, Sequence
@@ -15,9 +15,6 @@ from pairuni.data.match import normalise
 from pairuni.errors import InputError
 from pairuni.streams import Stream, generator
 from pairuni.types import Pair, Quadruple, Side
-
-UNWEIGHTED: frozenset[PairingMode] = frozenset({"random_pairs", "unpaired", "vanilla"})
-"""Modes without a meaningful similarity."""
 
 Features = Callable[[Sequence[Quadruple]], np.ndarray]
 

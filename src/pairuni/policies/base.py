@@ -1,7 +1,8 @@
-"""The contract between a model family and an RL step.
+"""The contract between a model family and training: Sampler, Scorer and Trainable, together a Policy.
 
-Nothing of a family leaks out: the trainer sees actions (a text token, an image code, ...) with a mask, the log-probs
-recorded while sampling, and chunks that are scored with one forward and backward each.
+Nothing of a family leaks out. Training sees actions with a mask, the log-probs recorded while sampling, and chunks that
+are scored with one forward and backward each. It never looks at an action's value: a token, an image code, or a vector
+of floats is the family's own affair.
 Shapes: B prompts, R rollouts per prompt, T actions, k rows of a chunk, N actions of a chunk.
 """
 
@@ -51,24 +52,74 @@ class Sampler(Protocol):
 
 
 class Scorer(Protocol):
-    """Says how likely what was sampled is."""
+    """Says how likely sampled rollouts are."""
+
+    def chunks(self, rollouts: Rollouts, budget: int, tokens: int = 0) -> list[Chunk]:
+        """Splits rollouts into chunks of at most `budget` rows and `tokens` tokens of a forward (0: any number).
+
+        Every masked action is in exactly one chunk; a row that has more tokens is a chunk of its own.
+
+        Raises:
+            ValueError: a budget below 1, or tokens below 0.
+        """
+        ...
 
     def logprobs(self, rollouts: Rollouts, chunk: Chunk) -> Tensor:
-        """[k, N] fp32 log-probs, differentiable, with the temperature, vocabulary limits and `score` of the spec.
+        """[k, N] fp32 log-probs, or log-densities, differentiable, under the spec that the rollouts were drawn with.
 
         Positions outside `chunk.mask_kN` hold 0.
         """
         ...
 
 
-class Policy(Sampler, Scorer, Protocol):
-    """Everything a Pair-GRPO step needs from a model."""
+class Actor(Sampler, Scorer, Protocol):
+    """Samples and scores: all that a step does with a model."""
 
-    @property
-    def family(self) -> str: ...
+
+class Trainable(Protocol):
+    """What training changes, freezes, spreads over processes and writes."""
 
     @property
     def module(self) -> nn.Module: ...
+
+    def trainable(self) -> Iterable[tuple[str, nn.Parameter]]:
+        """Names and parameters that RL changes: all but those of the frozen modules."""
+        ...
+
+    def frozen_modules(self) -> Sequence[nn.Module]:
+        """Those that RL leaves alone, such as the vision encoder and the image tokenizer."""
+        ...
+
+    def fsdp_units(self) -> Sequence[nn.Module]:
+        """The repeated layers, in order: FSDP gathers the weights of one at a time."""
+        ...
+
+    def lora_targets(self) -> list[str]:
+        """Names of the linear layers that get an adapter where the config names none."""
+        ...
+
+    def checkpoint_activations(self) -> None:
+        """Recomputes activations layer by layer in the backward pass from now on; the result is the same."""
+        ...
+
+    def reference(self) -> Self:
+        """A frozen copy with its own weights (embeddings included), for the KL term."""
+        ...
+
+    def save(self, path: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+        """Writes a folder that `load_policy` and the family's own library load.
+
+        Args:
+            weights: to write instead of the module's own.
+        """
+        ...
+
+
+class Policy(Sampler, Scorer, Trainable, Protocol):
+    """A model that can be sampled, scored and trained, and says what it is."""
+
+    @property
+    def family(self) -> str: ...
 
     @property
     def precision(self) -> Literal["fp32", "bf16"]:
@@ -83,48 +134,6 @@ class Policy(Sampler, Scorer, Protocol):
         """Side length of the square images it draws, in pixels."""
         ...
 
-    def chunks(self, rollouts: Rollouts, budget: int, tokens: int = 0) -> list[Chunk]:
-        """Splits rollouts into chunks of at most `budget` rows and `tokens` tokens of a forward (0: any number).
-
-        Every masked action is in exactly one chunk; a row that has more tokens is a chunk of its own.
-
-        Raises:
-            ValueError: a budget below 1, or tokens below 0.
-        """
-        ...
-
-    def checkpoint_activations(self) -> None:
-        """What scoring keeps for its backward pass is recomputed layer by layer from now on; the result is the same."""
-        ...
-
-    def trainable(self) -> Iterable[tuple[str, nn.Parameter]]:
-        """Names and parameters that RL changes: all but the frozen towers (vision encoder, image tokenizer)."""
-        ...
-
     def describe(self) -> dict[str, str]:
         """Ids and sizes that a user can hold against the model's own documentation."""
-        ...
-
-    def frozen_modules(self) -> Sequence[nn.Module]:
-        """The frozen ones."""
-        ...
-
-    def fsdp_units(self) -> Sequence[nn.Module]:
-        """The repeated layers, in order: what is gathered at a time where weights are spread over processes."""
-        ...
-
-    def lora_targets(self) -> list[str]:
-        """Names of the linear layers that get an adapter where the config does not say which."""
-        ...
-
-    def reference(self) -> Self:
-        """A frozen copy with its own weights (embeddings included), for the KL term."""
-        ...
-
-    def save(self, path: Path, weights: Mapping[str, Tensor] | None = None) -> None:
-        """Writes a folder that `load_policy` and the family's own library load.
-
-        Args:
-            weights: to write instead of the module's own.
-        """
         ...

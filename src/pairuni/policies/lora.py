@@ -16,7 +16,7 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pairuni.policies.base import Policy
+from pairuni.policies.base import Scorer
 from pairuni.types import Chunk, Rollouts
 
 _ADAPTER = "default"
@@ -110,10 +110,14 @@ def _layer(module: nn.Module, name: str) -> LoraLayer:
 class WithoutLora:
     """The reference of a policy with adapters: the same weights without them, as the run began."""
 
-    def __init__(self, policy: Policy) -> None:
-        self._policy = policy
+    def __init__(self, policy: Scorer, module: nn.Module) -> None:
+        self._policy, self._module = policy, module
+
+    def chunks(self, rollouts: Rollouts, budget: int, tokens: int = 0) -> list[Chunk]:
+        """See `base.Scorer`."""
+        return self._policy.chunks(rollouts, budget, tokens)
 
     def logprobs(self, rollouts: Rollouts, chunk: Chunk) -> Tensor:
         """See `base.Scorer`."""
-        with without_lora(self._policy.module), torch.no_grad():
+        with without_lora(self._module), torch.no_grad():
             return self._policy.logprobs(rollouts, chunk)

@@ -25,11 +25,11 @@ from torch import Tensor
 from pairuni import dist
 from pairuni.errors import InputError
 from pairuni.files import atomic_path, file_hash, read_json, read_text, write_json, write_text
-from pairuni.policies.base import Policy
+from pairuni.policies.base import Trainable
 from pairuni.policies.lora import has_lora, merged, save_adapters
 from pairuni.runs import RunDir
 from pairuni.train.optim import Optimizer
-from pairuni.train.wrap import ShardedPolicy, whole_weights
+from pairuni.train.wrap import whole_weights
 
 _TRAINED = "trained.safetensors"
 _NAME = re.compile(r"step_(\d{6,})")
@@ -52,7 +52,13 @@ class Progress:
 
 
 def save_checkpoint(
-    run: RunDir, policy: Policy, optimizer: Optimizer, progress: Progress, keep: int, base: str = ""
+    run: RunDir,
+    policy: Trainable,
+    optimizer: Optimizer,
+    progress: Progress,
+    keep: int,
+    sharded: bool = False,
+    base: str = "",
 ) -> Path:
     """Writes the checkpoint of `progress.step`, then points `latest` at it, then deletes all but the last `keep`.
 
@@ -60,11 +66,12 @@ def save_checkpoint(
     deletes none. All processes call it; the first one writes.
 
     Args:
+        sharded: the policy's weights are spread over processes.
         base: where the model that adapters belong to came from.
     """
     folder = run.checkpoint(progress.step)
     adapted = has_lora(policy.module)
-    weights = whole_weights(policy) if adapted or isinstance(policy, ShardedPolicy) else None
+    weights = whole_weights(policy) if adapted or sharded else None
     moments, states = optimizer.state(), dist.all_gather(_random_state())
     if not dist.is_main():
         return folder
@@ -141,7 +148,7 @@ def read_progress(folder: Path) -> Progress:
     return Progress(state["step"], state["sampler"], state["config_hash"], *kept)
 
 
-def load_trained(folder: Path, policy: Policy) -> None:
+def load_trained(folder: Path, policy: Trainable) -> None:
     """Gives a policy with adapters, which has the weights that the run began with, what trained since.
 
     Raises:

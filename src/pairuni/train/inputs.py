@@ -11,7 +11,7 @@ from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
 
-from pairuni.config import TrainConfig
+from pairuni.config import RewardConfig
 from pairuni.errors import InputError
 from pairuni.files import file_hash, read_json, to_json_line
 from pairuni.policies.source import resolve_model
@@ -22,7 +22,7 @@ _NAMED = ("weights", "tokenizer", "colours")
 """Options of rewards that name a file or a folder."""
 
 
-def input_record(config: TrainConfig) -> dict[str, Any]:
+def input_record(pairs: str, model: str, rewards: RewardConfig) -> dict[str, Any]:
     """SHA-256 of pairs.jsonl, of each weight file, and of the files of rewards where there are any.
 
     Of a model on the Hub the revision, None where it is not known.
@@ -30,10 +30,9 @@ def input_record(config: TrainConfig) -> dict[str, Any]:
     Raises:
         InputError: there is no model of that name.
     """
-    pairs = {"path": config.data.pairs, "sha256": file_hash(config.data.pairs)}
-    record: dict[str, Any] = {"pairs": pairs, "model": model_record(config.model.path)}
-    rewards = reward_record(config)
-    return record | ({"rewards": rewards} if rewards else {})
+    record = {"pairs": {"path": pairs, "sha256": file_hash(pairs)}, "model": model_record(model)}
+    found = reward_record(rewards)
+    return record | ({"rewards": found} if found else {})
 
 
 def model_record(path: str) -> dict[str, Any]:
@@ -48,16 +47,16 @@ def model_record(path: str) -> dict[str, Any]:
     return model
 
 
-def reward_record(config: TrainConfig) -> dict[str, Any]:
+def reward_record(rewards: RewardConfig) -> dict[str, Any]:
     """By file, the SHA-256 of the user's own reward functions and of local weights; by hub id, the revision."""
     record: dict[str, Any] = {}
-    names = {name for which in ("understanding", "generation", "held_out") for name in config.rewards.names(which)}
+    names = {name for which in ("understanding", "generation", "held_out") for name in rewards.names(which)}
     for name in sorted(names):
         module = sys.modules.get(name.partition(":")[0]) if ":" in name else None
         file = getattr(module, "__file__", None)
         if file is not None:
             record[name] = file_hash(file)
-        options = config.rewards.options.get(name)
+        options = rewards.options.get(name)
         for option in _NAMED if options is not None else ():
             value = vars(options)[option]
             if value is not None:
@@ -65,11 +64,14 @@ def reward_record(config: TrainConfig) -> dict[str, Any]:
     return record
 
 
-def check_inputs(run: RunDir, config: TrainConfig) -> None:
+def check_inputs(run: RunDir, model: str, use: str, rewards: RewardConfig) -> None:
     """Compares what a continued run needs again with its inputs.json; the pairs are the sampler's to compare.
 
-    The model that it began with is needed where adapters are put on it, or where it is the reference of a KL term. A
-    run of an earlier version may have recorded less: what is not recorded is not compared.
+    A run of an earlier version may have recorded less: what is not recorded is not compared.
+
+    Args:
+        model: which the run began with.
+        use: what a continued run needs it for, as words of a message; "" where it does not.
 
     Raises:
         InputError: naming what changed: a weight file, the revision, or a file of a reward.
@@ -77,10 +79,9 @@ def check_inputs(run: RunDir, config: TrainConfig) -> None:
     if not run.inputs.is_file():
         return
     before = read_json(run.inputs)
-    if config.model.lora.rank > 0 or config.kl_beta > 0:
-        use = "adapters are put on" if config.model.lora.rank > 0 else "the KL term refers to"
-        _check_model(before.get("model", {}), model_record(config.model.path), use)
-    old, new = before.get("rewards", {}), reward_record(config)
+    if use:
+        _check_model(before.get("model", {}), model_record(model), use)
+    old, new = before.get("rewards", {}), reward_record(rewards)
     for name in sorted(old.keys() & new.keys()):
         if old[name] != new[name]:
             message = f"{name} is not what the run was rewarded with before ({_short(old[name])} there, "

@@ -15,7 +15,7 @@ from pairuni.algo.pair_grpo import merge_stats
 from pairuni.dist import all_gather, gather_rows
 from pairuni.rewards.statistics import group_statistics, looks
 from pairuni.train.rollout import SideBatch
-from pairuni.types import Side
+from pairuni.types import Chunk, Side
 
 LOOKS = ("saturation", "edges", "colours", "duplicates")
 """What `group_statistics` tells of a group's images."""
@@ -31,6 +31,14 @@ class SideScores:
     """Per chunk of the first update: sum and maximum of |scored - recorded|, actions."""
     losses: list[float]
     """Per update, global."""
+
+    def add(self, stats: Mapping[str, Tensor], first_kN: Tensor | None, chunk: Chunk) -> None:
+        """Adds a chunk's statistics and, in the first update, how far its log-probs are from the recorded ones."""
+        self.parts.append({name: float(value) for name, value in stats.items()})
+        if first_kN is not None:
+            gap_n = (first_kN - chunk.recorded_kN)[chunk.mask_kN].abs()
+            if len(gap_n):
+                self.gaps.append((float(gap_n.sum()), float(gap_n.max()), len(gap_n)))
 
 
 @dataclass(frozen=True)

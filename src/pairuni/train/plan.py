@@ -18,7 +18,7 @@ from pairuni.policies import load_planner
 from pairuni.policies.memory import OPTIMISER, RESIDENT, ROLLOUT, UPDATE, Planner, Stages, Workload, most, needed, peak
 from pairuni.policies.source import pick_device, resolve_model
 from pairuni.train.measure import measure
-from pairuni.train.rollout import sampling_spec, trained_sides
+from pairuni.train.rollout import sampling_spec
 from pairuni.train.trainable import count_trained
 
 GIB = 1 << 30
@@ -100,7 +100,7 @@ def workload(config: PlanConfig, cuda: bool, share: int) -> Workload:
     """The config's numbers, for a process with `share` prompts of the batch."""
     precision = config.model.precision
     return Workload(
-        sides=trained_sides(config),
+        sides=config.trained_sides,
         prompts=min(config.rollout.prompts_per_call or share, share),
         rollouts=config.rollout.rollouts,
         spec=sampling_spec(config.rollout),

@@ -8,11 +8,10 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pairuni.config import TrainConfig
 from pairuni.errors import InputError
 from pairuni.files import check_folder, write_json, write_jsonl, write_text
 from pairuni.outputs import RECORD, Outputs
@@ -53,7 +52,7 @@ sums, and a run that has met its memory's end must be able to go on."""
 
 
 @dataclass(frozen=True)
-class Start:
+class ResumePoint:
     """Where training begins: the checkpoint to load and its progress, both None for a new run."""
 
     checkpoint: Path | None
@@ -65,45 +64,53 @@ class Start:
         return 0 if self.progress is None else self.progress.step
 
 
-def config_hash(config: TrainConfig) -> str:
+Settings = Mapping[str, Any]
+"""The resolved config, flat: values by dotted field names."""
+
+
+def config_hash(settings: Settings) -> str:
     """SHA-256 of all fields that must not change within a run."""
-    bound = {name: value for name, value in flat_config(config).items() if not name.startswith(FREE)}
+    bound = {name: value for name, value in settings.items() if not name.startswith(FREE)}
     return hashlib.sha256(json.dumps(bound, sort_keys=True).encode()).hexdigest()
 
 
-def flat_config(config: TrainConfig) -> dict[str, Any]:
-    """Fields by their dotted names."""
-    return _flat(asdict(config))
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Fields by their dotted names, of a config as nested dictionaries."""
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return found
 
 
-def find_start(run: RunDir, config: TrainConfig) -> Start:
-    """Where a run with this config starts or continues. Writes nothing.
+def find_start(run: RunDir, settings: Settings) -> ResumePoint:
+    """Where a run with these settings starts or continues. Writes nothing.
 
     Raises:
         InputError: the directory holds a run with another config (the fields that differ are named), a run that is
-            already further than config.steps, was made with other random streams, broken metrics, or only damaged
+            already further than `steps`, was made with other random streams, broken metrics, or only damaged
             checkpoints; or it is no directory.
     """
     check_folder(run.path)
     checkpoint = find_checkpoint(run, lambda message: say(f"warning: {message}"))
     progress = None if checkpoint is None else read_progress(checkpoint)
-    if progress is not None and progress.step < config.steps:
+    steps: int = settings["steps"]
+    if progress is not None and progress.step < steps:
         problem = other_streams(progress.sampler)
         if problem:  # said before what else is new since that release
             raise InputError(problem, file=checkpoint)
     if checkpoint_steps(run) or run.resumable_metrics() or not run.config.is_file():
-        _check_config(run, config)  # without a finished step there is nothing that could be continued
-    start = Start(checkpoint, progress)
-    if progress is not None and progress.config_hash != config_hash(config):
+        _check_config(run, settings)  # without a finished step there is nothing that could be continued
+    start = ResumePoint(checkpoint, progress)
+    if progress is not None and progress.config_hash != config_hash(settings):
         raise InputError("was made under another config than the run's config.yaml", file=checkpoint)
-    if start.step > config.steps:
-        raise InputError(f"{config.steps}, but the run has finished {start.step} steps", file=run.path, field="steps")
-    if start.step < config.steps:
-        run_outputs(run, config, start)
+    if start.step > steps:
+        raise InputError(f"{steps}, but the run has finished {start.step} steps", file=run.path, field="steps")
+    if start.step < steps:
+        run_outputs(run, start, settings["overwrite"])
     return start
 
 
-def run_outputs(run: RunDir, config: TrainConfig, start: Start) -> Outputs:
+def run_outputs(run: RunDir, start: ResumePoint, overwrite: bool) -> Outputs:
     """What guards the run's files. Writes nothing.
 
     Raises:
@@ -111,43 +118,14 @@ def run_outputs(run: RunDir, config: TrainConfig, start: Start) -> Outputs:
     """
     known = (run.path / RECORD).is_file()
     # A run with a checkpoint is a run, though an earlier version kept no record of its files.
-    ours = config.overwrite or (start.checkpoint is not None and not known)
+    ours = overwrite or (start.checkpoint is not None and not known)
     return Outputs(run.path, "train", FILES, ours)
 
 
-def open_run(run: RunDir, config: TrainConfig, start: Start) -> None:
-    """Makes the run directory, or readies an existing one to be continued at `start`. Called on one process.
-
-    Comes after all that can fail on a user's mistake, so that such a run leaves no directory behind.
-    """
+def ready(run: RunDir, start: ResumePoint) -> None:
+    """Makes the run directory, or removes what is later than the checkpoint (all of it without one). On one process."""
     run.path.mkdir(parents=True, exist_ok=True)
-    run.write_config(asdict(config) | {"overwrite": False})
     write_json(run.environment, environment())
-    _cut(run, start)
-
-
-def _check_config(run: RunDir, config: TrainConfig) -> None:
-    if not run.config.is_file():
-        there = (run.metrics, run.eval_history, run.path / "samples", run.path / "checkpoints", run.opened)
-        if any(path.exists() for path in there):
-            raise InputError("is missing, though the folder holds a run", file=run.config)
-        return
-    old, new = _flat(run.read_config()), flat_config(config)
-    names = [n for n in sorted(old.keys() | new.keys()) if old.get(n) != new.get(n) and not n.startswith(FREE)]
-    if names:
-        changes = "; ".join(f"{n}: {old.get(n)!r} there, {new.get(n)!r} now" for n in names)
-        raise InputError(f"holds a run with another config ({changes}); choose another output", file=run.path)
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return flat
-
-
-def _cut(run: RunDir, start: Start) -> None:
-    """Removes everything after the checkpoint; without one, everything."""
     last = -1
     if start.checkpoint is not None:
         last = start.step
@@ -170,3 +148,16 @@ def _cut(run: RunDir, start: Start) -> None:
         name = re.fullmatch(r"step_(\d{6,})", folder.name)
         if name and int(name.group(1)) > last:
             remove_folder(folder)
+
+
+def _check_config(run: RunDir, settings: Settings) -> None:
+    if not run.config.is_file():
+        there = (run.metrics, run.eval_history, run.path / "samples", run.path / "checkpoints", run.opened)
+        if any(path.exists() for path in there):
+            raise InputError("is missing, though the folder holds a run", file=run.config)
+        return
+    old, new = flat(run.read_config()), settings
+    names = [n for n in sorted(old.keys() | new.keys()) if old.get(n) != new.get(n) and not n.startswith(FREE)]
+    if names:
+        changes = "; ".join(f"{n}: {old.get(n)!r} there, {new.get(n)!r} now" for n in names)
+        raise InputError(f"holds a run with another config ({changes}); choose another output", file=run.path)

@@ -9,15 +9,14 @@ T actions.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pairuni.algo.weights import pair_weights
-from pairuni.config import RolloutConfig, TrainConfig
-from pairuni.data.mixing import UNWEIGHTED
+from pairuni.algo.weights import Weighting, pair_weights
+from pairuni.config import RolloutConfig
 from pairuni.dist import all_gather
 from pairuni.policies.base import Sampler
 from pairuni.policies.sampling import counter_seed
@@ -27,6 +26,15 @@ from pairuni.types import Half, Prompt, Rollouts, SamplingSpec, Side
 
 ImageLoader = Callable[[str], np.ndarray]
 """From a record's image_path to uint8 [H, W, 3]."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one process samples of one side."""
+
+    halves: Sequence[Half]
+    columns: range | None = None
+    """Which rollouts of each half's group, where groups span processes (`dist.own_part`); None: all of them."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +75,6 @@ class SideBatch:
         return [image for images in calls for row in images for image in row]
 
 
-def trained_sides(config: TrainConfig) -> tuple[Side, ...]:
-    """The sides that `config.sides` names."""
-    return tuple(side for side in Side if config.sides in ("both", side))
-
-
 def sampling_spec(config: RolloutConfig) -> SamplingSpec:
     """How rollouts for training are drawn: never truncated, so that recorded log-probs are those that are trained."""
     spec = SamplingSpec(
@@ -86,24 +89,25 @@ def sampling_spec(config: RolloutConfig) -> SamplingSpec:
 
 def collect(
     policy: Sampler,
-    halves: Mapping[Side, Sequence[Half]],
+    shares: Mapping[Side, Share],
     rewards: Mapping[Side, Reward],
-    config: TrainConfig,
+    config: RolloutConfig,
+    weighting: Weighting,
+    seed: int,
     step: int,
     load_image: ImageLoader,
-    columns: Mapping[Side, range | None] | None = None,
 ) -> dict[Side, SideBatch]:
-    """Samples `config.rollout.rollouts` outputs per half, side by side, and scores them.
+    """Samples `config.rollouts` outputs per half, side by side, and scores them.
 
-    A rollout depends on the weights and on (config.seed, step, pair, side, rollout) alone: not on the other halves or
-    on how they are spread over processes and calls.
+    A rollout depends on the weights and on (seed, step, pair, side, rollout) alone: not on the other halves or on how
+    they are spread over processes and calls.
 
     Args:
-        halves: this process' halves; the sides among them are sampled in the order of `rewards`.
+        shares: of this process; the sides are sampled in the order of `rewards`. Where groups span processes, all
+            processes must call it, because the rewards of a group are gathered.
         rewards: one per side that is trained.
+        weighting: of retrieved pairs.
         step: the optimiser step, from 1 (sample grids use 0).
-        columns: which rollouts of its halves this process samples, where a side's groups span processes
-            (`dist.own_part`); their rewards are gathered, so that all processes must call it.
 
     Returns:
         One batch per side of `rewards`, B = 0 included.
@@ -111,83 +115,63 @@ def collect(
     Raises:
         InputError: an image cannot be read, or a reward returns something it must not. Exceptions of a reward pass.
     """
-    # A remote reward scores what is there while the next prompts, or the other side's, are sampled.
+    sampled: dict[Side, _Sampled] = {}
+    # A remote reward scores the first outputs while the next prompts, or the other side's, are sampled.
     with ThreadPoolExecutor(max_workers=1) as pool:
-        run = (config, step, load_image)
-        sampled = {
-            side: _sample_side(policy, side, (halves[side], (columns or {}).get(side)), reward, run, pool)
-            for side, reward in rewards.items()
-        }
-        return {side: _scored(one, rewards[side], config) for side, one in sampled.items()}
+        for side, reward in rewards.items():
+            share = shares[side]
+            sampled[side] = part = _Sampled(side, share)
+            columns = range(config.rollouts) if share.columns is None else share.columns
+            started = time.perf_counter()
+            size = config.prompts_per_call or max(len(share.halves), 1)
+            for start in range(0, len(share.halves), size):
+                halves = share.halves[start : start + size]
+                prompts = [_prompt(side, half, load_image) for half in halves]
+                # A pair that occurs again in the same batch takes the next R counters: its group is a new one.
+                seeds_Br = [
+                    [counter_seed(seed, step, half.pair_id, side, half.repeat * config.rollouts + r) for r in columns]
+                    for half in halves
+                ]
+                call = policy.sample(side, prompts, len(columns), sampling_spec(config), np.array(seeds_Br, np.uint64))
+                part.calls.append(call)
+                inputs = _reward_inputs(call, halves)
+                if reward.remote:
+                    part.scores.append(pool.submit(raw_scores, reward, inputs).result)
+                part.inputs += inputs
+            part.seconds = time.perf_counter() - started
+        return {side: _scored(part, rewards[side], config.rollouts, weighting) for side, part in sampled.items()}
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Sampled:
-    """A side's rollouts, and where its scores come from."""
+    """A side's rollouts, and where their scores come from."""
 
     side: Side
-    halves: Sequence[Half]
-    columns: range | None
-    calls: list[Rollouts]
-    scores: list[Callable[[], dict[str, np.ndarray]]]
-    """Per call: waits for its rewards by name, [n] each."""
-    seconds: float
+    share: Share
+    calls: list[Rollouts] = field(default_factory=list)
+    inputs: list[RewardInput] = field(default_factory=list)
+    scores: list[Callable[[], dict[str, np.ndarray]]] = field(default_factory=list)
+    """Of a remote reward, per call: waits for the scores by name, [n] each."""
+    seconds: float = 0.0
 
 
-def _sample_side(
-    policy: Sampler,
-    side: Side,
-    share: tuple[Sequence[Half], range | None],
-    reward: Reward,
-    run: tuple[TrainConfig, int, ImageLoader],
-    pool: ThreadPoolExecutor,
-) -> _Sampled:
-    (halves, columns), (config, step, load_image) = share, run
-    own_r = range(config.rollout.rollouts) if columns is None else columns
-    spec = sampling_spec(config.rollout)
+def _scored(sampled: _Sampled, reward: Reward, rollouts: int, weighting: Weighting) -> SideBatch:
     started = time.perf_counter()
-    calls: list[Rollouts] = []
-    scores: list[Callable[[], dict[str, np.ndarray]]] = []
-    size = config.rollout.prompts_per_call or max(len(halves), 1)
-    items: list[RewardInput] = []
-    for start in range(0, len(halves), size):
-        part = halves[start : start + size]
-        prompts = [_prompt(side, half, load_image) for half in part]
-        # A pair that occurs again in the same batch takes the next R counters: its group is a new one.
-        firsts = [half.repeat * config.rollout.rollouts for half in part]
-        seeds_Br = [
-            [counter_seed(config.seed, step, half.pair_id, side, first + r) for r in own_r]
-            for half, first in zip(part, firsts, strict=True)
-        ]
-        call = policy.sample(side, prompts, len(own_r), spec, np.array(seeds_Br, np.uint64))
-        calls.append(call)
-        inputs = list(_reward_inputs(call, part))
-        if reward.remote:
-            scores.append(pool.submit(raw_scores, reward, inputs).result)
-        items += inputs
-    if not reward.remote:
-        scores.append(lambda: raw_scores(reward, items))
-    return _Sampled(side, halves, columns, calls, scores, time.perf_counter() - started)
-
-
-def _scored(sampled: _Sampled, reward: Reward, config: TrainConfig) -> SideBatch:
-    started = time.perf_counter()
-    parts = [scores() for scores in sampled.scores] or [raw_scores(reward, [])]
-    rollouts = config.rollout.rollouts
-    shape = len(sampled.halves), rollouts if sampled.columns is None else len(sampled.columns)
+    halves, columns = sampled.share.halves, sampled.share.columns
+    parts = [scores() for scores in sampled.scores] or [raw_scores(reward, sampled.inputs)]
+    shape = len(halves), rollouts if columns is None else len(columns)
     raw_BR = {name: np.concatenate([part[name] for part in parts]).reshape(shape) for name in parts[0]}
-    if sampled.columns is not None:
-        raw_BR = _whole_groups(sampled.halves, raw_BR, rollouts)
-    scheme = "none" if config.pairing.mode in UNWEIGHTED else config.weighting
-    similarity_B = torch.tensor([half.similarity for half in sampled.halves], dtype=torch.float64)
-    aligned_B = torch.tensor([half.aligned for half in sampled.halves], dtype=torch.bool)
+    if columns is not None:
+        raw_BR = _whole_groups(halves, raw_BR, rollouts)
+    similarity_B = torch.tensor([half.similarity for half in halves], dtype=torch.float64)
+    aligned_B = torch.tensor([half.aligned for half in halves], dtype=torch.bool)
     return SideBatch(
         side=sampled.side,
-        halves=tuple(sampled.halves),
+        halves=tuple(halves),
         calls=tuple(sampled.calls),
-        columns=sampled.columns,
+        columns=columns,
         rewards_BR=torch.from_numpy(total(reward, raw_BR)),
-        weights_B=pair_weights(similarity_B, aligned_B, scheme),
+        weights_B=pair_weights(similarity_B, aligned_B, weighting),
         raw_BR=raw_BR,
         normalised_BR=normalised_parts(reward, raw_BR),
         held_out=held_out_names(reward),

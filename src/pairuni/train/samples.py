@@ -13,11 +13,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from pairuni.algo.pair_grpo import weighted_advantages
-from pairuni.config import TrainConfig
 from pairuni.files import atomic_path, write_jsonl
-from pairuni.policies.base import Sampler
-from pairuni.rewards.base import Reward
-from pairuni.train.rollout import ImageLoader, SideBatch, collect
+from pairuni.train.rollout import Share, SideBatch
 from pairuni.types import Half, Pair, Side
 
 _CELL = 96  # least pixels of an image in the grid: smaller ones are magnified by a whole factor
@@ -25,29 +22,22 @@ _FONT_SIZE = 11
 _LINE = 14
 
 
-def fixed_halves(pairs: Sequence[Pair], count: int) -> dict[Side, list[Half]]:
+def fixed_shares(pairs: Sequence[Pair], count: int) -> dict[Side, Share]:
     """Both halves of the first `count` pairs."""
     chosen = list(pairs)[:count]
-    return {side: [Half(p.id, p.half(side), p.similarity, p.kind == "aligned") for p in chosen] for side in Side}
+    return {side: Share([Half(p.id, p.half(side), p.similarity, p.kind == "aligned") for p in chosen]) for side in Side}
 
 
-def write_samples(
-    folder: Path,
-    step: int,
-    policy: Sampler,
-    halves: Mapping[Side, Sequence[Half]],
-    rewards: Mapping[Side, Reward],
-    config: TrainConfig,
-    load_image: ImageLoader,
-) -> None:
-    """Samples at fixed prompts and seeds and writes the folder, all at once.
+def write_samples(folder: Path, step: int, batch: Mapping[Side, SideBatch], std_eps: float) -> None:
+    """Writes what was sampled at fixed prompts and seeds into the folder, all at once.
 
-    The seeds are those of step 0, which is never trained, so that grids of different steps differ by the weights only.
+    Args:
+        batch: from `collect` with step 0, which is never trained, so that grids of different steps differ by the
+            weights only.
     """
-    batch = collect(policy, halves, rewards, config, 0, load_image)
     with atomic_path(folder) as temporary:
         temporary.mkdir()
-        rows = [row for sampled in batch.values() for row in _rows(sampled, step, config, temporary)]
+        rows = [row for sampled in batch.values() for row in _rows(sampled, step, std_eps, temporary)]
         write_jsonl(temporary / "samples.jsonl", rows)
         if Side.GENERATION in batch:
             draw_grid(batch[Side.GENERATION]).save(temporary / "grid.png")
@@ -80,8 +70,8 @@ def draw_grid(sampled: SideBatch) -> Image.Image:
     return grid
 
 
-def _rows(sampled: SideBatch, step: int, config: TrainConfig, folder: Path) -> list[dict[str, Any]]:
-    credit_BR = weighted_advantages(sampled.rewards_BR, sampled.weights_B, config.advantage.std_eps)
+def _rows(sampled: SideBatch, step: int, std_eps: float, folder: Path) -> list[dict[str, Any]]:
+    credit_BR = weighted_advantages(sampled.rewards_BR, sampled.weights_B, std_eps)
     texts, images = sampled.texts(), sampled.images()
     rows = []
     for b, half in enumerate(sampled.halves):

@@ -7,20 +7,19 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from pairuni.config import DataConfig, RewardConfig, SmokeConfig, TrainConfig
+from pairuni.config import DataConfig, SmokeConfig, TrainConfig
 from pairuni.data.images import load_image
 from pairuni.policies import load_planner
 from pairuni.policies.base import Policy
 from pairuni.policies.memory import Workload, peak
 from pairuni.policies.source import pick_device
 from pairuni.records import pairs_root, read_pairs, resolve_image
-from pairuni.rewards.base import FunctionReward, RewardInput
+from pairuni.rewards.base import FunctionReward, Reward, RewardInput
 from pairuni.shapes.captions import caption
 from pairuni.shapes.questions import ask_any
 from pairuni.shapes.renderer import render
@@ -28,8 +27,9 @@ from pairuni.shapes.scenes import random_scene
 from pairuni.streams import Stream, generator, number, seed_torch
 from pairuni.train.measure import Gauge
 from pairuni.train.optim import Optimizer
-from pairuni.train.rollout import ImageLoader, SideBatch, collect, sampling_spec
-from pairuni.train.step import train_step
+from pairuni.train.rollout import ImageLoader, Share, SideBatch, collect, sampling_spec
+from pairuni.train.samples import fixed_shares
+from pairuni.train.step import update
 from pairuni.train.trainable import count_trained, load_trainable, trained_summary
 from pairuni.types import Half, Quadruple, Side
 
@@ -76,20 +76,22 @@ def run_smoke(config: SmokeConfig, say: Callable[[str], None]) -> Smoke:
         InputError: the model or the pairs cannot be read.
     """
     began = time.perf_counter()
-    halves, load = _halves(config)
+    shares, load = _shares(config)
     planner = load_planner(config.model.path, config.model.settings)
     trained, adapters = count_trained(planner, config.model)
     gauge = Gauge(pick_device(config.model.device))
     say("loading the model")
     seed_torch(number(config.seed, Stream.SMOKE_MODEL))
     policy = load_trainable(config.model, config.model.path, config.model.device)
-    settings = _settings(config)
-    optimizer = Optimizer(policy.trainable(), settings.optim)
+    # Nothing is written to this output, and nothing is read from these pairs.
+    defaults = TrainConfig(output="", data=DataConfig(pairs="-"), micro_batch=config.micro_batch)
+    optimizer = Optimizer(policy.trainable(), defaults.optim)
     say("sampling answers and images")
-    batch = collect(policy, halves, {side: _variety(side) for side in Side}, settings, 1, load)
+    rewards: dict[Side, Reward] = {side: _variety(side) for side in Side}
+    batch = collect(policy, shares, rewards, config.rollout, defaults.weighting, config.seed, 1, load)
     say("scoring them and taking a step")
     before = [parameter.detach().double().sum().item() for parameter in optimizer.parameters]
-    metrics = train_step(policy, batch, optimizer, settings, 1)
+    metrics = update(policy, batch, optimizer, defaults.objective, 1)
     changed = sum(
         parameter.detach().double().sum().item() != old
         for parameter, old in zip(optimizer.parameters, before, strict=True)
@@ -151,19 +153,6 @@ def _scored(metrics: Mapping[str, float], precision: str, changed: int) -> list[
     return checks
 
 
-def _settings(config: SmokeConfig) -> TrainConfig:
-    """Those of the step. Nothing is written to its output, and its rewards are `_variety`."""
-    return TrainConfig(
-        output="",
-        data=DataConfig(pairs="-", batch=config.number),
-        seed=config.seed,
-        model=config.model,
-        rollout=config.rollout,
-        rewards=RewardConfig(),
-        micro_batch=config.micro_batch,
-    )
-
-
 def _variety(side: Side) -> FunctionReward:
     """Tells nearly any two rollouts apart, so that there is a gradient: nothing is learnt from one step."""
 
@@ -175,13 +164,12 @@ def _variety(side: Side) -> FunctionReward:
     return FunctionReward("variety", lambda items: [score(item) for item in items], frozenset({side}))
 
 
-def _halves(config: SmokeConfig) -> tuple[dict[Side, list[Half]], ImageLoader]:
+def _shares(config: SmokeConfig) -> tuple[dict[Side, Share], ImageLoader]:
     """Both halves of the first pairs of the file, or drawings of the Shapes world."""
     if config.pairs:
         root = pairs_root(config.pairs, config.image_root)
         pairs = read_pairs(config.pairs, config.image_root)[: config.number]
-        halves = {side: [Half(p.id, p.half(side), p.similarity, p.kind == "aligned") for p in pairs] for side in Side}
-        return halves, lambda path: load_image(resolve_image(path, root))
+        return fixed_shares(pairs, config.number), lambda path: load_image(resolve_image(path, root))
     drawn: dict[str, np.ndarray] = {}
     quadruples = []
     for n in range(config.number):
@@ -191,7 +179,7 @@ def _halves(config: SmokeConfig) -> tuple[dict[Side, list[Half]], ImageLoader]:
         drawn[name] = render(scene, rng)
         text = caption(scene, rng)
         quadruples.append(Quadruple(f"drawing_{n}", Side.GENERATION, name, text, question.text, question.answer))
-    return {side: [Half(q.id, q, 1.0, True) for q in quadruples] for side in Side}, partial(dict.__getitem__, drawn)
+    return {side: Share([Half(q.id, q, 1.0, True) for q in quadruples]) for side in Side}, drawn.__getitem__
 
 
 def _work(config: SmokeConfig, policy: Policy) -> Workload:

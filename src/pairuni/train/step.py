@@ -1,8 +1,8 @@
-"""One Pair-GRPO step (paper 3): credit, score, backward, update. U and G go through the same lines.
+"""One Pair-GRPO step (paper 3): weigh advantages, score, backward, update. U and G go through the same lines.
 
 `old` in the ratio is the log-prob under the weights before the step's first update, taken from that update's own
 scoring: this works for every family, costs nothing, and makes the first update's ratio exactly 1. The metrics ratio_*
-and logp_gap_* compare with what was recorded while sampling instead, so that a decode that disagrees with scoring
+and logp_gap_* compare with the log-probs recorded while sampling instead, so that a decode that disagrees with scoring
 shows up. Sampling is rollout.py, the metrics row metrics.py.
 Shapes: B pairs, R rollouts, T actions of a rollout, k rows of a chunk, N actions of a chunk.
 """
@@ -11,236 +11,211 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from pairuni.algo.gradients import gradient_cosine
 from pairuni.algo.pair_grpo import (
-    KlTerm,
     LossDenominators,
     loss_scales,
     shared_denominators,
     side_denominators,
-    side_loss,
     weighted_advantages,
 )
-from pairuni.config import TrainConfig
+from pairuni.algo.surrogate import clipped_surrogate, kl_estimate, ratio_statistics
 from pairuni.dist import all_gather, all_reduce_gradients, global_sum
 from pairuni.errors import DivergedError
-from pairuni.policies.base import Policy, Scorer
+from pairuni.policies.base import Scorer
 from pairuni.train.metrics import SideScores, rollout_metrics, score_metrics
 from pairuni.train.optim import Optimizer, learning_rate
 from pairuni.train.rollout import SideBatch
 from pairuni.train.wrap import ShardedPolicy
-from pairuni.types import Chunk, Rollouts, Side
+from pairuni.types import MicroBatch, Objective, Side
 
 
-@dataclass
-class _Piece:
-    """A chunk with what its loss needs. `old_kN` and `kl` are filled in by the first update."""
-
-    rollouts: Rollouts
-    chunk: Chunk
-    credit_k: Tensor
-    scale_k: Tensor
-    trained: bool = True
-    counted: bool = True
-    old_kN: Tensor | None = None
-    kl: KlTerm | None = None
-
-
-def train_step(
-    policy: Policy,
+def update(
+    policy: Scorer,
     batch: Mapping[Side, SideBatch],
     optimizer: Optimizer,
-    config: TrainConfig,
+    objective: Objective,
     step: int,
     reference: Scorer | None = None,
+    compare_sides: bool = False,
 ) -> dict[str, float]:
-    """Takes `config.updates_per_rollout` optimiser updates on one batch of rollouts.
+    """Takes `objective.updates_per_rollout` optimiser updates on one batch of rollouts.
 
     Every process calls it with its share of the batch; gradients and metrics are those of the whole batch. Rows whose
-    advantage is 0 have no gradient and are not scored, unless there is a KL term; where that leaves nothing of a side,
-    one row is scored all the same, so that logp_gap is never blind.
+    advantage is 0 have no gradient and are not scored, unless there is a KL term. Where that leaves no row of a side,
+    one row is scored all the same (the probe), so that logp_gap is never blind. One chunk's graph is alive at a time.
 
     Args:
         batch: from `collect`.
         step: from 1; sets the learning rate.
-        reference: the initial model, exactly when config.kl_beta > 0.
+        reference: the initial model, exactly when objective.kl_beta > 0.
+        compare_sides: measure gradient_cosine between the two sides in the first update.
 
     Returns:
-        A row of metrics.jsonl but for `step`, and seconds/ but for the total. gradient_cosine is that of the first
-        update, in the steps that log.gradient_cosine_every names.
+        A row of metrics.jsonl but for `step`, and seconds/ but for the total.
 
     Raises:
         DivergedError: a loss or the gradient norm is not finite, once more than optim.max_skipped times in a row. Up to
             then the update is left out and counted.
     """
     started = time.perf_counter()
-    assert (reference is not None) == (config.kl_beta > 0), "a reference model and kl_beta come together"
-    credits = {
-        side: weighted_advantages(s.rewards_BR, s.weights_B, config.advantage.std_eps) for side, s in batch.items()
+    assert (reference is not None) == (objective.kl_beta > 0), "a reference model and kl_beta come together"
+    advantages = {
+        side: weighted_advantages(of.rewards_BR, of.weights_B, objective.std_eps) for side, of in batch.items()
     }
-    totals = _totals(batch, config)
-    pieces = {side: _pieces(policy, sampled, credits[side], totals[side], config) for side, sampled in batch.items()}
+    denominators = _denominators(batch, objective.shared_denominator)
+    micro_batches = {
+        side: split(policy, of, advantages[side], denominators[side], objective) for side, of in batch.items()
+    }
     scores = {side: SideScores([], [], []) for side in batch}
-    every = config.log.gradient_cosine_every
-    compared = optimizer.parameters if every and step % every == 0 else []
-    apart: list[list[Tensor | None]] = []
+    compared = optimizer.parameters if compare_sides else []
+    contributions: list[list[Tensor | None]] = []
     norms = []
-    for update in range(config.updates_per_rollout):
+    for number in range(1, objective.updates_per_rollout + 1):
         optimizer.zero_grad()
         for side in batch:
-            loss = 0.0
-            with _kept_apart(compared if update == 0 else []) as gradients:
-                for piece in pieces[side]:
-                    loss += _backward(policy, piece, scores[side], config, reference)
-            scores[side].losses.append(global_sum(loss))
-            apart.append(gradients)
-        norms.append(_update(optimizer, (step, update + 1), {side: scores[side].losses[-1] for side in batch}))
-    seconds = {
+            side_loss = 0.0
+            with _recorded_gradient(compared if number == 1 else []) as contribution:
+                for micro in micro_batches[side]:
+                    chunk, mask_kN = micro.chunk, micro.chunk.mask_kN
+                    with torch.set_grad_enabled(micro.trained):
+                        logp_kN = policy.logprobs(micro.rollouts, chunk)
+                    if number == 1:
+                        micro.old_kN = logp_kN.detach()
+                        if reference is not None:
+                            with torch.no_grad():
+                                micro.ref_kN = reference.logprobs(micro.rollouts, chunk)
+                    assert micro.old_kN is not None
+                    # J: min commutes with a positive factor, so that every denominator goes into the advantage.
+                    scale_kN = _action_scales(micro, logp_kN)
+                    advantage_kN = micro.advantage_k.to(logp_kN.device)[:, None] * scale_kN
+                    loss, stats = clipped_surrogate(logp_kN, micro.old_kN, advantage_kN, mask_kN, objective.clip_eps)
+                    stats |= ratio_statistics(logp_kN, chunk.recorded_kN, mask_kN) | {"actions": mask_kN.sum()}
+                    if micro.ref_kN is not None:
+                        drawn_kN = _drawn(micro)
+                        kl = objective.kl_estimator
+                        loss = loss + objective.kl_beta * kl_estimate(
+                            logp_kN, micro.ref_kN, mask_kN, kl, scale_kN * drawn_kN
+                        )
+                        mean = kl_estimate(logp_kN.detach(), micro.ref_kN, mask_kN, kl, drawn_kN)
+                        stats["kl"] = mean / mask_kN.sum().clamp(min=1)
+                    if micro.trained:
+                        loss.backward()
+                    if micro.counted:
+                        side_loss += float(loss.detach())
+                        scores[side].add(stats, logp_kN.detach() if number == 1 else None, chunk)
+            scores[side].losses.append(global_sum(side_loss))
+            contributions.append(contribution)
+        norms.append(_apply(optimizer, step, number, {side: scores[side].losses[-1] for side in batch}))
+    row = rollout_metrics(batch, advantages) | score_metrics(scores)
+    applied = [norm for norm in norms if norm is not None]
+    row |= {"grad_norm": sum(applied) / len(applied) if applied else math.nan, "skipped": len(norms) - len(applied)}
+    row["lr"] = learning_rate(optimizer.config, step)
+    if compared:
+        row["gradient_cosine"] = gradient_cosine(*(_over_processes(compared, of) for of in contributions[: len(batch)]))
+    return row | {
         "seconds/rollout": sum(sampled.rollout_seconds for sampled in batch.values()),
         "seconds/reward": sum(sampled.reward_seconds for sampled in batch.values()),
         "seconds/update": time.perf_counter() - started,
     }
-    applied = [norm for norm in norms if norm is not None]
-    common = {"grad_norm": sum(applied) / len(applied) if applied else math.nan, "skipped": len(norms) - len(applied)}
-    common["lr"] = learning_rate(config.optim, step)
-    if compared:
-        common["gradient_cosine"] = gradient_cosine(*(_over_processes(compared, side) for side in apart[: len(batch)]))
-    return rollout_metrics(batch, credits) | score_metrics(scores) | common | seconds
 
 
-def add_side_gradient(policy: Policy, sampled: SideBatch, credit_BR: Tensor, config: TrainConfig) -> float:
-    """Adds the gradient of one side's loss to the parameters', as a step's first update has it. Returns the loss.
+def add_side_gradient(policy: Scorer, sampled: SideBatch, advantage_BR: Tensor, objective: Objective) -> None:
+    """Adds the gradient of one side's loss to the parameters', as a step's first update has it.
 
     The side has a denominator of its own, in mode vanilla too.
 
     Args:
-        credit_BR: pair weights times advantages; rows with 0 are not scored.
+        advantage_BR: pair weights times advantages; rows with 0 are not scored.
 
     Raises:
-        ValueError: config.kl_beta is positive, which would need a reference model.
+        ValueError: objective.kl_beta is positive, which would need a reference model.
     """
-    if config.kl_beta:
-        raise ValueError(f"a gradient without a reference model has no KL term, kl_beta is {config.kl_beta}")
-    scores = SideScores([], [], [])
-    totals = _totals({sampled.side: sampled}, config)[sampled.side]
-    pieces = _pieces(policy, sampled, credit_BR, totals, config)
-    return sum(_backward(policy, piece, scores, config, None) for piece in pieces)
+    if objective.kl_beta:
+        raise ValueError(f"a gradient without a reference model has no KL term, kl_beta is {objective.kl_beta}")
+    denominators = _denominators({sampled.side: sampled}, shared=False)[sampled.side]
+    for micro in split(policy, sampled, advantage_BR, denominators, objective):
+        if micro.trained:
+            logp_kN = policy.logprobs(micro.rollouts, micro.chunk)
+            advantage_kN = micro.advantage_k.to(logp_kN.device)[:, None] * _action_scales(micro, logp_kN)
+            old_kN = logp_kN.detach()
+            clipped_surrogate(logp_kN, old_kN, advantage_kN, micro.chunk.mask_kN, objective.clip_eps)[0].backward()
 
 
-def _totals(batch: Mapping[Side, SideBatch], config: TrainConfig) -> dict[Side, LossDenominators]:
-    """Per side what its denominator needs: global, so that chunks and processes only add up.
+def split(
+    policy: Scorer, sampled: SideBatch, advantage_BR: Tensor, denominators: LossDenominators, objective: Objective
+) -> list[MicroBatch]:
+    """The micro-batches of a side that are scored: rows with a gradient, or the probe where there is none."""
+    side_weight, length = objective.side_weights[sampled.side], objective.norm_length[sampled.side]
+    micro_batches: list[MicroBatch] = []
+    probe: list[MicroBatch] = []
+    start, advantage_Br = 0, sampled.own(advantage_BR)
+    for call in sampled.calls:
+        advantage_n = advantage_Br[start : start + call.shape[0]].flatten()
+        start += call.shape[0]
+        scale_n = loss_scales(call.length_BR.flatten().cpu(), objective.loss_norm, denominators, length) * side_weight
+        # With a KL term every row has a gradient; a side of weight 0 has none.
+        active_n = (advantage_n != 0) | (objective.kl_beta > 0)
+        active_n = active_n if side_weight else torch.zeros_like(active_n)
+        for chunk in policy.chunks(call, objective.micro_batch, objective.micro_tokens):
+            rows = list(chunk.rows)
+            whole = MicroBatch(call, chunk, advantage_n[rows].float(), scale_n[rows])
+            probe = probe or [replace(whole.narrow([0]), trained=False)]
+            keep = active_n[rows].nonzero()[:, 0].tolist()
+            if keep:
+                micro_batches.append(whole.narrow(keep) if len(keep) < len(rows) else whole)
+    micro_batches = micro_batches or probe
+    return _padded(micro_batches) if isinstance(policy, ShardedPolicy) else micro_batches
+
+
+def _padded(micro_batches: list[MicroBatch]) -> list[MicroBatch]:
+    """Pads to the largest per-rank count, because FSDP needs equal numbers of collectives."""
+    there = all_gather((len(micro_batches), any(micro.trained for micro in micro_batches)))
+    number, trained = max(count for count, _ in there), any(each for _, each in there)
+    first = micro_batches[0].narrow([0])
+    nothing_k = torch.zeros_like(first.advantage_k)
+    padding = replace(first, advantage_k=nothing_k, scale_k=nothing_k, counted=False)
+    # A micro-batch without an advantage has a gradient of zero.
+    missing = range(len(micro_batches), number)
+    return [replace(micro, trained=trained) for micro in [*micro_batches, *(padding for _ in missing)]]
+
+
+def _denominators(batch: Mapping[Side, SideBatch], shared: bool) -> dict[Side, LossDenominators]:
+    """What each side's sum is divided by: global, so that chunks and processes only add up.
 
     Mode vanilla is plain GRPO on mixed batches, which knows no sides: those that are trained share one.
     """
-    totals = {}
+    found = {}
     for side, sampled in batch.items():
         own = sum((side_denominators(call.length_BR) for call in sampled.calls), LossDenominators(0, 0))
-        totals[side] = LossDenominators(int(global_sum(own.rollouts)), int(global_sum(own.actions)))
-    if config.pairing.mode == "vanilla":
-        return dict.fromkeys(totals, shared_denominators(list(totals.values())))
-    return totals
+        found[side] = LossDenominators(int(global_sum(own.rollouts)), int(global_sum(own.actions)))
+    return dict.fromkeys(found, shared_denominators(list(found.values()))) if shared else found
 
 
-def _pieces(
-    policy: Policy, sampled: SideBatch, credit_BR: Tensor, totals: LossDenominators, config: TrainConfig
-) -> list[_Piece]:
-    """The chunks of a side that are scored."""
-    side_weight, length = (vars(of_sides)[sampled.side] for of_sides in (config.side_weights, config.norm_length))
-    pieces: list[_Piece] = []
-    gauge: list[_Piece] = []
-    start, credit_Br = 0, sampled.own(credit_BR)
-    for call in sampled.calls:
-        credit_n = credit_Br[start : start + call.shape[0]].flatten()
-        lengths_n = call.length_BR.flatten()
-        start += call.shape[0]
-        scale_n = loss_scales(lengths_n.cpu(), config.loss_norm, totals, length) * side_weight
-        # With a KL term every row has a gradient; a side of weight 0 has none.
-        active_n = (credit_n != 0) | (config.kl_beta > 0) if side_weight else torch.zeros_like(credit_n).bool()
-        for chunk in policy.chunks(call, config.micro_batch, config.micro_tokens):
-            rows = list(chunk.rows)
-            part = _Piece(call, chunk, credit_n[rows].float(), scale_n[rows])
-            gauge = gauge or [_narrow(part, [0], trained=False)]
-            keep = active_n[rows].nonzero()[:, 0].tolist()
-            if keep:
-                pieces.append(_narrow(part, keep) if len(keep) < len(rows) else part)
-    return _in_step(pieces or gauge) if isinstance(policy, ShardedPolicy) else pieces or gauge
+def _action_scales(micro: MicroBatch, logp_kN: Tensor) -> Tensor:
+    """The factor of each action in the loss: [k, 1], or [k, N] where the family weighs single actions."""
+    scale_kN, weight_kN = micro.scale_k.to(logp_kN.device)[:, None], micro.chunk.weight_kN
+    return scale_kN if weight_kN is None else scale_kN * weight_kN
 
 
-def _in_step(pieces: list[_Piece]) -> list[_Piece]:
-    """As many as on the process that has most: with sharded weights every forward and backward is a collective."""
-    there = all_gather((len(pieces), any(piece.trained for piece in pieces)))
-    number, trained = max(count for count, _ in there), any(each for _, each in there)
-    first = _narrow(pieces[0], [0])
-    nothing = torch.zeros_like(first.credit_k)
-    ballast = [_Piece(first.rollouts, first.chunk, nothing, nothing, counted=False) for _ in range(len(pieces), number)]
-    # A piece without an advantage has a gradient of zero.
-    return [replace(piece, trained=trained) for piece in pieces + ballast]
-
-
-def _narrow(piece: _Piece, keep: list[int], trained: bool = True) -> _Piece:
-    """The piece with only these of its rows."""
-    chunk = piece.chunk
-    rows = tuple(chunk.rows[i] for i in keep)
-    weight_kN = None if chunk.weight_kN is None else chunk.weight_kN[keep]
-    narrowed = Chunk(rows, chunk.mask_kN[keep], chunk.recorded_kN[keep], chunk.step, weight_kN)
-    return _Piece(piece.rollouts, narrowed, piece.credit_k[keep], piece.scale_k[keep], trained)
-
-
-def _backward(
-    policy: Policy, piece: _Piece, scores: SideScores, config: TrainConfig, reference: Scorer | None
-) -> float:
-    """Scores a chunk and adds its gradient at once, so that one chunk's graph is alive at a time. Returns its loss."""
-    chunk = piece.chunk
-    with torch.set_grad_enabled(piece.trained):
-        logp_kN = policy.logprobs(piece.rollouts, chunk)
-    first = piece.old_kN is None
-    if piece.old_kN is None:
-        piece.old_kN = logp_kN.detach()
-        if reference is not None:
-            with torch.no_grad():
-                ref_kN = reference.logprobs(piece.rollouts, chunk)
-            piece.kl = KlTerm(ref_kN, config.kl_beta, config.kl_estimator, _drawn(piece))
-    scale_kN = piece.scale_k.to(logp_kN.device)[:, None]
-    scale_kN = scale_kN if chunk.weight_kN is None else scale_kN * chunk.weight_kN
-    loss, stats = side_loss(
-        logp_kN,
-        piece.old_kN,
-        piece.credit_k.to(logp_kN.device),
-        chunk.mask_kN,
-        scale_kN,
-        config.clip_eps,
-        piece.kl,
-        chunk.recorded_kN,
-    )
-    if piece.trained:
-        loss.backward()
-    if not piece.counted:
-        return 0.0
-    scores.parts.append({name: float(value) for name, value in stats.items()})
-    gap_n = (logp_kN.detach() - chunk.recorded_kN)[chunk.mask_kN].abs()
-    if first and len(gap_n):
-        scores.gaps.append((float(gap_n.sum()), float(gap_n.max()), len(gap_n)))
-    return float(loss.detach())
-
-
-def _drawn(piece: _Piece) -> Tensor:
+def _drawn(micro: MicroBatch) -> Tensor:
     """[k, N] scored over drawn-from probability of each action, as recorded.
 
     1 but under guidance with conditional scoring: codes are then drawn from another distribution than the scored one.
     """
-    rollouts, chunk = piece.rollouts, piece.chunk
-    sampled_kN = rollouts.sampled_logp_BRT.flatten(0, 1)[list(chunk.rows)].to(chunk.recorded_kN)
+    chunk = micro.chunk
+    sampled_kN = micro.rollouts.sampled_logp_BRT.flatten(0, 1)[list(chunk.rows)].to(chunk.recorded_kN)
     return (chunk.recorded_kN - sampled_kN).where(chunk.mask_kN, 0.0).exp()
 
 
 @contextmanager
-def _kept_apart(parameters: Sequence[nn.Parameter]) -> Iterator[list[Tensor | None]]:
-    """Yields the sum of what the backward passes inside add to each gradient, which itself comes out as without it."""
+def _recorded_gradient(parameters: Sequence[nn.Parameter]) -> Iterator[list[Tensor | None]]:
+    """Records this block's gradient contribution; `.grad` is unchanged."""
     sums: list[Tensor | None] = [None] * len(parameters)
 
     def adder(i: int) -> Callable[[Tensor], None]:
@@ -267,24 +242,21 @@ def _over_processes(parameters: Sequence[nn.Parameter], gradients: Sequence[Tens
     return [holder.grad for holder in holders]
 
 
-def _update(optimizer: Optimizer, place: tuple[int, int], losses: Mapping[Side, float]) -> float | None:
-    """Sums gradients over processes and takes one update, if all is finite. Returns the gradient norm.
+def _apply(optimizer: Optimizer, step: int, number: int, losses: Mapping[Side, float]) -> float | None:
+    """Sums gradients over processes and takes update `number` of the step, if all is finite. Returns the norm.
 
     All processes see the same sums, so that they leave out the same updates.
-
-    Args:
-        place: step and update, from 1.
     """
     all_reduce_gradients(optimizer.parameters)
     norm = optimizer.gradient_norm()
     wrong = [f"the {side} loss is {loss}" for side, loss in losses.items() if not math.isfinite(loss)]
     wrong += [] if math.isfinite(norm) else [f"the gradient norm is {norm}"]
     if not wrong:
-        optimizer.update(place[0], norm)
+        optimizer.update(step, norm)
         return norm
     optimizer.skip()
     if optimizer.skipped > optimizer.config.max_skipped:
         before = f" like {optimizer.skipped - 1} in a row before it" if optimizer.skipped > 1 else ""
         what = " and ".join(wrong)
-        raise DivergedError(f"step {place[0]}, update {place[1]}: {what}; the update was not applied{before}")
+        raise DivergedError(f"step {step}, update {number}: {what}; the update was not applied{before}")
     return None

@@ -5,10 +5,9 @@ layer for scoring, which all processes do in step: the same number of chunks eac
 spread. Checkpoints hold whole tensors, so that a run may go on with any number of processes, sharded or not.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from pairuni import dist
-from pairuni.policies.base import Policy
+from pairuni.policies.base import Actor, Policy, Trainable
 from pairuni.types import Chunk, Prompt, Rollouts, SamplingSpec, Side
 
 
@@ -33,42 +32,25 @@ class _Root(nn.Module):
 
 
 class ShardedPolicy:
-    """See `base.Policy`. Sampling needs `gathered`; scoring is a collective, and so is all that reads weights."""
+    """Samples and scores with sharded weights (`base.Actor`). All else is asked of the policy itself, `whole`.
+
+    Sampling needs `gathered`; scoring is a collective, and so is all that reads weights.
+    """
 
     def __init__(self, policy: Policy) -> None:
-        """Spreads the weights of `policy`, which every process has loaded whole. Frozen towers stay whole."""
+        """Spreads the weights of `policy`, which every process has loaded whole. Frozen modules stay whole."""
         self.whole = policy
-        towers = {parameter for tower in policy.frozen_modules() for parameter in tower.parameters()}
+        frozen = {parameter for module in policy.frozen_modules() for parameter in module.parameters()}
         mesh = init_device_mesh(policy.device.type, (dist.world(),))
         for layer in policy.fsdp_units():
             fully_shard(layer, mesh=mesh)
         self._root = _Root(policy.module)
-        fully_shard(self._root, mesh=mesh, ignored_params=towers)
+        fully_shard(self._root, mesh=mesh, ignored_params=frozen)
         for part in self._parts():
             part.set_gradient_divide_factor(1.0)  # losses are divided by global denominators already
             part.set_force_sum_reduction_for_comms(True)
         if not list(policy.trainable()):  # no backward pass would spread the root's weights again
             self._root.set_reshard_after_forward(True, recurse=False)  # pyright: ignore
-
-    @property
-    def family(self) -> str:
-        return self.whole.family
-
-    @property
-    def module(self) -> nn.Module:
-        return self.whole.module
-
-    @property
-    def precision(self) -> Literal["fp32", "bf16"]:
-        return self.whole.precision
-
-    @property
-    def device(self) -> torch.device:
-        return self.whole.device
-
-    @property
-    def image_size(self) -> int:
-        return self.whole.image_size
 
     @property
     def edits_images(self) -> bool:
@@ -80,6 +62,18 @@ class ShardedPolicy:
 
     def tokens(self, prompt: Prompt, max_new_tokens: int) -> int:
         return self.whole.tokens(prompt, max_new_tokens)
+
+    def sample(
+        self, side: Side, prompts: Sequence[Prompt], rollouts: int, spec: SamplingSpec, seeds_BR: np.ndarray
+    ) -> Rollouts:
+        with torch.no_grad():
+            return self._root(lambda: self.whole.sample(side, prompts, rollouts, spec, seeds_BR))
+
+    def chunks(self, rollouts: Rollouts, budget: int, tokens: int = 0) -> list[Chunk]:
+        return self.whole.chunks(rollouts, budget, tokens)
+
+    def logprobs(self, rollouts: Rollouts, chunk: Chunk) -> Tensor:
+        return self._root(lambda: self.whole.logprobs(rollouts, chunk))
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
@@ -95,49 +89,13 @@ class ShardedPolicy:
                 part.reshard()
                 part.set_reshard_after_forward(part is not self._root, recurse=False)
 
-    def sample(
-        self, side: Side, prompts: Sequence[Prompt], rollouts: int, spec: SamplingSpec, seeds_BR: np.ndarray
-    ) -> Rollouts:
-        with torch.no_grad():
-            return self._root(lambda: self.whole.sample(side, prompts, rollouts, spec, seeds_BR))
-
-    def chunks(self, rollouts: Rollouts, budget: int, tokens: int = 0) -> list[Chunk]:
-        return self.whole.chunks(rollouts, budget, tokens)
-
-    def logprobs(self, rollouts: Rollouts, chunk: Chunk) -> Tensor:
-        return self._root(lambda: self.whole.logprobs(rollouts, chunk))
-
-    def checkpoint_activations(self) -> None:
-        self.whole.checkpoint_activations()
-
-    def trainable(self) -> Iterable[tuple[str, nn.Parameter]]:
-        return self.whole.trainable()
-
-    def describe(self) -> dict[str, str]:
-        return self.whole.describe()
-
-    def frozen_modules(self) -> Sequence[nn.Module]:
-        return self.whole.frozen_modules()
-
-    def fsdp_units(self) -> Sequence[nn.Module]:
-        return self.whole.fsdp_units()
-
-    def lora_targets(self) -> list[str]:
-        return self.whole.lora_targets()
-
-    def reference(self) -> Self:
-        raise NotImplementedError("a reference is made of the whole policy, and sharded itself")
-
-    def save(self, path: Path, weights: Mapping[str, Tensor] | None = None) -> None:
-        self.whole.save(path, weights)
-
     def _parts(self) -> list[FSDPModule]:
         return [part for part in self._root.modules() if isinstance(part, FSDPModule)]
 
 
 @contextmanager
-def gathered(policy: Policy) -> Iterator[None]:
-    """Inside, every process can sample from the policy without the others. All enter and leave it."""
+def gathered(policy: Actor) -> Iterator[None]:
+    """Inside, every process can sample without the others. All enter and leave it."""
     if isinstance(policy, ShardedPolicy):
         with policy.gathered():
             yield
@@ -145,7 +103,7 @@ def gathered(policy: Policy) -> Iterator[None]:
         yield
 
 
-def whole_weights(policy: Policy) -> dict[str, Tensor]:
+def whole_weights(policy: Trainable) -> dict[str, Tensor]:
     """The weights of a policy on the CPU, whole, on the first process; empty on the others. All call it."""
     weights: dict[str, Tensor] = {}
     for name, value in policy.module.state_dict().items():

@@ -35,7 +35,7 @@ from pairuni.config import (
 from pairuni.errors import InputError
 from pairuni.files import locked
 from pairuni.streams import VERSION
-from pairuni.train.resume import flat_config
+from pairuni.train.resume import flat
 
 ALL: list[Any] = list(get_args(Suite))
 NOTHING: Any = lambda config: None  # noqa: E731
@@ -63,7 +63,7 @@ def test_arms_differ_in_what_they_say_and_have_equal_budgets(tmp_path: Path) -> 
     configs = {run.name: {stage.command: stage.config for stage in run.stages} for run in runs}
     for run in runs:
         own, method = configs[run.name], configs[f"{METHOD}/seed_{run.seed}"]
-        train, base = flat_config(own["train"]), flat_config(method["train"])
+        train, base = (flat(dataclasses.asdict(each["train"])) for each in (own, method))
         assert {k for k in train if train[k] != base[k]} - free == run.arm.train.keys(), run.name
         for command, changed in (("pair", run.arm.pair), ("shapes", run.arm.shapes)):
             a, b = dataclasses.asdict(own[command]), dataclasses.asdict(method[command])

@@ -24,7 +24,7 @@ from pairuni.shapes.recipe import recipe
 from pairuni.shapes.world import SOURCES
 from pairuni.streams import VERSION
 from pairuni.train.inputs import model_record
-from pairuni.train.resume import FREE, flat_config
+from pairuni.train.resume import FREE, flat
 
 Config = TypeVar("Config")
 _EVALUATED = "evaluated"
@@ -223,8 +223,8 @@ def _run(arm: Arm, base: Base, seed: int, shared: Mapping[str, Any]) -> Run:
         train = changed(train, {"log.gradient_cosine_every": base.train.log.gradient_cosine_every or 2})
     checkpoint = RunDir(folder).checkpoint(train.steps)
     stages += [Stage("train", train, checkpoint), _eval_stage(train, str(checkpoint / "model"), folder / _EVALUATED)]
-    bound = {k: v for k, v in flat_config(train).items() if not k.startswith((*FREE, *_PLACES))}
-    defaults = flat_config(TrainConfig("", data=DataConfig("-")))
+    bound = {k: v for k, v in flat(asdict(train)).items() if not k.startswith((*FREE, *_PLACES))}
+    defaults = flat(asdict(TrainConfig("", data=DataConfig("-"))))
     what = {
         **shared,
         "train": {k: _joined(k, v) for k, v in bound.items() if v != defaults.get(k)},

@@ -6,38 +6,40 @@ from, so that it is never taken for other data.
 
 from pathlib import Path
 
-from pairuni.cli.stages import run_complete, run_pair
-from pairuni.config import ShapesConfig, TrainConfig
+from pairuni.config import DataConfig, ShapesConfig
 from pairuni.errors import InputError
 from pairuni.files import check_folder, read_json, write_json
 from pairuni.shapes.recipe import QUADRUPLES, recipe
 from pairuni.shapes.world import SOURCES, write_world
+from pairuni.stages import run_complete, run_pair
 
 RECORD = "shapes.json"
 
 
-def make_data(config: TrainConfig) -> None:
-    """Writes `data.pairs` where `data.shapes` asks for it and the file is absent. The data's seed is the run's.
+def make_data(data: DataConfig, seed: int) -> None:
+    """Writes `data.pairs` where `data.shapes` asks for it and the file is absent.
+
+    `seed` is the run's.
 
     Pairs without a shapes.json beside them are the user's own and are taken as they are.
 
     Raises:
         InputError: data of another number of images or another seed is there, or files that would be written over.
     """
-    if not config.data.shapes:
+    if not data.shapes:
         return
-    pairs = Path(config.data.pairs)
+    pairs = Path(data.pairs)
     folder, record = pairs.parent, pairs.parent / RECORD
-    made = {"shapes": config.data.shapes, "seed": config.seed}
+    made = {"shapes": data.shapes, "seed": seed}
     if pairs.is_file():
         if record.is_file():
             _check_record(record, made)
         return
-    _check_place(config)
-    number = config.data.shapes
+    _check_place(data)
+    number = data.shapes
     print(f"no pairs yet: writing {number} understanding and {number} generation images to {folder}")
     write_json(record, made)  # first, so that a stopped call is seen to be ours and is begun again
-    write_world(world := ShapesConfig(str(folder), number, number, seed=config.seed))
+    write_world(world := ShapesConfig(str(folder), number, number, seed=seed))
     print("completing each sample's missing half, then pairing")
     complete, pair = recipe(world)
     run_complete(complete)
@@ -52,11 +54,11 @@ def _check_record(record: Path, wanted: dict[str, int]) -> None:
             raise InputError(f"{message}, or data.shapes 0 to take the data as it is", file=record, field=name)
 
 
-def _check_place(config: TrainConfig) -> None:
-    pairs = Path(config.data.pairs)
+def _check_place(data: DataConfig) -> None:
+    pairs = Path(data.pairs)
     if pairs.name != "pairs.jsonl":
         raise InputError("must end in pairs.jsonl, the file that data.shapes makes", field="data.pairs")
-    if config.data.image_root is not None:
+    if data.image_root is not None:
         raise InputError("must be left out where data.shapes makes the images", field="data.image_root")
     check_folder(pairs.parent)
     for file in (pairs.parent / name for name in (*SOURCES, QUADRUPLES)):

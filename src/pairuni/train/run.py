@@ -1,0 +1,217 @@
+"""The state of a training run, and what is written down after each step: metrics, samples, evaluation, checkpoints."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from pairuni import dist
+from pairuni.config import EvalConfig, LogConfig, RolloutConfig
+from pairuni.data.dataset import PairSampler
+from pairuni.data.partners import Partners, co_batching
+from pairuni.errors import DivergedError
+from pairuni.files import locked, write_jsonl
+from pairuni.policies.base import Actor, Policy, Sampler, Scorer
+from pairuni.progress import say, track
+from pairuni.rewards.base import Reward
+from pairuni.runs import RunDir
+from pairuni.train import fitting
+from pairuni.train.best import add_scores, best_scored, name_best, warn_of_other_best
+from pairuni.train.checkpoint import Progress, save_checkpoint
+from pairuni.train.hacking import gamed
+from pairuni.train.optim import Optimizer
+from pairuni.train.resume import ResumePoint, Settings, ready, run_outputs
+from pairuni.train.rollout import ImageLoader, Share, SideBatch, collect
+from pairuni.train.samples import fixed_shares, write_samples
+from pairuni.train.stop import Interrupted, StopSignal
+from pairuni.train.trackers import Trackers
+from pairuni.train.wrap import gathered
+from pairuni.types import Half, Objective, Pair, Side
+
+Evaluate = Callable[[Sampler, int], Mapping[str, float]]
+"""From a model and the number of finished steps to {benchmark: score}, evaluated as `TrainConfig.eval_at` says of that
+step. Called on one process."""
+
+
+@dataclass
+class TrainingRun:
+    """Everything that training holds between two steps."""
+
+    directory: RunDir
+    steps: int
+    seed: int
+    rollout: RolloutConfig
+    objective: Objective
+    log: LogConfig
+    eval_at: Callable[[int], EvalConfig]
+    config_hash: str
+    base: str
+    """Where the model that the run began with came from."""
+    pairs: list[Pair]
+    sampler: PairSampler
+    partners: Partners
+    """Of the file, before mixing; empty where one side alone is trained, or on other processes than the first."""
+    rewards: dict[Side, Reward]
+    load_image: ImageLoader
+    policy: Policy
+    actor: Actor
+    """The policy, or what spreads its weights over processes."""
+    reference: Scorer | None
+    optimizer: Optimizer
+    evaluate: Evaluate | None
+    step: int
+    """Finished steps."""
+    trackers: Trackers | None = None
+    """On the first process."""
+    bar: Any = None
+    """The progress bar, while the run is open."""
+    _drawn: Mapping[Side, list[Half]] = field(default_factory=dict)
+
+    @contextmanager
+    def opened(self, point: ResumePoint, settings: Settings, too_long: list[dict[str, Any]]) -> Iterator[StopSignal]:
+        """Inside, the run directory is this run's own, and stands where the run goes on; signals are caught.
+
+        Comes after all that can fail on a user's mistake, so that such a run leaves no directory behind.
+        """
+        with ExitStack() as stack:
+            if dist.is_main():
+                stack.enter_context(locked(self.directory.path))
+                stack.enter_context(run_outputs(self.directory, point, settings["overwrite"]))
+                ready(self.directory, point)
+                if too_long:
+                    write_jsonl(self.directory.path / fitting.FILE, too_long)
+                ids = {} if point.progress is None else point.progress.trackers
+                self.trackers = Trackers(self.log, self.directory, settings, ids, self.step)
+                stack.callback(self.trackers.close)
+            self.bar = stack.enter_context(
+                track(
+                    desc="train",
+                    total=self.steps,
+                    each=True,
+                    initial=self.step,
+                    unit="step",
+                    disable=not dist.is_main(),
+                )
+            )
+            yield stack.enter_context(StopSignal())
+
+    def begin(self, resumed: bool) -> None:
+        """Looks at the model before the first step, or at what an earlier call left to be done."""
+        if resumed:
+            warn_of_other_best(self.directory, self.eval_at(self.step), self.log.best, self.step)
+        else:
+            self.observe()
+        self.keep_best()  # killed between a checkpoint and its becoming the best
+
+    def remaining_steps(self, stop: StopSignal) -> Iterator[int]:
+        """The numbers of the steps that are not finished, up to a signal: then the run is saved.
+
+        Raises:
+            Interrupted: a signal came.
+        """
+        while self.step < self.steps:
+            if dist.any_rank(stop.requested):
+                self.interrupt()
+            yield self.step + 1
+
+    def interrupt(self) -> None:
+        """Saves the finished steps. Raises Interrupted."""
+        self.save()
+        raise Interrupted(self.step, self.directory.path)
+
+    def shares(self, step: int) -> dict[Side, Share]:
+        """What this process samples in a step."""
+        self._drawn = self.sampler.batch_at(step - 1)
+        return {side: Share(*dist.own_part(halves, self.rollout.rollouts)) for side, halves in self._drawn.items()}
+
+    def collect(self, shares: Mapping[Side, Share], step: int) -> dict[Side, SideBatch]:
+        """`rollout.collect` with the run's rewards and images."""
+        weighting = self.objective.weighting
+        return collect(self.actor, shares, self.rewards, self.rollout, weighting, self.seed, step, self.load_image)
+
+    def record(self, row: dict[str, float], started: float) -> None:
+        """Writes down a finished step: metrics, and samples, evaluation and a checkpoint where they are due.
+
+        Args:
+            row: from `update`. Gets co_batching and seconds/total.
+            started: when the step began, by time.perf_counter.
+        """
+        self.step += 1
+        if self.partners:
+            row["co_batching"] = co_batching(self._drawn, self.partners)
+        row["seconds/total"] = time.perf_counter() - started
+        scores = self.observe()
+        if dist.is_main():
+            self.directory.append_metrics({"step": self.step} | row | scores)
+            if self.trackers is not None:
+                self.trackers.metrics(row | scores, self.step)
+            if row["skipped"]:
+                what = f"{row['skipped']} of its updates left out, a loss or gradient is not finite"
+                say(f"warning, step {self.step}: {what}")
+            window = self.log.hacking_window
+            if window and self.step % window == 0:
+                for warning in gamed(self.directory.read_metrics(), window):
+                    say(f"warning, step {self.step}: {warning}")
+        every = self.log.checkpoint_every
+        if self.step == self.steps or (every and self.step % every == 0):
+            self.save()
+        self.keep_best()
+        means = [f"{side[0]} {row[f'reward_mean/{side}']:.3f}" for side in self.rewards]
+        self.bar.set_postfix_str(f"reward {' '.join(means)}, {row['seconds/total']:.1f} s")
+        self.bar.update()
+
+    def observe(self) -> dict[str, float]:
+        """Writes samples and evaluates where they are due. Returns eval/ metrics; only the main process has any."""
+        log, step, last = self.log, self.step, self.step == self.steps
+        samples = log.samples_every and log.sample_prompts and (step % log.samples_every == 0 or last)
+        evaluate = self.evaluate if log.eval_every and (step % log.eval_every == 0 or last) else None
+        if not samples and evaluate is None:
+            return {}
+        scores: dict[str, float] = {}
+        with gathered(self.actor):
+            if dist.is_main():
+                with located(f"after step {step}"):
+                    if samples:
+                        folder = self.directory.samples(step)
+                        batch = self.collect(fixed_shares(self.pairs, log.sample_prompts), 0)
+                        write_samples(folder, step, batch, self.objective.std_eps)
+                        if self.trackers is not None:
+                            self.trackers.samples(folder, step)
+                    if evaluate is not None:
+                        scores = add_scores(self.directory, self.eval_at(step), step, evaluate(self.actor, step))
+            dist.barrier()
+        return {f"eval/{name}": score for name, score in scores.items()}
+
+    def save(self) -> None:
+        """Writes a checkpoint, unless there is one of this step."""
+        # Interrupted right after a checkpoint: replacing a folder is not atomic, and it holds the same already.
+        if dist.broadcast(self.directory.checkpoint(self.step).is_dir()):
+            return
+        ids = {} if self.trackers is None else self.trackers.ids
+        progress = Progress(self.step, self.sampler.state(self.step), self.config_hash, self.optimizer.skipped, ids)
+        sharded = self.actor is not self.policy
+        save_checkpoint(
+            self.directory, self.policy, self.optimizer, progress, self.log.keep_checkpoints, sharded, self.base
+        )
+
+    def keep_best(self) -> None:
+        """Points `best` at the step that scores highest, and saves this one where it does."""
+        if not self.log.best:
+            return
+        asked = self.eval_at(self.step)
+        found = best_scored(self.directory, asked, self.log.best, self.step) if dist.is_main() else None
+        best = dist.broadcast(found)
+        if best == self.step:
+            self.save()
+        if best is not None and dist.is_main():
+            name_best(self.directory, best)
+
+
+@contextmanager
+def located(words: str) -> Iterator[None]:
+    """Says in which step a model's logits were not finite."""
+    try:
+        yield
+    except DivergedError as err:
+        raise DivergedError(f"{words}: {err}") from None
