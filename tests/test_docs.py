@@ -124,7 +124,7 @@ def parse_only(arguments: list[str], folder: Path, monkeypatch: pytest.MonkeyPat
         config, first = PARTS[part]
         parse_config(config, with_first(rest[1:], first), part)
         return
-    monkeypatch.setattr("pairuni.cli.demo.run_training", lambda config: None)
+    monkeypatch.setattr("pairuni.trainer.Trainer.fit", lambda trainer: None)
     monkeypatch.setattr("pairuni.report.html.write_report", lambda inputs, out, title, overwrite: out)
     if command == "check":
         for name in ("_run", "_config", "_jsonl"):

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from pairuni.cli.commands import run_training
 from pairuni.cli.demo import demo_config
 from pairuni.cli.main import main
 from pairuni.cli.options import parse_config
 from pairuni.config import TrainConfig
 from pairuni.files import read_json, write_json
 from pairuni.shapes_data import make_data
+from pairuni.trainer import Trainer
 
 SHAPES = sorted((Path(__file__).parents[2] / "configs" / "shapes").glob("*.yaml"))
 SMALL = ["--data.shapes", "12", "--data.batch", "2", "--rollout.rollouts", "2", "--rollout.max_new_tokens", "3"]
@@ -28,7 +28,8 @@ def test_a_shipped_config_makes_its_data(file: Path, tmp_path: Path, monkeypatch
     assert config.data.shapes == (3000 if file.stem == "full" else 600)
     own = file.stem in ("full", "dimoo_demo")
     assert config.data.pairs == f"runs/{file.stem if own else 'demo'}/data/pairs.jsonl"
-    make_data(parse_config(TrainConfig, ["--config", str(file), "--data.shapes", "12"], "train"))
+    config = parse_config(TrainConfig, ["--config", str(file), "--data.shapes", "12"], "train")
+    make_data(config.data, config.seed)
     data = Path(config.data.pairs).parent
     assert read_json(data / "shapes.json") == {"shapes": 12, "seed": 0}
     assert main(["check", str(data / "pairs.jsonl")]) == 0
@@ -63,7 +64,10 @@ def test_data_of_another_seed_or_size_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def make(*options: str) -> int:
-        monkeypatch.setattr("pairuni.cli.demo.run_training", make_data)
+        def fit(trainer: Trainer) -> None:
+            make_data(trainer.config.data, trainer.config.seed)
+
+        monkeypatch.setattr("pairuni.trainer.Trainer.fit", fit)
         return main(["demo", "--output", str(tmp_path / "run"), *options])
 
     record = tmp_path / "run" / "data" / "shapes.json"
@@ -114,7 +118,8 @@ def test_nothing_of_the_users_is_written_over(
 def test_pairs_of_the_users_are_taken_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_json("mine/pairs.jsonl", {"no": "pair"})
-    make_data(parse_config(TrainConfig, ["--config", str(SHAPES[0]), "--data.pairs", "mine/pairs.jsonl"], "train"))
+    config = parse_config(TrainConfig, ["--config", str(SHAPES[0]), "--data.pairs", "mine/pairs.jsonl"], "train")
+    make_data(config.data, config.seed)
     assert [p.name for p in Path("mine").iterdir()] == ["pairs.jsonl"]
     with pytest.raises(ValueError, match=r"pairs\.jsonl:1"):
-        run_training(parse_config(TrainConfig, ["--config", str(SHAPES[0]), "--data.pairs", "mine/pairs.jsonl"], "x"))
+        Trainer(config).fit()

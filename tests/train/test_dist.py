@@ -16,7 +16,6 @@ from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor
 
 from pairuni import dist
-from pairuni.cli.commands import run_training
 from pairuni.config import (
     DataConfig,
     LogConfig,
@@ -34,6 +33,7 @@ from pairuni.runs import RunDir, comparable
 from pairuni.train.loop import train
 from pairuni.train.optim import Optimizer
 from pairuni.train.wrap import ShardedPolicy, gathered
+from pairuni.trainer import Trainer
 from pairuni.types import Side
 from train_world import make_config, read_halves, roll_out, take_step
 
@@ -87,7 +87,8 @@ def step_of_two(config: TrainConfig, out: Path, counts: dict[Side, int], micro_b
 
 
 def run(config: TrainConfig) -> None:
-    train(config)
+    with dist.process_group("cpu", 120):
+        train(config)
 
 
 @pytest.mark.parametrize("distributed", WAYS)
@@ -212,10 +213,13 @@ def test_a_run_goes_on_with_another_number_of_processes(
 
 
 def refused(few: TrainConfig, vanilla: TrainConfig) -> None:
-    with pytest.raises(InputError, match="3 processes have 1 groups of 2 rollouts, some would have none"):
-        train(few)
-    with pytest.raises(InputError, match="needs distributed: ddp"):
-        train(vanilla)
+    with pytest.raises(InputError, match="Trainer"):
+        train(few)  # without the other processes
+    with dist.process_group("cpu", 120):
+        with pytest.raises(InputError, match="3 processes have 1 groups of 2 rollouts, some would have none"):
+            train(few)
+        with pytest.raises(InputError, match="needs distributed: ddp"):
+            train(vanilla)
 
 
 def test_what_cannot_be_sharded_is_refused(tmp_path: Path, tiny_janus_folder: Path, pairs_file: Path) -> None:
@@ -267,7 +271,7 @@ def test_one_process_needs_no_group() -> None:
 def test_the_patience_of_a_run_reaches_its_process_group(
     pairs_file: Path, tiny_janus_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`pairuni train` opens the group before it makes data, so that the loop finds one and opens none."""
+    """The trainer opens the only group, before it makes data."""
 
     class Joined(Exception):
         """With the timeout that was asked for."""
@@ -280,5 +284,5 @@ def test_the_patience_of_a_run_reaches_its_process_group(
     monkeypatch.setattr(dist.td, "init_process_group", join)
     config = make_config(tmp_path / "run", tiny_janus_folder, pairs_file)
     with pytest.raises(Joined) as caught:
-        run_training(dataclasses.replace(config, patience=4.0))
+        Trainer(dataclasses.replace(config, patience=4.0)).fit()
     assert caught.value.args == (timedelta(minutes=6),)  # a quarter and a minute more than the watch waits

@@ -153,7 +153,7 @@ def test_a_start_that_fails_leaves_no_directory_and_one_without_a_step_is_replac
     assert not Path(tiny_config.output).exists()
     monkeypatch.undo()
 
-    def stopped(*arguments: object) -> None:
+    def stopped(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("pairuni.train.run.TrainingRun.begin", stopped)
