@@ -36,7 +36,7 @@ def main() -> None:
     print(f"{'side':<14} {'order':<12} {'drawn':>8} {'says':>8} {'error':>8} {'log-prob':>9}")
     for side in Side:
         for order in ("random", "confidence"):
-            policy = load_policy(options.model, settings={"order": order})
+            policy = load_policy(options.model, sampler_options={"order": order})
             assert isinstance(policy, DimooPolicy)
             numbers = agreement(policy, rolled(policy, side, options.prompts, options.rollouts))
             found[f"{side}, {order}"] = {name: round(value, 4) for name, value in numbers.items()}

@@ -8,9 +8,9 @@ from pairuni import dist
 from pairuni.watch import LostRankError
 
 if __name__ == "__main__":
-    how, patience = sys.argv[1], float(sys.argv[2])
+    how, collective_timeout = sys.argv[1], float(sys.argv[2])
     try:
-        with dist.process_group("cpu", patience):
+        with dist.process_group("cpu", collective_timeout):
             dist.barrier()
             while how == "works":
                 print(os.getpid(), flush=True)

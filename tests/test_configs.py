@@ -60,7 +60,7 @@ def test_loads_and_checks(
         for side in Side:
             assert [side_reward(config.rewards, side).name] == vars(config.rewards)[side]
         if file.parent.name == "shapes" and file.stem not in ("demo", "full", "dimoo_demo"):
-            assert config.pairing.mode == file.stem
+            assert config.pair_selection.mode == file.stem
             assert {"random_pairs", "unpaired", "vanilla"} == UNWEIGHTED
 
 
@@ -76,7 +76,7 @@ def test_the_paper_s_masked_diffusion_model(tmp_path: Path) -> None:
     arguments = ["--config", str(ROOT / "paper" / "lumina_dimoo.yaml"), "--model.path", str(tmp_path)]
     config = parse_config(TrainConfig, arguments, "train")
     assert config.rollout.rollouts == 2 and config.kl_beta == 0 and config.data.batch == 16
-    assert {config.model.settings[name] for name in ("image_steps", "text_steps")} == {35, 2}
+    assert {config.model.sampler_options[name] for name in ("image_steps", "text_steps")} == {35, 2}
     DimooConfig().save_pretrained(tmp_path)
     levels = 5
     with torch.device("meta"):

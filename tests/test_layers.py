@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "pairuni"
 RANKS = [
     ["errors", "streams", "types"],
     ["outputs"],
-    ["files", "watch", "progress", "chart_style", "replies"],
+    ["files", "watch", "progress", "renamed", "chart_style", "replies"],
     ["records", "config", "runs", "ledger"],
     ["llm", "dist", "preparation", "shapes"],
     ["data", "policies", "rewards", "algo"],

@@ -82,9 +82,9 @@ def test_who_came_is_not_late(monkeypatch: pytest.MonkeyPatch) -> None:
     for each in watches[:2]:
         with each.meeting():
             time.sleep(0.1)  # a beat tells the others
-            assert each._missing() == ""  # patience
-            each._patience = 0.01
+            assert each._missing() == ""  # timeout
+            each._timeout = 0.01
             assert "for rank 2, which hangs" in each._missing() or "for ranks 1, 2" in each._missing()
-            each._patience = 3600.0
+            each._timeout = 3600.0
     for each in watches:
         each.close()

@@ -283,8 +283,8 @@ class ModelConfig:
     """Parameters that are trained, by the beginning of their names or a pattern with *, e.g. lm_head (default: all but
     the frozen towers; with adapters, only those)."""
     lora: LoraOptions = field(default_factory=LoraOptions)
-    settings: dict[str, Any] = field(default_factory=dict)
-    """How the family draws and scores rollouts, where not as the checkpoint says, by name (docs/lumina-dimoo.md)."""
+    sampler_options: dict[str, Any] = field(default_factory=dict)
+    """Options of the model family's sampler, by name; they replace those of the checkpoint (docs/lumina-dimoo.md)."""
 
 
 @dataclass(frozen=True)
@@ -314,7 +314,7 @@ class RolloutConfig:
     """Divides the logits, in sampling and scoring alike (paper: 1.0)."""
     guidance: float = 5.0
     """Classifier-free guidance of image rollouts (paper: 5)."""
-    score: Literal["cond", "cfg"] = "cond"
+    logprob_mode: Literal["cond", "cfg"] = "cond"
     """Which image log-probs are trained: conditional (what the published Janus trainers do) or guided, as sampled."""
     max_new_tokens: int = 32
     """Longest text answer."""
@@ -330,7 +330,7 @@ class RolloutConfig:
 
 
 @dataclass(frozen=True)
-class MixingConfig:
+class PairSelectionConfig:
     """How the pairs of the file are used: as they are, or as one of the paper's baselines (paper 5)."""
 
     mode: PairingMode = "pairs"
@@ -655,11 +655,11 @@ class TrainConfig:
     """Most tokens per forward and backward, prompts included (0: any number). Does not change the result."""
     distributed: Literal["ddp", "fsdp"] = "ddp"
     """With several processes: ddp gives each all weights, gradients and moments; fsdp spreads them. One result."""
-    patience: float = 120.0
-    """Minutes that processes wait for one of them, e.g. while the first evaluates, before the run ends and names it."""
+    collective_timeout: float = 120.0
+    """Collective timeout in minutes; the rank that is missing is named. It must cover an evaluation on rank 0."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    pairing: MixingConfig = field(default_factory=MixingConfig)
+    pair_selection: PairSelectionConfig = field(default_factory=PairSelectionConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
     side_weights: SideWeights = field(default_factory=SideWeights)
@@ -678,7 +678,7 @@ class TrainConfig:
         _check(isinstance(self.norm_length, NormLength), "norm_length", f"{sides}, not {self.norm_length}")
         _check(self.micro_tokens >= 0, "micro_tokens", f"must not be negative, not {self.micro_tokens}")
         _check(self.kl_beta >= 0, "kl_beta", f"must not be negative, not {self.kl_beta}")
-        _check(self.patience > 0, "patience", f"must be positive, not {self.patience}")
+        _check(self.collective_timeout > 0, "collective_timeout", f"must be positive, not {self.collective_timeout}")
         _check(bool(self.data.pairs), "data.pairs", "is needed: the path of a pairs.jsonl")
         both = self.distributed == "fsdp" and self.log.gradient_cosine_every > 0
         _check(not both, "log.gradient_cosine_every", "compares whole gradients, which distributed: fsdp never has")
@@ -706,7 +706,7 @@ class TrainConfig:
     @property
     def objective(self) -> Objective:
         """The loss of a step, resolved for the pairing mode."""
-        mode = self.pairing.mode
+        mode = self.pair_selection.mode
         return Objective(
             weighting="none" if mode in UNWEIGHTED else self.weighting,
             std_eps=self.advantage.std_eps,
@@ -763,8 +763,8 @@ class EvaluateConfig(EvalConfig):
     """auto (CUDA where there is one), cpu, cuda, cuda:1, ..."""
     precision: Precision = "auto"
     """Of the forward passes: auto is bf16 on GPU and fp32 on CPU."""
-    settings: dict[str, Any] = field(default_factory=dict)
-    """How the model's family draws, where not as the checkpoint says, by name (docs/lumina-dimoo.md)."""
+    sampler_options: dict[str, Any] = field(default_factory=dict)
+    """Options of the model family's sampler, by name; they replace those of the checkpoint (docs/lumina-dimoo.md)."""
     overwrite: bool = False
     """Replace files in the output that this command did not write, or that were edited since."""
 
@@ -828,8 +828,8 @@ class SampleConfig:
     """auto (CUDA where there is one), cpu, cuda, cuda:1, ..."""
     precision: Precision = "auto"
     """Of the forward passes: auto is bf16 on GPU and fp32 on CPU."""
-    settings: dict[str, Any] = field(default_factory=dict)
-    """How the model's family draws, where not as the checkpoint says, by name (docs/lumina-dimoo.md)."""
+    sampler_options: dict[str, Any] = field(default_factory=dict)
+    """Options of the model family's sampler, by name; they replace those of the checkpoint (docs/lumina-dimoo.md)."""
     overwrite: bool = False
     """Replace files in the output that this command did not write, or that were edited since."""
 

@@ -51,7 +51,7 @@ class Trainer:
         check_model(config)
         check_trackers(config.log)
         Outputs(self.run.path, "report", ["report.html"], config.overwrite)
-        with dist.process_group(config.model.device, config.patience):
+        with dist.process_group(config.model.device, config.collective_timeout):
             if dist.is_main():
                 find_start(self.run, flat(asdict(config)))
                 make_data(config.data, config.seed)

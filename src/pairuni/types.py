@@ -120,7 +120,7 @@ class SamplingSpec:
     """Divides the logits; 0 means greedy (evaluation only)."""
     guidance: float = 1.0
     """Classifier-free guidance s of u + s * (c - u) on image actions; 1 is off."""
-    score: Literal["cond", "cfg"] = "cond"
+    logprob_mode: Literal["cond", "cfg"] = "cond"
     """Log-probs of the conditional logits, or of the guided ones that were sampled."""
     max_new_tokens: int = 32
     """Longest text answer; image length is the model's."""
@@ -134,8 +134,8 @@ class SamplingSpec:
             raise ValueError(f"temperature >= 0, guidance >= 1 and max_new_tokens >= 1 are needed, not {self}")
         if self.top_k < 0 or not 0 < self.top_p <= 1:
             raise ValueError(f"top_k >= 0 and 0 < top_p <= 1 are needed, not {self}")
-        if self.score not in ("cond", "cfg"):
-            raise ValueError(f"score must be 'cond' or 'cfg', not {self.score!r}")
+        if self.logprob_mode not in ("cond", "cfg"):
+            raise ValueError(f"logprob_mode must be 'cond' or 'cfg', not {self.logprob_mode!r}")
 
     @property
     def trainable(self) -> bool:
@@ -173,14 +173,14 @@ class Rollouts:
 
     @property
     def logp_BRT(self) -> Tensor:
-        """The log-probs recorded while sampling, of what `spec.score` scores."""
-        guided = self.side is Side.GENERATION and self.spec.score == "cfg"
+        """The log-probs recorded while sampling, of what `spec.logprob_mode` scores."""
+        guided = self.side is Side.GENERATION and self.spec.logprob_mode == "cfg"
         return self.sampled_logp_BRT if guided else self.cond_logp_BRT
 
     @property
     def scored_guided(self) -> bool:
         """Whether scoring needs the unconditional logits too."""
-        return self.side is Side.GENERATION and self.spec.score == "cfg" and self.spec.guidance > 1
+        return self.side is Side.GENERATION and self.spec.logprob_mode == "cfg" and self.spec.guidance > 1
 
     @property
     def length_BR(self) -> Tensor:

@@ -35,9 +35,9 @@ class LostRankError(RuntimeError):
 class Watch:
     """Of one process over all of them."""
 
-    def __init__(self, store: Store, rank: int, world: int, patience: float) -> None:
-        """Starts the thread. `patience` is in seconds."""
-        self._store, self._rank, self._world, self._patience = store, rank, world, patience
+    def __init__(self, store: Store, rank: int, world: int, timeout: float) -> None:
+        """Starts the thread. `timeout` is in seconds."""
+        self._store, self._rank, self._world, self._timeout = store, rank, world, timeout
         self._launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else 0
         self._beats = self._meetings = 0
         self._waiting_since: float | None = None
@@ -99,7 +99,7 @@ class Watch:
     def _missing(self) -> str:
         """Why the wait of the main thread is in vain, "" where it may not be."""
         since = self._waiting_since
-        if since is None or time.monotonic() - since < min(self._patience, UNHEARD * BEAT):
+        if since is None or time.monotonic() - since < min(self._timeout, UNHEARD * BEAT):
             return ""
         now = time.monotonic()
         others = self._others()
@@ -110,9 +110,9 @@ class Watch:
         if gone:
             return str(LostRankError(gone))
         late = [rank for rank, (_, meetings) in sorted(others.items()) if meetings < self._meetings]
-        if late and now - since > self._patience:
+        if late and now - since > self._timeout:
             return (
-                f"rank {self._rank} has waited {self._patience / 60:.0f} minutes for {_named(late)}, which hangs or "
+                f"rank {self._rank} has waited {self._timeout / 60:.0f} minutes for {_named(late)}, which hangs or "
                 "takes too long; this process ends. Start the run again to continue from its latest checkpoint"
             )
         return ""

@@ -16,7 +16,7 @@ from pairuni.analysis import gradients
 from pairuni.analysis.gradient_summary import corrected, summarise, table
 from pairuni.analysis.gradients import Gauge, cosines, drawn_pairs, measure_gradients
 from pairuni.cli.main import main
-from pairuni.config import GradientsConfig, MixingConfig, RewardConfig, TrainConfig
+from pairuni.config import GradientsConfig, PairSelectionConfig, RewardConfig, TrainConfig
 from pairuni.data.mixing import mix
 from pairuni.errors import InputError
 from pairuni.policies import load_policy
@@ -198,7 +198,7 @@ def test_which_pairs_are_drawn_says_nothing_about_their_partners(
     made = [Pair(str(n), "retrieved", 0.7, *both) for n, both in enumerate(zip(*halves, strict=True))]
     rows = {q.id: np.random.default_rng(n).random(6) for n, q in enumerate(halves[0] + halves[1])}
 
-    def mixed(data: object, selection: MixingConfig, seed: int, sides: object) -> list[Pair]:
+    def mixed(data: object, selection: PairSelectionConfig, seed: int, sides: object) -> list[Pair]:
         return mix(made, selection.mode, seed, lambda some: np.stack([rows[q.id] for q in some]))
 
     monkeypatch.setattr(gradients, "mixed_pairs", mixed)
@@ -208,7 +208,7 @@ def test_which_pairs_are_drawn_says_nothing_about_their_partners(
         pairs = drawn_pairs(seeded, "random_pairs", config)
         chained += len({p.generate.id[1:] for p in pairs} & {p.understand.id[1:] for p in pairs})
         unlike.append(np.mean([p.similarity for p in drawn_pairs(seeded, "unpaired", config)]))
-        unpaired = dataclasses.replace(seeded.pairing, mode="unpaired")
+        unpaired = dataclasses.replace(seeded.pair_selection, mode="unpaired")
         every.append([p.similarity for p in mixed(None, unpaired, seed, None)])
     trials, chance = drawn * len(seeds), (drawn - 1) / (number - 1)
     low, high = stats.binom.interval(1 - 1e-4, trials, chance)

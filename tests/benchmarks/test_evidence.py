@@ -61,7 +61,7 @@ def test_unsound_results_are_kept_where_no_table_reads_them() -> None:
     apart = read_results(evidence.RESULTS / "ablations" / "unsound_v1.jsonl")
     assert all(result.sound for result in RUNS.values()) and not any(result.sound for result in apart.values())
     modes = {"random_pairs", "unpaired", "vanilla"}
-    unsound = {arm.name for arm in ARMS.values() if arm.train.get("pairing.mode") in modes}
+    unsound = {arm.name for arm in ARMS.values() if arm.train.get("pair_selection.mode") in modes}
     assert {arm for arm, _, _ in apart} == unsound and len(apart) == 48
     mixes = {row["mix"] for _, row in read_jsonl(evidence.RESULTS / "gradients" / "gradients_v1.jsonl")}
     assert mixes == {"pairs", "aligned_only", "retrieved_only", "from_understanding", "from_generation"}

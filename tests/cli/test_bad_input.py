@@ -133,7 +133,10 @@ CASES = {
         ["model.lora.rank", "no adapters"],
     ),
     "unknown distribution": (lambda w: config(w, "distributed: deepspeed\n"), ["c.yaml:4", "distributed", "deepspeed"]),
-    "no patience": (lambda w: config(w, "patience: 0\n"), ["c.yaml:4", "patience", "positive"]),
+    "no collective timeout": (
+        lambda w: config(w, "collective_timeout: 0\n"),
+        ["c.yaml:4", "collective_timeout", "positive"],
+    ),
     "unknown tracker": (lambda w: config(w, "log:\n  trackers: [paper]\n"), ["c.yaml:5", "log.trackers", "paper"]),
     "cosine of sharded gradients": (
         lambda w: config(w, "distributed: fsdp\nlog:\n  gradient_cosine_every: 1\n"),
@@ -375,7 +378,7 @@ CASES = {
         ["u.jsonl:1", "answer"],
     ),
     "empty mode": (
-        lambda w: ["train", "--config", str(w / "ok.yaml"), "--pairing.mode", "aligned_only"],
+        lambda w: ["train", "--config", str(w / "ok.yaml"), "--pair_selection.mode", "aligned_only"],
         ["aligned"],
     ),
 }

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pairuni.config import UNWEIGHTED, MixingConfig, PairingMode
+from pairuni.config import UNWEIGHTED, PairingMode, PairSelectionConfig
 from pairuni.data.dataset import PairSampler
 from pairuni.data.mixing import image_features, mix
 from pairuni.errors import InputError
@@ -152,6 +152,6 @@ def test_modes_without_meaningful_similarity():
 def test_unpaired_photographs(coco: Path, tmp_path):
     quadruples = read_quadruples(coco / "quadruples.jsonl")[::10]
     pairs = [Pair(str(n), "aligned", 1.0, q, q) for n, q in enumerate(quadruples)]
-    mixed = mix(pairs, "unpaired", 0, lambda qs: image_features(qs, coco, MixingConfig(), tmp_path))
+    mixed = mix(pairs, "unpaired", 0, lambda qs: image_features(qs, coco, PairSelectionConfig(), tmp_path))
     assert np.median([p.similarity for p in mixed]) < 0.2
     assert list(tmp_path.iterdir()), "features are cached"

@@ -150,7 +150,7 @@ def _gap(policy: Policy, rollouts: Rollouts) -> float:
 SPECS = {
     "guidance off": SamplingSpec(temperature=0.8, max_new_tokens=6),
     "score cond": SamplingSpec(temperature=1.2, guidance=4.0, max_new_tokens=6),
-    "score cfg": SamplingSpec(guidance=4.0, score="cfg", max_new_tokens=6),
+    "score cfg": SamplingSpec(guidance=4.0, logprob_mode="cfg", max_new_tokens=6),
 }
 
 
@@ -241,7 +241,7 @@ def test_scoring_follows_the_spec(policy: Policy, side: Side) -> None:
     hotter = replace(rollouts, spec=replace(rollouts.spec, temperature=2.0))
     assert _gap(policy, hotter) > 0.1
     if side is Side.GENERATION:
-        guided = replace(rollouts, spec=replace(rollouts.spec, score="cfg"))
+        guided = replace(rollouts, spec=replace(rollouts.spec, logprob_mode="cfg"))
         assert float((_score(policy, guided) - _score(policy, rollouts)).abs().max()) > 0.1
         assert _gap(policy, guided) < 1e-4  # against the guided log-probs, recorded as well
 

@@ -15,7 +15,7 @@ from pairuni.types import Prompt, Rollouts, SamplingSpec, Side
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 SIZE = JanusSize(hidden=256, layers=3, heads=2, intermediate=320)  # heads as wide as Janus-Pro's
 CORPUS = ["a red circle", "two blue squares", "What colour is the shape? A. red B. blue"]
-SPEC = SamplingSpec(max_new_tokens=40, guidance=3.0, score="cfg")
+SPEC = SamplingSpec(max_new_tokens=40, guidance=3.0, logprob_mode="cfg")
 
 
 @pytest.fixture(autouse=True)

@@ -116,7 +116,7 @@ def test_an_order_belongs_to_a_prompt() -> None:
 @pytest.mark.parametrize("side", list(Side))
 def test_recorded_log_probs_are_the_scored_ones(tiny_dimoo: DimooPolicy, side: Side, order: str) -> None:
     tiny_dimoo.module.language.config.order = order
-    rollouts = sampled(tiny_dimoo, side, SamplingSpec(guidance=3.0, score="cfg", max_new_tokens=5))
+    rollouts = sampled(tiny_dimoo, side, SamplingSpec(guidance=3.0, logprob_mode="cfg", max_new_tokens=5))
     (chunk,) = tiny_dimoo.chunks(rollouts, 100)
     with torch.no_grad():
         scored = tiny_dimoo.logprobs(rollouts, chunk)
@@ -217,7 +217,7 @@ def test_rows_without_a_decision_are_scored_as_nothing(tiny_dimoo: DimooPolicy, 
 
 @pytest.mark.parametrize("side", list(Side))
 def test_a_token_budget_splits_steps(tiny_dimoo: DimooPolicy, side: Side) -> None:
-    rollouts = sampled(tiny_dimoo, side, SamplingSpec(guidance=3.0, score="cfg", max_new_tokens=5))
+    rollouts = sampled(tiny_dimoo, side, SamplingSpec(guidance=3.0, logprob_mode="cfg", max_new_tokens=5))
     (whole,) = tiny_dimoo.chunks(rollouts, 100)
     expected = tiny_dimoo.logprobs(rollouts, whole)
     for budget, tokens in ((100, 1), (2, 300), (100, 2000)):
@@ -404,28 +404,32 @@ def test_a_broken_checkpoint_is_one_message(name: str, tiny_dimoo: DimooPolicy, 
     assert str(tmp_path / "model") in str(caught.value)
 
 
-def test_settings_stand_for_the_checkpoint_s_own(tiny_dimoo: DimooPolicy, tmp_path: Path) -> None:
+def test_sampler_options_stand_for_the_checkpoint_s_own(tiny_dimoo: DimooPolicy, tmp_path: Path) -> None:
     tiny_dimoo.save(tmp_path / "model")
     changed = {"order": "confidence", "scored_image_steps": 2, "masked_prompt": 0}
-    policy = load_policy(str(tmp_path / "model"), settings=changed)
+    policy = load_policy(str(tmp_path / "model"), sampler_options=changed)
     policy.save(tmp_path / "again")  # pyright: ignore
     for config in (policy.module.language.config, load_policy(str(tmp_path / "again")).module.language.config):  # pyright: ignore
         assert {name: getattr(config, name) for name in changed} == changed and config.image_steps == 5
     for name, value, message in (
-        ("d_model", 3, "model.settings.d_model: is none of image_steps, "),
-        ("order", "left", "model.settings.order: must be one of random, confidence, not 'left'"),
-        ("estimator", "best", "model.settings.estimator: must be one of trace, mean_field, random_mask, coupled"),
-        ("image_steps", 0, "model.settings.image_steps: must be a whole number of at least 1, not 0"),
-        ("text_steps", True, "model.settings.text_steps: must be a whole number of at least 1, not True"),
-        ("masked_prompt", 1.0, "model.settings.masked_prompt: must be at least 0 and below 1"),
+        ("d_model", 3, "model.sampler_options.d_model: is none of image_steps, "),
+        ("order", "left", "model.sampler_options.order: must be one of random, confidence, not 'left'"),
+        (
+            "estimator",
+            "best",
+            "model.sampler_options.estimator: must be one of trace, mean_field, random_mask, coupled",
+        ),
+        ("image_steps", 0, "model.sampler_options.image_steps: must be a whole number of at least 1, not 0"),
+        ("text_steps", True, "model.sampler_options.text_steps: must be a whole number of at least 1, not True"),
+        ("masked_prompt", 1.0, "model.sampler_options.masked_prompt: must be at least 0 and below 1"),
     ):
         with pytest.raises(InputError, match=message):
-            load_policy(str(tmp_path / "model"), settings={name: value})
+            load_policy(str(tmp_path / "model"), sampler_options={name: value})
 
 
-def test_janus_has_no_settings(tiny_janus_folder: Path) -> None:
-    with pytest.raises(InputError, match=r"model.settings.order: is no setting of a Janus model"):
-        load_policy(str(tiny_janus_folder), settings={"order": "random"})
+def test_janus_has_no_sampler_options(tiny_janus_folder: Path) -> None:
+    with pytest.raises(InputError, match=r"model.sampler_options.order: is no sampler option of a Janus model"):
+        load_policy(str(tiny_janus_folder), sampler_options={"order": "random"})
 
 
 def test_without_diffusers_one_line_says_what_to_install(tiny_dimoo: DimooPolicy, tmp_path: Path) -> None:

@@ -116,16 +116,23 @@ def test_nothing_drawn_with_it_is_trained_on(tiny_dimoo: DimooPolicy) -> None:
     tiny_dimoo.module.language.config.cached_share = 0.1
     rollouts = sampled(tiny_dimoo, Side.GENERATION, GUIDED)
     for use in (lambda: tiny_dimoo.chunks(rollouts, 4), tiny_dimoo.trainable):
-        with pytest.raises(InputError, match=r"model\.settings\.cached_share.*evaluation alone"):
+        with pytest.raises(InputError, match=r"model.sampler_options\.cached_share.*evaluation alone"):
             use()
 
 
-def test_eval_and_sample_take_settings(
+def test_eval_and_sample_take_sampler_options(
     tiny_dimoo: DimooPolicy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = tmp_path / "model"
     tiny_dimoo.save(model)
-    common = ["--model", str(model), "--device", "cpu", "--settings", '{"cached_share": 0.1, "order": "confidence"}']
+    common = [
+        "--model",
+        str(model),
+        "--device",
+        "cpu",
+        "--sampler_options",
+        '{"cached_share": 0.1, "order": "confidence"}',
+    ]
     assert main(["sample", "--prompt", "a circle", "--number", "1", "--output", str(tmp_path / "a.png"), *common]) == 0
     assert (tmp_path / "a.png").is_file()
     small = ["--benchmarks", "shapes_generation", "--prompts", "6", "--output", str(tmp_path / "eval")]
@@ -135,5 +142,5 @@ def test_eval_and_sample_take_settings(
     assert (tmp_path / "eval" / "answers_shapes_generation.jsonl").stat().st_mtime_ns != kept
     assert json.loads((tmp_path / "eval" / "eval.json").read_text())["benchmarks"]["shapes_generation"]["n"] == 6
     capsys.readouterr()
-    assert main(["eval", *small, *common[:4], "--settings", '{"cached_share": 2}']) != 0
+    assert main(["eval", *small, *common[:4], "--sampler_options", '{"cached_share": 2}']) != 0
     assert "cached_share: must be between 0 and 1, not 2" in capsys.readouterr().err

@@ -34,7 +34,7 @@ CASES = {
     "plain": WORK,
     "many answers": replace(WORK, sides=(Side.UNDERSTANDING,), prompts=6, micro_batch=12),
     "checkpointing, reference": replace(WORK, checkpointing=True, reference=True, micro_batch=6),
-    "cfg score, micro_tokens": replace(WORK, spec=replace(WORK.spec, score="cfg"), micro_tokens=3000, prompts=2),
+    "cfg score, micro_tokens": replace(WORK, spec=replace(WORK.spec, logprob_mode="cfg"), micro_tokens=3000, prompts=2),
     "bf16": replace(WORK, bf16=True, prompts=1, rollouts=6),
 }
 
@@ -68,7 +68,7 @@ def test_more_work_takes_more(folder: Path) -> None:
     base = peaks(replace(WORK, micro_batch=64))
     more = {
         "prompts": peaks(replace(WORK, prompts=6, micro_batch=64)),
-        "guided scores": peaks(replace(WORK, micro_batch=64, spec=replace(WORK.spec, score="cfg"))),
+        "guided scores": peaks(replace(WORK, micro_batch=64, spec=replace(WORK.spec, logprob_mode="cfg"))),
         "confidence": peaks(replace(WORK, micro_batch=64), order="confidence"),
     }
     for name, found in more.items():
@@ -85,7 +85,7 @@ def test_more_work_takes_more(folder: Path) -> None:
 
 
 def test_what_is_no_model_is_one_message(folder: Path) -> None:
-    with pytest.raises(InputError, match=r"model.settings.order: must be one of"):
+    with pytest.raises(InputError, match=r"model.sampler_options.order: must be one of"):
         load_planner(str(folder), {"order": "left"})
     (folder / "vqvae" / "config.json").unlink()
     with pytest.raises(InputError, match="cannot be read as a Lumina-DiMOO model"):

@@ -12,7 +12,7 @@ from pairuni.policies.dimoo import estimators
 from pairuni.policies.dimoo.policy import DimooPolicy
 from pairuni.types import Rollouts, SamplingSpec, Side
 
-SPEC = SamplingSpec(guidance=3.0, score="cfg", max_new_tokens=6)
+SPEC = SamplingSpec(guidance=3.0, logprob_mode="cfg", max_new_tokens=6)
 ESTIMATORS = list(estimators.ESTIMATORS)
 
 

@@ -69,7 +69,7 @@ def _prompt_ids(policy: JanusPolicy, caption: str) -> tuple[list[int], list[int]
 
 @pytest.mark.parametrize("score", ["cond", "cfg"])
 def test_image_log_probs_against_a_stepwise_reference(tiny_janus: JanusPolicy, score: str) -> None:
-    spec = SamplingSpec(temperature=0.9, guidance=3.0, score=score)  # pyright: ignore[reportArgumentType]
+    spec = SamplingSpec(temperature=0.9, guidance=3.0, logprob_mode=score)  # pyright: ignore[reportArgumentType]
     rollouts = _images(tiny_janus, spec, rollouts=1)
     scored = torch.cat([tiny_janus.logprobs(rollouts, c).detach() for c in tiny_janus.chunks(rollouts, 2)])
     for b, caption in enumerate(CAPTIONS):

@@ -210,7 +210,7 @@ def test_options_that_save() -> None:
         assert saved > 0.6 * memory.estimate(d, work)[UPDATE[side]]["activations"]
         other = {stage for stage in memory.estimate(d, replace(work, sides=(side,))) if "text" in stage}
         assert bool(other) == (side is Side.UNDERSTANDING)
-    guided = replace(work, spec=replace(work.spec, score="cfg"))
+    guided = replace(work, spec=replace(work.spec, logprob_mode="cfg"))
     doubled = memory.estimate(d, guided)[UPDATE[Side.GENERATION]]["activations"]
     assert doubled == 2 * memory.estimate(d, work)[UPDATE[Side.GENERATION]]["activations"]
 

@@ -131,7 +131,7 @@ def test_a_mask_by_brute_force() -> None:
 def test_heads_in_slices_change_nothing(
     tiny_janus: JanusPolicy, monkeypatch: pytest.MonkeyPatch, side: Side, score: str
 ) -> None:
-    spec = SamplingSpec(max_new_tokens=6, guidance=2.0, score=score)  # pyright: ignore
+    spec = SamplingSpec(max_new_tokens=6, guidance=2.0, logprob_mode=score)  # pyright: ignore
     rollouts = _sampled(tiny_janus, side, spec)
     whole, expected = _scored(tiny_janus, rollouts, 100)
     module, sizes, temper = tiny_janus.module, [], scoring.temper_
@@ -152,7 +152,7 @@ def test_heads_in_slices_change_nothing(
 
 @pytest.mark.parametrize("side", list(Side))
 def test_a_token_budget_cuts_between_rows_and_a_shared_prompt_counts_once(tiny_janus: JanusPolicy, side: Side) -> None:
-    rollouts = _sampled(tiny_janus, side, SamplingSpec(max_new_tokens=5, guidance=2.0, score="cfg"))
+    rollouts = _sampled(tiny_janus, side, SamplingSpec(max_new_tokens=5, guidance=2.0, logprob_mode="cfg"))
     lengths = rollouts.mask_BRT.flatten(0, 1).sum(-1).tolist()
     prompts = [len(ids) for ids in rollouts.context.ids]
 

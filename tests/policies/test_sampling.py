@@ -46,7 +46,7 @@ def test_uniforms_belong_to_the_row() -> None:
 def test_drawn_log_probs_against_numpy() -> None:
     rng = np.random.default_rng(0)
     cond, uncond = rng.normal(0, 3, (5, 11)), rng.normal(0, 3, (5, 11))
-    spec = SamplingSpec(temperature=0.7, guidance=2.5, score="cfg")
+    spec = SamplingSpec(temperature=0.7, guidance=2.5, logprob_mode="cfg")
     c, u = torch.tensor(cond), torch.tensor(uncond)
     drawn = draw(c, u, torch.rand(5, dtype=torch.float64), spec, torch.tensor([0, 1]))
     chosen = drawn.actions_n.numpy()

@@ -29,7 +29,7 @@ class World:
         self.guided, self.dtype = guided, dtype
         self.actions = torch.tensor([1, 2, 4, 10, 9, 1, 5])
         self.shares = rng.normal(0, 1, N)
-        self.spec = SamplingSpec(temperature=temperature, guidance=2.5, score="cfg" if guided else "cond")
+        self.spec = SamplingSpec(temperature=temperature, guidance=2.5, logprob_mode="cfg" if guided else "cond")
 
     def logp(self) -> Tensor:
         uncond = self.uncond if self.guided else None

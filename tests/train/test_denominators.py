@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pairuni.config import MixingConfig, NormLength, OptimConfig, SideWeights, TrainConfig
+from pairuni.config import NormLength, OptimConfig, PairSelectionConfig, SideWeights, TrainConfig
 from pairuni.policies.janus.policy import JanusPolicy
 from pairuni.train.optim import Optimizer
 from pairuni.train.rollout import SideBatch
@@ -73,7 +73,7 @@ def close(got: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float)
 def vanilla(config: TrainConfig, norm: Any, **changes: Any) -> TrainConfig:
     return dataclasses.replace(
         config,
-        pairing=MixingConfig(mode="vanilla"),
+        pair_selection=PairSelectionConfig(mode="vanilla"),
         loss_norm=norm,
         norm_length=NormLength(LENGTHS[U], LENGTHS[G]),
         micro_batch=3,
@@ -101,7 +101,7 @@ def test_a_balanced_draw_of_vanilla_has_the_gradient_of_pairs(
 ) -> None:
     config = vanilla(tiny_config, norm)
     batch = roll_out(tiny_janus, {side: items[:2] for side, items in read_halves(pairs_file).items()}, config)
-    pairs = dataclasses.replace(config, pairing=MixingConfig(mode="pairs"))
+    pairs = dataclasses.replace(config, pair_selection=PairSelectionConfig(mode="pairs"))
     close(step_gradients(tiny_janus, batch, config), step_gradients(tiny_janus, batch, pairs), 1e-7)
 
 
@@ -110,7 +110,7 @@ def test_vanilla_with_one_side_is_plain_grpo_on_that_side(
 ) -> None:
     config = vanilla(tiny_config, "sequence_mean", sides="generation")
     batch = roll_out(tiny_janus, {G: read_halves(pairs_file)[G][:2]}, config)
-    pairs = dataclasses.replace(config, pairing=MixingConfig(mode="pairs"))
+    pairs = dataclasses.replace(config, pair_selection=PairSelectionConfig(mode="pairs"))
     close(step_gradients(tiny_janus, batch, config), step_gradients(tiny_janus, batch, pairs), 1e-7)
 
 

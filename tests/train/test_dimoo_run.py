@@ -19,10 +19,12 @@ def test_a_run_stops_and_goes_on_exactly(
     estimator: str, lora: int, tiny_dimoo: DimooPolicy, tmp_path: Path, pairs_file: Path
 ) -> None:
     tiny_dimoo.save(tmp_path / "model")
-    settings = {"estimator": estimator, "scored_image_steps": 2}
+    sampler_options = {"estimator": estimator, "scored_image_steps": 2}
 
     def config(name: str, steps: int) -> TrainConfig:
-        model = ModelConfig(str(tmp_path / "model"), "cpu", lora=LoraOptions(rank=lora), settings=settings)
+        model = ModelConfig(
+            str(tmp_path / "model"), "cpu", lora=LoraOptions(rank=lora), sampler_options=sampler_options
+        )
         log = LogConfig(samples_every=2, sample_prompts=1, checkpoint_every=1, keep_checkpoints=0)
         return make_config(
             tmp_path / name, tmp_path / "model", pairs_file, steps=steps, model=model, log=log, kl_beta=0.01
@@ -39,7 +41,7 @@ def test_a_run_stops_and_goes_on_exactly(
     before = load_file(tmp_path / "model" / "model.safetensors")
     assert any(bool((weights[0][name] != before[name]).any()) for name in before)
     said = json.loads((straight.checkpoint(3) / "model" / "config.json").read_text())
-    assert {name: said[name] for name in settings} == settings
+    assert {name: said[name] for name in sampler_options} == sampler_options
     for row in rows[0]:
         assert row["grad_norm"] > 0 and row["tokens/understanding"] > 0
         # Of a trace the recorded log-probs are the scored ones; those of other estimators are not.

@@ -20,9 +20,9 @@ from pairuni.config import (
     DataConfig,
     LogConfig,
     LoraOptions,
-    MixingConfig,
     ModelConfig,
     OptimConfig,
+    PairSelectionConfig,
     RolloutConfig,
     TrainConfig,
 )
@@ -125,7 +125,11 @@ def test_two_processes_have_the_mixed_denominator_of_one(
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         config = make_config(
-            tmp_path / name / "run", tiny_janus_folder, pairs_file, optim=OPTIM, pairing=MixingConfig(mode="vanilla")
+            tmp_path / name / "run",
+            tiny_janus_folder,
+            pairs_file,
+            optim=OPTIM,
+            pair_selection=PairSelectionConfig(mode="vanilla"),
         )
         drawn = dict(zip(Side, counts, strict=True))
         if name == "one":
@@ -225,7 +229,7 @@ def refused(few: TrainConfig, vanilla: TrainConfig) -> None:
 def test_what_cannot_be_sharded_is_refused(tmp_path: Path, tiny_janus_folder: Path, pairs_file: Path) -> None:
     data = DataConfig(pairs=str(pairs_file), batch=1)
     few = {"data": data, "rollout": RolloutConfig(rollouts=2), "distributed": "fsdp"}
-    vanilla = {"pairing": MixingConfig(mode="vanilla"), "distributed": "fsdp"}
+    vanilla = {"pair_selection": PairSelectionConfig(mode="vanilla"), "distributed": "fsdp"}
     configs = [make_config(tmp_path / "run", tiny_janus_folder, pairs_file, **options) for options in (few, vanilla)]
     in_two(refused, *configs, processes=3)
     with pytest.raises(InputError, match="which distributed: fsdp never has"):
@@ -268,7 +272,7 @@ def test_one_process_needs_no_group() -> None:
         assert parameter.grad is None
 
 
-def test_the_patience_of_a_run_reaches_its_process_group(
+def test_the_collective_timeout_of_a_run_reaches_its_process_group(
     pairs_file: Path, tiny_janus_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The trainer opens the only group, before it makes data."""
@@ -284,5 +288,5 @@ def test_the_patience_of_a_run_reaches_its_process_group(
     monkeypatch.setattr(dist.td, "init_process_group", join)
     config = make_config(tmp_path / "run", tiny_janus_folder, pairs_file)
     with pytest.raises(Joined) as caught:
-        Trainer(dataclasses.replace(config, patience=4.0)).fit()
+        Trainer(dataclasses.replace(config, collective_timeout=4.0)).fit()
     assert caught.value.args == (timedelta(minutes=6),)  # a quarter and a minute more than the watch waits

@@ -42,7 +42,7 @@ def test_value_and_gradient_by_hand(
     tiny_janus: JanusPolicy, moved: JanusPolicy, tiny_config: TrainConfig, pairs_file: Path,
     guidance: float, score: Any, estimator: Any,
 ) -> None:  # fmt: skip
-    rollout = RolloutConfig(rollouts=4, guidance=guidance, score=score, max_new_tokens=6)
+    rollout = RolloutConfig(rollouts=4, guidance=guidance, logprob_mode=score, max_new_tokens=6)
     config = dataclasses.replace(
         tiny_config, rollout=rollout, kl_beta=0.5, kl_estimator=estimator, micro_batch=3,
         optim=OptimConfig(lr=1e-4, max_grad_norm=0),

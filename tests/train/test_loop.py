@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-from pairuni.config import LogConfig, LoraOptions, MixingConfig, OptimConfig, RewardConfig, TrainConfig
+from pairuni.config import LogConfig, LoraOptions, OptimConfig, PairSelectionConfig, RewardConfig, TrainConfig
 from pairuni.data.dataset import PairSampler
 from pairuni.data.mixing import mix
 from pairuni.errors import InputError
@@ -384,7 +384,7 @@ def test_one_side_alone(tiny_config: TrainConfig, side: Side) -> None:
 
 @pytest.mark.parametrize("mode", ["vanilla", "random_pairs", "unpaired", "aligned_only", "retrieved_only"])
 def test_mixing_modes_train(tiny_config: TrainConfig, mode: Any) -> None:
-    config = dataclasses.replace(tiny_config, steps=1, pairing=MixingConfig(mode=mode))
+    config = dataclasses.replace(tiny_config, steps=1, pair_selection=PairSelectionConfig(mode=mode))
     train(config)
     (row,) = RunDir(Path(config.output)).read_metrics()
     assert row["pair_weight_mean"] == (pytest.approx(0.8) if mode == "retrieved_only" else 1.0)
@@ -395,7 +395,7 @@ def test_mixing_modes_train(tiny_config: TrainConfig, mode: Any) -> None:
 def test_every_step_says_how_many_halves_stand_beside_their_partner(
     tiny_config: TrainConfig, pairs_file: Path, mode: Any
 ) -> None:
-    config = dataclasses.replace(tiny_config, steps=3, pairing=MixingConfig(mode=mode))
+    config = dataclasses.replace(tiny_config, steps=3, pair_selection=PairSelectionConfig(mode=mode))
     train(config)
     joined = [(pair.understand.id, pair.generate.id) for pair in read_pairs(pairs_file)]
     sampler = PairSampler(mix(read_pairs(pairs_file), mode, config.seed), config.data.batch, config.seed, mode)
@@ -404,5 +404,9 @@ def test_every_step_says_how_many_halves_stand_beside_their_partner(
         u, g = ([half.quadruple.id for half in halves[side]] for side in Side)
         beside = [any((a, b) in joined for b in g) for a in u] + [any((a, b) in joined for a in u) for b in g]
         assert row["co_batching"] == pytest.approx(np.mean(beside)) and (mode != "pairs" or row["co_batching"] == 1)
-    train(dataclasses.replace(config, sides="generation", pairing=MixingConfig(), output=f"{config.output}_alone"))
+    train(
+        dataclasses.replace(
+            config, sides="generation", pair_selection=PairSelectionConfig(), output=f"{config.output}_alone"
+        )
+    )
     assert "co_batching" not in RunDir(Path(f"{config.output}_alone")).read_metrics()[0]

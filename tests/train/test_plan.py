@@ -127,7 +127,7 @@ CASES = {
     "plain": WORK,
     "many answers": replace(WORK, sides=(Side.UNDERSTANDING,), prompts=8, micro_batch=20),
     "checkpointing, reference": replace(WORK, checkpointing=True, reference=True, micro_batch=12),
-    "cfg score, micro_tokens": replace(WORK, spec=replace(WORK.spec, score="cfg"), micro_tokens=2400, prompts=2),
+    "cfg score, micro_tokens": replace(WORK, spec=replace(WORK.spec, logprob_mode="cfg"), micro_tokens=2400, prompts=2),
     "bf16": replace(WORK, bf16=True, prompts=1, rollouts=6),
 }
 

@@ -113,7 +113,7 @@ def test_micro_batches_only_add_up(
 def test_first_update_has_ratio_one_against_what_was_recorded(
     tiny_janus: JanusPolicy, config: TrainConfig, halves: dict[Side, list[Half]], guidance: float, score: Any
 ) -> None:
-    rollout = RolloutConfig(rollouts=4, temperature=0.7, guidance=guidance, score=score, max_new_tokens=6)
+    rollout = RolloutConfig(rollouts=4, temperature=0.7, guidance=guidance, logprob_mode=score, max_new_tokens=6)
     config = dataclasses.replace(config, rollout=rollout)
     batch = roll_out(tiny_janus, halves, config)
     _, row = gradients(tiny_janus, batch, config)

@@ -29,6 +29,7 @@ from pairuni.files import check_folder, read_json, read_jsonl, write_json, write
 from pairuni.policies.base import Policy
 from pairuni.progress import track
 from pairuni.records import pairs_root, resolve_image
+from pairuni.renamed import new_name
 from pairuni.rewards import side_reward
 from pairuni.rewards.combined import total
 from pairuni.streams import VERSION, Stream, generator, other_streams, seed_all
@@ -46,7 +47,7 @@ FILES = ("settings.json", "gradients.json", "gradients.md", "gradients.png")
 OTHER = "other"
 """The group of parameters outside the repeated layers: embeddings, heads, norms."""
 
-_UNUSED = ("optim.", "data.batch", "updates_per_rollout", "clip_eps", "pairing.mode")
+_UNUSED = ("optim.", "data.batch", "updates_per_rollout", "clip_eps", "pair_selection.mode")
 """Fields of training, and prefixes of fields, that change no gradient here."""
 
 Groups = Mapping[str, Tensor]
@@ -117,7 +118,7 @@ def _continued(settings: Path, path: Path, wanted: Mapping[str, Any]) -> list[di
             raise InputError("is missing or is not what this command writes", file=path, line=line, field=field)
         rows.append(row)
     if rows:
-        found = read_json(settings)
+        found = {new_name(name) or name: value for name, value in read_json(settings).items()}
         problem = other_streams(found)
         if problem:
             raise InputError(problem, file=settings, field="streams")
@@ -136,9 +137,9 @@ def drawn_pairs(train: TrainConfig, mode: PairingMode, config: GradientsConfig) 
         InputError: there are none, or the mode needs what the file does not say, or an image is not there.
     """
     try:
-        mixed = mixed_pairs(train.data, replace(train.pairing, mode=mode), train.seed, train.trained_sides)
+        mixed = mixed_pairs(train.data, replace(train.pair_selection, mode=mode), train.seed, train.trained_sides)
     except InputError as err:
-        if err.field != "pairing.mode":
+        if err.field != "pair_selection.mode":
             raise
         raise InputError(f"{err}; leave {mode} out", field="mixes") from None
     order = generator(config.seed, Stream.GRADIENT_PAIRS).permutation(len(mixed))

@@ -77,11 +77,15 @@ def _evaluate(config: EvaluateConfig, output: Path) -> int:
     from pairuni.policies.source import model_name
 
     config = replace(runner.with_ledger(config, output), model=model_name(config.model))
-    policy = load_policy(config.model, device=config.device, precision=config.precision, settings=config.settings)
+    policy = load_policy(
+        config.model, device=config.device, precision=config.precision, sampler_options=config.sampler_options
+    )
     skipped = runner.skipped(config, policy)
     if skipped:
         print(runner.skip_lines(skipped), flush=True)
-    identity = "\n".join([runner.model_identity(config.model), *([str(config.settings)] if config.settings else [])])
+    identity = "\n".join(
+        [runner.model_identity(config.model), *([str(config.sampler_options)] if config.sampler_options else [])]
+    )
     results = runner.evaluate(policy, config, output, identity)
     runner.mark_chosen(results, config.model)
     path = runner.write_eval(output, config.model, config, results, skipped)

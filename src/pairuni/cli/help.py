@@ -23,7 +23,7 @@ TITLES = {
     "model": "Model",
     "model.lora": "Adapters (LoRA)",
     "data": "Data",
-    "pairing": "How pairs are used",
+    "pair_selection": "How pairs are used",
     "rollout": "Rollouts",
     "advantage": "Advantages",
     "side_weights": "Weights of the two sides",
@@ -44,7 +44,7 @@ COMMON: dict[str, tuple[str, ...]] = {
     "train": (
         "output", "steps", "seed", "sides", "weighting", "kl_beta", "micro_batch", "distributed",
         "model.path", "model.device", "model.gradient_checkpointing", "model.lora.rank",
-        "data.pairs", "data.batch", "data.shapes", "pairing.mode",
+        "data.pairs", "data.batch", "data.shapes", "pair_selection.mode",
         "rollout.rollouts", "rollout.guidance", "rollout.max_new_tokens", "rollout.prompts_per_call",
         "optim.lr", "optim.warmup", "rewards.understanding", "rewards.generation", "rewards.options",
         "log.samples_every", "log.checkpoint_every", "log.eval_every", "log.best", "log.trackers", "log.console",

@@ -21,6 +21,7 @@ from pairuni.cli.configs import config_file
 from pairuni.cli.help import Option, nearest, options_of
 from pairuni.errors import InputError
 from pairuni.files import read_text
+from pairuni.renamed import refuse_old_name
 
 Config = TypeVar("Config")
 _KEY = re.compile(r"[Kk]ey ['\"]([\w.]+)['\"]")
@@ -144,6 +145,7 @@ def _check_names(arguments: list[str], options: list[Option], command: str) -> N
         name = argument.removeprefix("--").partition("=")[0]
         taken = name in known or name == "config" or name.startswith(mappings) or not argument.startswith("--")
         if not taken and not any(each.startswith(f"{name}.") for each in known):
+            refuse_old_name(name, known)
             what = f"unknown option{nearest(name, known)}; see `pairuni {command} --help`"
             raise InputError(what, field=argument.partition("=")[0])
 
@@ -191,7 +193,8 @@ def _check_yaml(file: Path, cls: type, lists: set[str]) -> str:
         raise InputError(f"holds a value that cannot be read ({err})", file=file) from None
     if not isinstance(value, dict) or not isinstance(root, yaml.MappingNode):
         raise InputError("must be a YAML mapping of options", file=file)
-    _check_keys(root, "", file)
+    known = [option.name for option in options_of(cls)]
+    _check_keys(root, "", file, known)
     groups = {f.name: [g.name for g in fields(f.type)] for f in fields(cls) if is_dataclass(f.type)}
     for key, node in root.value:
         if key.value not in groups:
@@ -199,7 +202,7 @@ def _check_yaml(file: Path, cls: type, lists: set[str]) -> str:
         if not isinstance(node, yaml.MappingNode):
             message = f"must be a group of options ({', '.join(groups[key.value])}), each on a line of its own below it"
             raise InputError(message, file=file, line=key.start_mark.line + 1, field=key.value)
-        _check_keys(node, f"{key.value}.", file)
+        _check_keys(node, f"{key.value}.", file, known)
     words = sorted(_written_lists(root, "", lists), key=lambda node: -node.start_mark.index)
     changed = text
     for node in words:
@@ -217,8 +220,8 @@ def _written_lists(node: yaml.MappingNode, prefix: str, lists: set[str]) -> Iter
             yield value
 
 
-def _check_keys(node: yaml.MappingNode, prefix: str, file: Path) -> None:
-    """Keys are words, and YAML itself would let the last of equal ones win in silence."""
+def _check_keys(node: yaml.MappingNode, prefix: str, file: Path, known: list[str]) -> None:
+    """Keys are words, none is an old name, and none is given twice: YAML would let the last one win in silence."""
     first: dict[str, int] = {}
     for key, _ in node.value:
         line = key.start_mark.line + 1
@@ -228,6 +231,7 @@ def _check_keys(node: yaml.MappingNode, prefix: str, file: Path) -> None:
             message = f"is given twice, first in line {first[key.value]}"
             raise InputError(message, file=file, line=line, field=prefix + key.value)
         first[key.value] = line
+        refuse_old_name(prefix + key.value, known, file=file, line=line)
 
 
 def _worded(message: str, command: str) -> InputError:

@@ -18,12 +18,12 @@ def _head(model: str, plan: Plan) -> list[str]:
     name, size = ("billion", 1e9) if plan.parameters >= 1e8 else ("million", 1e6)
     counts = f"{plan.parameters / size:.2f} {name} parameters, {plan.trained / size:.2f} trained"
     where = f"{'a GPU' if work.cuda else 'CPU'}, {'bf16' if work.bf16 else 'fp32'}"
-    score = f", guidance {work.spec.guidance:g}, score {work.spec.score}"
+    guided = f", guidance {work.spec.guidance:g}, logprob_mode {work.spec.logprob_mode}"
     tokens = f", micro_tokens {work.micro_tokens:,}" if work.micro_tokens else ""
     saved = ", gradient checkpointing" if work.checkpointing else ""
     return [
         f"{model}: {counts}; {where}",
-        f"a call: {work.prompts} of {plan.share} prompts x {work.rollouts} rollouts{score}",
+        f"a call: {work.prompts} of {plan.share} prompts x {work.rollouts} rollouts{guided}",
         f"a prompt: {work.text_tokens} tokens of text; an answer: up to {work.spec.max_new_tokens} tokens",
         f"an update: micro_batch {work.micro_batch}{tokens}{saved}",
     ]

@@ -30,7 +30,9 @@ def run_sample(config: SampleConfig) -> None:
         top_p=config.top_p,
     )
     output = Outputs(Path(config.output).parent, "sample", [escape(Path(config.output).name)], config.overwrite)
-    policy = load_policy(config.model, device=config.device, precision=config.precision, settings=config.settings)
+    policy = load_policy(
+        config.model, device=config.device, precision=config.precision, sampler_options=config.sampler_options
+    )
     prompt = Prompt(side, config.prompt or config.question or "", images)
     refuse_long(policy, prompt, config.max_new_tokens, "question" if config.prompt is None else "prompt")
     seeds = seeds_for(config.seed, 0, ["sample"], side, config.number)

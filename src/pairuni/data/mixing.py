@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pairuni.config import MixingConfig, PairingMode
+from pairuni.config import PairingMode, PairSelectionConfig
 from pairuni.data.features import extract, load_extractor
 from pairuni.data.match import normalise
 from pairuni.errors import InputError
@@ -48,12 +48,12 @@ def mix(pairs: Sequence[Pair], mode: PairingMode, seed: int, features: Features 
     else:
         raise ValueError(f"unknown mixing mode {mode!r}")
     if not mixed:
-        raise InputError(f"mode {mode} leaves none of the {len(pairs)} pairs", field="pairing.mode")
+        raise InputError(f"mode {mode} leaves none of the {len(pairs)} pairs", field="pair_selection.mode")
     return mixed
 
 
 def image_features(
-    quadruples: Sequence[Quadruple], root: Path, config: MixingConfig, cache: Path | None = None
+    quadruples: Sequence[Quadruple], root: Path, config: PairSelectionConfig, cache: Path | None = None
 ) -> np.ndarray:
     """Feature rows [n, D] of the quadruples' images by the config's extractor. Raises InputError as `extract`."""
     extractor = load_extractor(config.extractor, config.weights)
@@ -66,7 +66,8 @@ def _from_source(pairs: Sequence[Pair], side: Side) -> list[Pair]:
         for half in (pair.generate, pair.understand):
             if half.side is None:
                 raise InputError(
-                    f"mode from_{side} needs `side` in every half; pair {pair.id!r} lacks it", field="pairing.mode"
+                    f"mode from_{side} needs `side` in every half; pair {pair.id!r} lacks it",
+                    field="pair_selection.mode",
                 )
             if half.side is side:
                 found.setdefault(half.id, half)
@@ -114,4 +115,4 @@ def _rejoined(pairs: Sequence[Pair], partner: np.ndarray, similarity: np.ndarray
 
 def _need_two(n: int, mode: str) -> None:
     if n < 2:
-        raise InputError(f"mode {mode} needs at least two pairs, not {n}", field="pairing.mode")
+        raise InputError(f"mode {mode} needs at least two pairs, not {n}", field="pair_selection.mode")

@@ -28,6 +28,7 @@ from pairuni.policies.base import Sampler
 from pairuni.policies.length import too_long
 from pairuni.policies.sampling import seeds_for
 from pairuni.progress import say, track
+from pairuni.renamed import with_new_names
 from pairuni.runs import RunDir
 from pairuni.types import Prompt, Side
 
@@ -278,7 +279,7 @@ def mark_chosen(results: dict[str, dict[str, Any]], model: str) -> None:
         return
     if read_text(run.best).strip() != checkpoint.name:
         return
-    settings = run.read_config()
+    settings = with_new_names(run.read_config())
     log, scored = settings.get("log") or {}, settings.get("eval") or {}
     name = log.get("best")
     if name in results and results[name]["split"] in (None, scored.get("split")):

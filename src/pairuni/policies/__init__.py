@@ -32,7 +32,7 @@ def load_policy(
     device: str = "auto",
     precision: str = "auto",
     cuda_graphs: bool = True,
-    settings: Mapping[str, Any] = MappingProxyType({}),
+    sampler_options: Mapping[str, Any] = MappingProxyType({}),
 ) -> "Policy":
     """Loads a checkpoint as a policy.
 
@@ -41,24 +41,26 @@ def load_policy(
         device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1", ...
         precision: of the forward passes: "auto" (bf16 on GPU, fp32 on CPU), "fp32" or "bf16". Weights stay fp32.
         cuda_graphs: whether sampling on CUDA replays recorded steps.
-        settings: of the family: how it draws and scores, where not as the checkpoint says.
+        sampler_options: of the family: how it draws and scores, where not as the checkpoint says.
 
     Raises:
         InputError: no such checkpoint, or a family that is not supported.
     """
     load = _of_family(FAMILIES, path_or_hub_id)
-    return load(path_or_hub_id, device=device, precision=precision, cuda_graphs=cuda_graphs, settings=settings)
+    return load(
+        path_or_hub_id, device=device, precision=precision, cuda_graphs=cuda_graphs, sampler_options=sampler_options
+    )
 
 
-def load_planner(path_or_hub_id: str, settings: Mapping[str, Any] = MappingProxyType({})) -> "Planner":
-    """What says how much memory training a checkpoint takes, from its config alone; settings as in `load_policy`.
+def load_planner(path_or_hub_id: str, sampler_options: Mapping[str, Any] = MappingProxyType({})) -> "Planner":
+    """Estimates the memory of training a checkpoint from its config alone; `sampler_options` as in `load_policy`.
 
     Raises:
         InputError: no such checkpoint, a family that is not supported, or a broken config.
     """
     if path_or_hub_id in RELEASED:
-        return of_family(PLANNERS[RELEASED[path_or_hub_id]], path_or_hub_id)(path_or_hub_id, settings)
-    return _of_family(PLANNERS, path_or_hub_id)(path_or_hub_id, settings)
+        return of_family(PLANNERS[RELEASED[path_or_hub_id]], path_or_hub_id)(path_or_hub_id, sampler_options)
+    return _of_family(PLANNERS, path_or_hub_id)(path_or_hub_id, sampler_options)
 
 
 def _of_family(table: dict[str, str], path_or_hub_id: str) -> Any:

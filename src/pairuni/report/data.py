@@ -18,6 +18,7 @@ from pydantic import ConfigDict, StrictFloat, StrictInt, StrictStr, TypeAdapter,
 from pairuni.errors import InputError
 from pairuni.files import read_json, read_jsonl
 from pairuni.records import pairs_root, read_pairs
+from pairuni.renamed import with_new_names
 from pairuni.runs import RunDir, first_and_last_tenth
 from pairuni.types import Pair
 
@@ -250,7 +251,7 @@ def _read_config(run: RunDir, notes: list[str]) -> dict[str, Any]:
         raise InputError("is not valid YAML", file=run.config, line=line) from None
     if not isinstance(config, dict):
         raise InputError("must be a mapping", file=run.config)
-    return config
+    return with_new_names(config)
 
 
 def _setting(config: Mapping[str, Any], name: str) -> Any:

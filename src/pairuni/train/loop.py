@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from pairuni import dist
-from pairuni.config import DataConfig, MixingConfig, ModelConfig, PairingMode, TrainConfig
+from pairuni.config import DataConfig, ModelConfig, PairingMode, PairSelectionConfig, TrainConfig
 from pairuni.data.dataset import ImageCache, PairSampler
 from pairuni.data.mixing import image_features, mix
 from pairuni.data.partners import true_partners
@@ -73,7 +73,7 @@ def train(config: TrainConfig, *, evaluate: Evaluate | None = None) -> dict[str,
     main, objective, model = dist.is_main(), config.objective, config.model
     check_trackers(config.log)
     rewards = {side: side_reward(config.rewards, side) for side in sides}
-    pairs = dist.broadcast(mixed_pairs(config.data, config.pairing, config.seed, sides) if main else [])
+    pairs = dist.broadcast(mixed_pairs(config.data, config.pair_selection, config.seed, sides) if main else [])
     point = dist.broadcast(find_start(directory, settings) if main else ResumePoint(None, None))
     if point.step == config.steps:
         dist.barrier()
@@ -82,7 +82,7 @@ def train(config: TrainConfig, *, evaluate: Evaluate | None = None) -> dict[str,
         use = "adapters are put on" if model.lora.rank else "the KL term refers to" if config.kl_beta else ""
         check_inputs(directory, model.path, use, config.rewards)
     if config.distributed == "fsdp" and dist.world() > 1:
-        _check_sharding(config.data.batch, config.rollout.rollouts, config.pairing.mode)
+        _check_sharding(config.data.batch, config.rollout.rollouts, config.pair_selection.mode)
     device = dist.own_device(model.device)
     policy, initial = load_models(model, point, config.seed, device, config.kl_beta > 0)
     pairs, too_long = fitting.without_long(pairs, policy, sides, config.rollout.max_new_tokens, config.data.pairs)
@@ -107,7 +107,7 @@ def train(config: TrainConfig, *, evaluate: Evaluate | None = None) -> dict[str,
         config_hash=config_hash(settings),
         base=model.path,
         pairs=pairs,
-        sampler=PairSampler(pairs, config.data.batch, config.seed, config.pairing.mode),
+        sampler=PairSampler(pairs, config.data.batch, config.seed, config.pair_selection.mode),
         partners=true_partners(read_pairs(config.data.pairs, config.data.image_root)) if both else {},
         rewards=rewards,
         load_image=image_loader(config.data, directory),
@@ -144,7 +144,7 @@ def train(config: TrainConfig, *, evaluate: Evaluate | None = None) -> dict[str,
     return _summary(directory, sides, config.log.hacking_window, time.perf_counter() - began)
 
 
-def mixed_pairs(data: DataConfig, selection: MixingConfig, seed: int, sides: tuple[Side, ...]) -> list[Pair]:
+def mixed_pairs(data: DataConfig, selection: PairSelectionConfig, seed: int, sides: tuple[Side, ...]) -> list[Pair]:
     """The pairs of the mixing mode, every image of them that training will open being there.
 
     Raises:
@@ -189,7 +189,7 @@ def load_models(
         if point.checkpoint is None:
             initial = policy.reference()
         else:
-            options = {"precision": policy.precision, "settings": model.settings}
+            options = {"precision": policy.precision, "sampler_options": model.sampler_options}
             initial = load_policy(model.path, device=str(policy.device), **options).reference()
             share_frozen_modules(initial, policy)
     if model.lora.rank and point.checkpoint is not None:
@@ -218,7 +218,9 @@ def _check_sharding(batch: int, rollouts: int, mode: PairingMode) -> None:
         what = f"{dist.world()} processes have {batch} groups of {rollouts} rollouts, some would have none"
         raise InputError(f"{what}, which distributed: fsdp needs", field="data.batch")
     if mode == "vanilla":
-        raise InputError("vanilla leaves processes without a side; it needs distributed: ddp", field="pairing.mode")
+        raise InputError(
+            "vanilla leaves processes without a side; it needs distributed: ddp", field="pair_selection.mode"
+        )
 
 
 def _summary(directory: RunDir, sides: tuple[Side, ...], window: int, seconds: float) -> dict[str, Any]:

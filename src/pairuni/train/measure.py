@@ -33,7 +33,9 @@ _ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65
 
 def measure(model: ModelConfig, device: str, work: Workload) -> tuple[dict[str, int], str]:
     """Stage -> bytes of those that ran, and what stopped the others ("" where nothing did)."""
-    request = json.dumps({"path": model.path, "settings": model.settings, "device": device, "work": asdict(work)})
+    request = json.dumps(
+        {"path": model.path, "sampler_options": model.sampler_options, "device": device, "work": asdict(work)}
+    )
     child = subprocess.run(
         [sys.executable, "-m", "pairuni.train.measure"],
         input=request,
@@ -77,11 +79,13 @@ def _status(name: str) -> int:
     return 1024 * int(text.split(f"{name}:")[1].split()[0])
 
 
-def _stages(path: str, settings: dict[str, Any], device: str, work: Workload) -> Iterator[tuple[str, int]]:
-    planner = load_planner(path, settings)
+def _stages(path: str, sampler_options: dict[str, Any], device: str, work: Workload) -> Iterator[tuple[str, int]]:
+    planner = load_planner(path, sampler_options)
     _warm_up()
     gauge = Gauge(torch.device(device))
-    policy = load_policy(path, device=device, precision="bf16" if work.bf16 else "fp32", settings=settings)
+    policy = load_policy(
+        path, device=device, precision="bf16" if work.bf16 else "fp32", sampler_options=sampler_options
+    )
     reference = policy.reference() if work.reference else None
     if work.checkpointing:
         policy.checkpoint_activations()
@@ -170,7 +174,7 @@ def _main(request: dict[str, Any], say: Callable[[dict[str, Any]], None]) -> Non
     work = Workload(**options | {"spec": spec, "sides": sides})
     total = 2 + 2 * len(sides)
     try:
-        stages = _stages(request["path"], request["settings"], request["device"], work)
+        stages = _stages(request["path"], request["sampler_options"], request["device"], work)
         for stage, size in track(stages, "measuring", total, leave=False):
             say({stage: size})
     except (torch.OutOfMemoryError, MemoryError):

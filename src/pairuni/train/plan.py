@@ -64,7 +64,7 @@ def make_plan(config: PlanConfig) -> Plan:
     Raises:
         InputError: no such model or device, a broken config.json, or memory that cannot be told.
     """
-    planner = load_planner(config.model.path, config.model.settings)
+    planner = load_planner(config.model.path, config.model.sampler_options)
     cuda, device = _device(config)
     share = -(-config.data.batch // config.plan.processes)
     together = max(config.plan.processes // config.data.batch, 1)

@@ -16,6 +16,7 @@ from pairuni.errors import InputError
 from pairuni.files import check_folder, write_json, write_jsonl, write_text
 from pairuni.outputs import RECORD, Outputs
 from pairuni.progress import say
+from pairuni.renamed import new_name
 from pairuni.runs import RunDir, environment, read_steps
 from pairuni.streams import other_streams
 from pairuni.train.checkpoint import (
@@ -41,7 +42,7 @@ FREE = (
     "rollout.prompts_per_call",
     "data.shapes",
     "distributed",
-    "patience",
+    "collective_timeout",
     "optim.max_skipped",
     "rewards.options.http.",
     "log.",
@@ -157,6 +158,10 @@ def _check_config(run: RunDir, settings: Settings) -> None:
             raise InputError("is missing, though the folder holds a run", file=run.config)
         return
     old, new = flat(run.read_config()), settings
+    for name in old:
+        if (now := new_name(name)) is not None:
+            message = f"is now called {now}; a run from before that cannot be continued: choose another output"
+            raise InputError(message, file=run.config, field=name)
     names = [n for n in sorted(old.keys() | new.keys()) if old.get(n) != new.get(n) and not n.startswith(FREE)]
     if names:
         changes = "; ".join(f"{n}: {old.get(n)!r} there, {new.get(n)!r} now" for n in names)

@@ -80,7 +80,7 @@ def sampling_spec(config: RolloutConfig) -> SamplingSpec:
     spec = SamplingSpec(
         temperature=config.temperature,
         guidance=config.guidance,
-        score=config.score,
+        logprob_mode=config.logprob_mode,
         max_new_tokens=config.max_new_tokens,
     )
     assert spec.trainable, f"rollouts for training must be drawn from the whole distribution, not {spec}"

@@ -77,7 +77,7 @@ def run_smoke(config: SmokeConfig, say: Callable[[str], None]) -> Smoke:
     """
     began = time.perf_counter()
     shares, load = _shares(config)
-    planner = load_planner(config.model.path, config.model.settings)
+    planner = load_planner(config.model.path, config.model.sampler_options)
     trained, adapters = count_trained(planner, config.model)
     gauge = Gauge(pick_device(config.model.device))
     say("loading the model")

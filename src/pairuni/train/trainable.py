@@ -44,7 +44,7 @@ def load_trainable(config: ModelConfig, source: str, device: str) -> Policy:
     if config.lora.rank and config.precision == "auto":
         options["precision"] = "bf16" if place.type == "cuda" else "fp32"
     policy: Policy = load_policy(
-        source, device="cpu" if config.lora.rank else device, settings=config.settings, **options
+        source, device="cpu" if config.lora.rank else device, sampler_options=config.sampler_options, **options
     )
     choose_trained(policy, config)
     if config.lora.rank:

@@ -77,7 +77,9 @@ def test_arms_differ_in_what_they_say_and_have_equal_budgets(tmp_path: Path) -> 
 
 
 def test_the_pairing_suite_has_every_mode_and_each_side_alone() -> None:
-    modes = {arm.train.get("pairing.mode", "pairs") for arm in SUITES["pairing"].arms if "sides" not in arm.train}
+    modes = {
+        arm.train.get("pair_selection.mode", "pairs") for arm in SUITES["pairing"].arms if "sides" not in arm.train
+    }
     sides = {arm.train["sides"] for arm in SUITES["pairing"].arms if "sides" in arm.train}
     assert modes == set(get_args(PairingMode)) and sides == {"understanding", "generation"}
     for suite in SUITES.values():
@@ -560,7 +562,7 @@ def test_results_of_own_data_belong_to_the_data_and_to_its_pairing(tmp_path: Pat
 
 def test_what_the_model_is_told_counts_before_training_too(tmp_path: Path) -> None:
     base = make_base(tmp_path)
-    model = dataclasses.replace(base.train.model, settings={"image_steps": 8})
+    model = dataclasses.replace(base.train.model, sampler_options={"image_steps": 8})
     told = dataclasses.replace(base, train=dataclasses.replace(base.train, model=model))
     first, other = identities(base, "selection"), identities(told, "selection")
     assert not {*first.values()} & {*other.values()} and BEFORE in first

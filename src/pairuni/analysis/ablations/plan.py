@@ -19,6 +19,7 @@ from pairuni.analysis.ablations.suites import SUITES, Arm
 from pairuni.config import DataConfig, EvaluateConfig, PairConfig, ShapesConfig, Suite, TrainConfig
 from pairuni.errors import InputError
 from pairuni.files import file_hash, read_json, read_text, write_text
+from pairuni.renamed import first_name, with_new_names
 from pairuni.runs import RunDir
 from pairuni.shapes.recipe import recipe
 from pairuni.shapes.world import SOURCES
@@ -32,7 +33,13 @@ _VERSIONS = range(1, VERSION + 1)
 BEFORE = "before"
 """The name of the model that every run begins with, in results.jsonl."""
 
-_METHOD = {"weighting": "sqrt", "pairing.mode": "pairs", "sides": "both", "similarity_floor": 0.6, "select": "medoid"}
+_METHOD = {
+    "weighting": "sqrt",
+    "pair_selection.mode": "pairs",
+    "sides": "both",
+    "similarity_floor": 0.6,
+    "select": "medoid",
+}
 """What the arm without changes is, whatever the base."""
 _NAMES = ("benchmarks", "understanding", "generation", "held_out")
 _PAIR_PLACES = ("quadruples", "output", "image_root", "weights", "feature_batch", "engine", "ray_address", "references")
@@ -135,7 +142,11 @@ def plan(suites: Sequence[Suite], base: Base, seeds: int) -> list[Run]:
 
 def _check(base: Base) -> None:
     """What the labels of the arms say must be so."""
-    train = {"weighting": base.train.weighting, "pairing.mode": base.train.pairing.mode, "sides": base.train.sides}
+    train = {
+        "weighting": base.train.weighting,
+        "pair_selection.mode": base.train.pair_selection.mode,
+        "sides": base.train.sides,
+    }
     for name, value in train.items():
         if value != _METHOD[name]:
             raise InputError(f"has {name} {value}: the arms are compared with {_METHOD[name]}", field="base")
@@ -179,11 +190,17 @@ def checked_configs(runs: Sequence[Run], folder: Path) -> tuple[dict[Path, Path]
         paths[product] = folder / f"{place.parent.name if seed else place.name}{seed}_{stage.command}.yaml"
         content = yaml.safe_dump(_own(stage.config), sort_keys=False, allow_unicode=True)
         text = f"# pairuni {stage.command} --config {paths[product]}\n# random streams: version {VERSION}\n{content}"
-        if stage.done and (not paths[product].is_file() or read_text(paths[product]) != text):
+        if stage.done and (not paths[product].is_file() or _stated(read_text(paths[product])) != _stated(text)):
             message = "was not made with the settings of now, or with paths spelled otherwise"
             raise InputError(f"{message}; take another output, or remove it", file=product)
         texts[product] = text
     return paths, texts
+
+
+def _stated(text: str) -> tuple[list[str], dict[str, Any]]:
+    """The comments and the options of a config's text, under the new names where it was written with old ones."""
+    comments = [line for line in text.splitlines() if line.startswith("#")]
+    return comments, with_new_names(yaml.safe_load(text))
 
 
 def changed(config: Config, values: Mapping[str, Any]) -> Config:
@@ -209,7 +226,7 @@ def _shared(base: Base) -> dict[str, Any]:
 def _before(base: Base, shared: Mapping[str, Any]) -> Run:
     folder = base.output / "runs" / BEFORE
     stage = _eval_stage(base.train, base.train.model.path, folder)
-    settings = {"settings": base.train.model.settings} if base.train.model.settings else {}
+    settings = {"settings": base.train.model.sampler_options} if base.train.model.sampler_options else {}
     return Run(Arm(BEFORE, "before training"), 0, (stage,), dict.fromkeys(_VERSIONS, _hashed({**shared, **settings})))
 
 
@@ -224,10 +241,11 @@ def _run(arm: Arm, base: Base, seed: int, shared: Mapping[str, Any]) -> Run:
     checkpoint = RunDir(folder).checkpoint(train.steps)
     stages += [Stage("train", train, checkpoint), _eval_stage(train, str(checkpoint / "model"), folder / _EVALUATED)]
     bound = {k: v for k, v in flat(asdict(train)).items() if not k.startswith((*FREE, *_PLACES))}
+    # a renamed option enters a hash by its first name, so that a new name makes no older result another
     defaults = flat(asdict(TrainConfig("", data=DataConfig("-"))))
     what = {
         **shared,
-        "train": {k: _joined(k, v) for k, v in bound.items() if v != defaults.get(k)},
+        "train": {first_name(k): _joined(k, v) for k, v in bound.items() if v != defaults.get(k)},
         "steps": train.steps,
         "data": base.train.data.shapes or _own_data(arm, base),
         "pair": dict(arm.pair),
@@ -288,7 +306,11 @@ def _own_pairs(arm: Arm, base: Base) -> tuple[list[Stage], dict[str, Any]]:
 
 def _eval_stage(train: TrainConfig, model: str, folder: Path) -> Stage:
     shared = {f.name: getattr(train.eval, f.name) for f in fields(train.eval)}
-    how = {"device": train.model.device, "precision": train.model.precision, "settings": train.model.settings}
+    how = {
+        "device": train.model.device,
+        "precision": train.model.precision,
+        "sampler_options": train.model.sampler_options,
+    }
     return Stage("eval", EvaluateConfig(**shared, model=model, output=str(folder), **how), folder / "eval.json")
 
 

@@ -221,7 +221,7 @@ def _training(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 def _chance(train: TrainConfig) -> float:
     """What co_batching would be of the run's pairs, or of vanilla's single halves, in random order."""
-    mode, batch = train.pairing.mode, train.data.batch
+    mode, batch = train.pair_selection.mode, train.data.batch
     pairs = read_pairs(train.data.pairs, train.data.image_root)
     number = len(pairs) if mode == "unpaired" else len(mix(pairs, mode, train.seed))
     return chance(2 * number, 2 * batch) if mode == "vanilla" else chance(number, batch)

@@ -39,7 +39,7 @@ class Arm:
 
     def sound(self, streams: int) -> bool:
         """Whether its runs with this version of the random streams are what its label says."""
-        return self.train.get("pairing.mode", "pairs") not in _UNSOUND.get(streams, ())
+        return self.train.get("pair_selection.mode", "pairs") not in _UNSOUND.get(streams, ())
 
     @property
     def data_name(self) -> str:
@@ -73,7 +73,7 @@ def _named(values: Fields) -> str:
 
 
 def _mode(mode: PairingMode, label: str) -> Arm:
-    return Arm(mode, label, train={"pairing.mode": mode})
+    return Arm(mode, label, train={"pair_selection.mode": mode})
 
 
 def _method(label: str) -> Arm:
@@ -104,7 +104,13 @@ def _worlds(*worlds: tuple[str, str, Fields]) -> Comparison:
         names = [METHOD, "random_pairs"] if not shapes else [f"{name}_pairs", f"{name}_random"]
         arms += [
             Arm(names[0], f"{label}: pairs", shapes=shapes, data="shapes"),
-            Arm(names[1], f"{label}: random pairs", {"pairing.mode": "random_pairs"}, shapes=shapes, data="shapes"),
+            Arm(
+                names[1],
+                f"{label}: random pairs",
+                {"pair_selection.mode": "random_pairs"},
+                shapes=shapes,
+                data="shapes",
+            ),
         ]
         reference |= {names[0]: names[1], names[1]: names[1]}
     return Comparison("When does pairing help?", tuple(arms), reference)

@@ -36,7 +36,7 @@ FIXED = {
     "multi_query_attention": False,
 }
 
-SETTINGS = (
+SAMPLER_OPTIONS = (
     "image_steps",
     "scored_image_steps",
     "text_steps",
@@ -46,7 +46,7 @@ SETTINGS = (
     "masked_prompt",
     "cached_share",
 )
-"""How rollouts are drawn and scored: what `model.settings` may say otherwise than the checkpoint."""
+"""How rollouts are drawn and scored: what `model.sampler_options` may say otherwise than the checkpoint."""
 
 
 def load_dimoo(
@@ -55,7 +55,7 @@ def load_dimoo(
     device: str = "auto",
     precision: str = "auto",
     cuda_graphs: bool = True,
-    settings: Mapping[str, Any] = MappingProxyType({}),
+    sampler_options: Mapping[str, Any] = MappingProxyType({}),
 ) -> DimooPolicy:
     """Loads a Lumina-DiMOO checkpoint.
 
@@ -63,7 +63,7 @@ def load_dimoo(
         device: "auto" (CUDA where there is one), "cpu", "cuda", ...
         precision: "auto" (bf16 on CUDA, fp32 elsewhere), "fp32" or "bf16".
         cuda_graphs: of no use here: a step is one large forward.
-        settings: other values for those of the config's fields that SETTINGS names.
+        sampler_options: other values for those of the config's fields that SAMPLER_OPTIONS names.
 
     Raises:
         InputError: a file is missing, broken, incomplete or of another model; an unknown device or precision.
@@ -79,7 +79,7 @@ def load_dimoo(
     try:
         folder = source if isinstance(source, Path) else Path(snapshot_download(source))
         config = DimooConfig.from_pretrained(folder)
-        set_fields(config, settings)
+        set_fields(config, sampler_options)
         config.embedding_size = _rows(folder, "model.transformer.wte.weight") or config.embedding_size
         _check(config, source)
         loaded = DimooModel.from_pretrained(folder, config=config, dtype=torch.float32, output_loading_info=True)
@@ -99,14 +99,14 @@ def load_dimoo(
     return policy
 
 
-def set_fields(config: DimooConfig, settings: Mapping[str, Any]) -> None:
-    """Raises InputError: a name that is not in SETTINGS, or a value that it cannot have."""
-    for name, value in settings.items():
-        if name not in SETTINGS:
-            raise InputError(f"is none of {', '.join(SETTINGS)}", field=f"model.settings.{name}")
+def set_fields(config: DimooConfig, sampler_options: Mapping[str, Any]) -> None:
+    """Raises InputError: a name that is not in SAMPLER_OPTIONS, or a value that it cannot have."""
+    for name, value in sampler_options.items():
+        if name not in SAMPLER_OPTIONS:
+            raise InputError(f"is none of {', '.join(SAMPLER_OPTIONS)}", field=f"model.sampler_options.{name}")
         setattr(config, name, value)
         if name in config.problems():
-            raise InputError(config.problems()[name], field=f"model.settings.{name}")
+            raise InputError(config.problems()[name], field=f"model.sampler_options.{name}")
 
 
 def _rows(folder: Path, name: str) -> int:

@@ -176,7 +176,7 @@ def _rollout(d: Dims, work: Workload, side: Side) -> Iterator[Parts]:
 
 def _update(d: Dims, work: Workload, side: Side) -> Iterator[Parts]:
     """Forwards of a chunk's rows and groups, with all activations alive; backward through head and last layer."""
-    rows = _rows(d, work, side, work.spec.score == "cfg" and work.spec.guidance > 1)
+    rows = _rows(d, work, side, work.spec.logprob_mode == "cfg" and work.spec.guidance > 1)
     groups = _groups(d, rows, side)
     each = rows.length * (1 + rows.guided)
     wanted = min(work.micro_batch, work.prompts * work.rollouts)
@@ -217,7 +217,7 @@ def _groups(d: Dims, rows: _Rows, side: Side) -> int:
 class DimooPlanner:
     """See `memory.Planner`."""
 
-    def __init__(self, path_or_hub_id: str, settings: Mapping[str, Any] = MappingProxyType({})) -> None:
+    def __init__(self, path_or_hub_id: str, sampler_options: Mapping[str, Any] = MappingProxyType({})) -> None:
         """Reads the configs alone.
 
         Raises:
@@ -236,7 +236,7 @@ class DimooPlanner:
         except BROKEN as err:
             raise InputError(f"cannot be read as a Lumina-DiMOO model: {brief(err)}", file=source) from None
         assert isinstance(vq, Mapping)
-        set_fields(config, settings)
+        set_fields(config, sampler_options)
         try:
             self.dims = dims(config, vq)
         except InputError as err:

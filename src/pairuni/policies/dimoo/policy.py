@@ -232,7 +232,7 @@ class DimooPolicy:
     def _refuse_cache(self) -> None:
         if self.module.language.config.cached_share:
             problem = "is for evaluation alone: what is drawn with a cache has other probabilities than the model says"
-            raise InputError(problem, field="model.settings.cached_share")
+            raise InputError(problem, field="model.sampler_options.cached_share")
 
     def _task(self, side: Side, spec: SamplingSpec) -> decode.Task:
         c = self.module.language.config

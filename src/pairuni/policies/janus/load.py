@@ -28,10 +28,10 @@ _JSON = (
 )
 
 
-def refuse_settings(settings: Mapping[str, Any]) -> None:
+def refuse_sampler_options(sampler_options: Mapping[str, Any]) -> None:
     """Raises InputError: there are some."""
-    for name in settings:
-        raise InputError("is no setting of a Janus model, which has none", field=f"model.settings.{name}")
+    for name in sampler_options:
+        raise InputError("is no sampler option of a Janus model, which has none", field=f"model.sampler_options.{name}")
 
 
 def load_janus(
@@ -40,7 +40,7 @@ def load_janus(
     device: str = "auto",
     precision: str = "auto",
     cuda_graphs: bool = True,
-    settings: Mapping[str, Any] = MappingProxyType({}),
+    sampler_options: Mapping[str, Any] = MappingProxyType({}),
 ) -> JanusPolicy:
     """Loads a Janus checkpoint in transformers' form.
 
@@ -48,12 +48,12 @@ def load_janus(
         device: "auto" (CUDA where there is one), "cpu", "cuda", ...
         precision: "auto" (bf16 on CUDA, fp32 elsewhere), "fp32" or "bf16".
         cuda_graphs: whether sampling on CUDA replays recorded steps.
-        settings: of other families; there are none here.
+        sampler_options: of other families; there are none here.
 
     Raises:
         InputError: a file is missing, broken, incomplete or of another model; an unknown device or precision.
     """
-    refuse_settings(settings)
+    refuse_sampler_options(sampler_options)
     source = resolve_model(path_or_hub_id)
     place = pick_device(device)
     width = pick_precision(precision, place)

@@ -16,7 +16,7 @@ from typing import Any
 from pairuni.errors import InputError
 from pairuni.policies.janus.cache import SHORT
 from pairuni.policies.janus.dims import Dims, dims, load_config
-from pairuni.policies.janus.load import refuse_settings
+from pairuni.policies.janus.load import refuse_sampler_options
 from pairuni.policies.janus.model import PIXEL_BATCH
 from pairuni.policies.janus.packing import pack_shape
 from pairuni.policies.janus.policy import MANY, JanusPolicy
@@ -131,8 +131,8 @@ def _decoding(d: Dims, work: Workload, shape: tuple[int, int, int, int], head: _
 
 
 def _image_update(d: Dims, work: Workload) -> Iterator[Parts]:
-    """Rows of [caption | codes], twice under score = "cfg"; captions of unequal length, hence a mask."""
-    guided = work.spec.score == "cfg" and work.spec.guidance > 1
+    """Rows of [caption | codes], twice under logprob_mode = "cfg"; captions of unequal length, hence a mask."""
+    guided = work.spec.logprob_mode == "cfg" and work.spec.guidance > 1
     twice = 1 + guided
     tokens = twice * (work.text_tokens + d.image_codes)
     rows = min(work.micro_batch, work.prompts * work.rollouts)
@@ -227,13 +227,13 @@ def _per_logit(guided: bool, bf16: bool) -> int:
 class JanusPlanner:
     """See `memory.Planner`."""
 
-    def __init__(self, path_or_hub_id: str, settings: Mapping[str, Any] = MappingProxyType({})) -> None:
+    def __init__(self, path_or_hub_id: str, sampler_options: Mapping[str, Any] = MappingProxyType({})) -> None:
         """Reads the config alone.
 
         Raises:
-            InputError: there is none, it describes no Janus model, or there are settings.
+            InputError: there is none, it describes no Janus model, or there are sampler_options.
         """
-        refuse_settings(settings)
+        refuse_sampler_options(sampler_options)
         try:
             self.dims = dims(load_config(path_or_hub_id))
         except InputError as err:

@@ -124,7 +124,7 @@ class JanusPolicy:
     def chunks(self, rollouts: Rollouts, budget: int, tokens: int = 0) -> list[Chunk]:
         """See `base.Policy`: consecutive rows. A question's tokens count once for its answers in a chunk.
 
-        An image row's count twice under score = "cfg", which scores it with and without the caption.
+        An image row's count twice under logprob_mode = "cfg", which scores it with and without the caption.
         """
         if budget < 1 or tokens < 0:
             raise ValueError(f"a chunk needs at least one row and no negative tokens, not {budget}, {tokens}")
