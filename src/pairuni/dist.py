@@ -1,8 +1,8 @@
 """Processes: rank and world size, global sums, gradient sums, gathering. Everything is a no-op on one process.
 
 Data parallelism here is an explicit sum of gradients: losses are already divided by global denominators
-(algo/pair_grpo.py), so gradients are added over ranks, not averaged, and no module is wrapped. Sharding is
-train/wrap.py, who is missing when processes wait is watch.py.
+(algo/pair_grpo.py), so gradients are added over ranks, not averaged, and no module is wrapped. train/wrap.py shards;
+watch.py names a missing rank.
 Start with `torchrun --nproc-per-node N -m pairuni train ...`.
 """
 
@@ -44,7 +44,7 @@ def is_main() -> bool:
 
 @contextmanager
 def process_group(device: str, timeout: float) -> Iterator[str]:
-    """Joins the processes that torchrun started, and yields the device of this one; leaves the group on exit.
+    """Joins the process group of torchrun, yields this process' device, and leaves the group on exit.
 
     Without torchrun's environment, or inside a group that exists already, this joins nothing.
 
@@ -109,7 +109,7 @@ def _leave() -> None:
 
 @contextmanager
 def _meeting() -> Iterator[None]:
-    """Around what all processes have to come to."""
+    """Watches a collective: names a rank that does not reach it."""
     if _watch is None:
         yield
         return
@@ -128,7 +128,7 @@ def global_sum(value: float) -> float:
 
 
 def any_rank(flag: bool) -> bool:
-    """True on every process where it is on one of them."""
+    """True on every process if `flag` is true on any of them."""
     return any(all_gather(flag))
 
 
@@ -153,16 +153,15 @@ def broadcast(value: T) -> T:
 
 
 def own_share(items: Sequence[T]) -> list[T]:
-    """What this process works on: items rank, rank + world, ..."""
+    """This process' items: rank, rank + world, ..."""
     return list(items[rank() :: world()])
 
 
 def own_part(items: Sequence[T], width: int) -> tuple[list[T], range | None]:
-    """What this process works on, and with which of each item's `width` columns; None for all of them.
+    """This process' items, and its columns of each item's `width`; None means all columns.
 
-    As `own_share` where there is an item for each process. Fewer items are spread as well: processes rank,
-    rank + items, ... share one, each has consecutive columns of it, in the order of ranks; one that would get none has
-    no item.
+    With an item or more per process, this is `own_share`. Fewer items are shared: processes rank, rank + items, ... get
+    consecutive columns of one item, in the order of ranks. A process without a column gets no item.
     """
     if not items or len(items) >= world():
         return own_share(items), None
@@ -173,7 +172,7 @@ def own_part(items: Sequence[T], width: int) -> tuple[list[T], range | None]:
 
 
 def gather_rows(rows: Sequence[T]) -> list[T]:
-    """All processes' rows in the order that `own_share` took them from."""
+    """Gathers rows of all processes, in the order before `own_share`."""
     interleaved = chain.from_iterable(zip_longest(*all_gather(list(rows)), fillvalue=_MISSING))
     return [row for row in interleaved if row is not _MISSING]
 
@@ -199,7 +198,7 @@ def all_reduce_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def full(tensor: Tensor) -> Tensor:
-    """The whole of a tensor that may be sharded. All processes must call it."""
+    """Gathers a tensor if it is sharded. All processes must call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 

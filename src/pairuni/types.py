@@ -29,7 +29,7 @@ Kind = Literal["aligned", "retrieved"]
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a policy is asked. Understanding: `text` is the question about `images`, which come before it.
+    """The input of a policy. Understanding: `text` is the question about `images`, which come before it.
 
     Generation: `text` is the caption, or with images what to change in them, for a model that edits.
     images: uint8 arrays [height, width, 3].
@@ -114,7 +114,7 @@ class Half:
 
 @dataclass(frozen=True)
 class SamplingSpec:
-    """How actions are drawn, kept with the rollouts so that scoring repeats it exactly."""
+    """How actions are drawn. Rollouts keep it, so that scoring repeats it exactly."""
 
     temperature: float = 1.0
     """Divides the logits; 0 means greedy (evaluation only)."""

@@ -1,7 +1,7 @@
-"""Who is missing when processes wait for one another: heartbeats and meeting counts in the store that they share.
+"""Names the process that the others wait for, from heartbeats and collective counts in their shared store.
 
-Without it a process that died or hangs shows as a time-out, hours later, that names an address at best. Every process
-has a thread that says every few seconds that it lives, and looks at the others while its own main thread waits.
+Without it, a process that died or hangs shows hours later as a timeout that names an address at best. A thread in every
+process sends a heartbeat every few seconds, and looks at the other processes while its main thread waits.
 """
 
 import os
@@ -22,7 +22,7 @@ UNHEARD = 120
 
 
 class LostRankError(RuntimeError):
-    """Processes that the others depend on are gone."""
+    """A process that the others wait for is gone."""
 
     def __init__(self, ranks: Sequence[int]) -> None:
         self.ranks = tuple(ranks)
@@ -50,7 +50,7 @@ class Watch:
 
     @contextmanager
     def meeting(self) -> Iterator[None]:
-        """Around a collective: this process has come, and waits for the others until it is left."""
+        """Wraps a collective: counts this process as arrived and waiting."""
         self._meetings += 1
         self._waiting_since = time.monotonic()
         try:
@@ -59,7 +59,7 @@ class Watch:
             self._waiting_since = None
 
     def silent(self) -> list[int]:
-        """Ranks that give no sign of life. Takes some beats to find out."""
+        """Ranks whose heartbeat has stopped. Takes a few beats."""
         try:
             before = now = self._others()
             deadline = time.monotonic() + SILENT * BEAT
@@ -97,7 +97,7 @@ class Watch:
             self._store.set(f"pairuni/{self._rank}", f"{self._beats} {self._meetings}")
 
     def _missing(self) -> str:
-        """Why the wait of the main thread is in vain, "" where it may not be."""
+        """Why the main thread waits in vain; "" if it may not."""
         since = self._waiting_since
         if since is None or time.monotonic() - since < min(self._timeout, UNHEARD * BEAT):
             return ""

@@ -1,4 +1,4 @@
-"""How far understanding's and generation's gradients agree: the cosine of the paper's gradient analysis (section 5)."""
+"""The cosine between the gradients of the two sides (paper section 5)."""
 
 import math
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ def gradient_cosine(grads_a: Sequence[Tensor | None], grads_b: Sequence[Tensor |
 
 
 def count_sketch(vector: Tensor, size: int, seed: int) -> Tensor:
-    """A linear map to `size` numbers that keeps dot products in expectation, for gradients too large to keep.
+    """Maps a gradient linearly to `size` numbers that keep dot products in expectation, to save memory.
 
     Every entry is added to one place, with a sign; both are random, and the same for the same seed and number of
     entries. The dot product of two sketches has a standard deviation of at most |a| |b| sqrt(2 / size) about that of

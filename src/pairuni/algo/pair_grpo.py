@@ -25,18 +25,17 @@ LossNorm = Literal["sequence_mean", "token_sum", "token_mean", "constant"]
 
 @dataclass(frozen=True)
 class LossDenominators:
-    """What a denominator needs, over all micro-batches and ranks: of one side, or of all sides that share it."""
+    """Counts for a denominator over all micro-batches and ranks, of one side or of all sides that share it."""
 
     rollouts: int
     """Sampled rollouts; those with a missing reward count."""
     actions: int
     """All of theirs, scored or not (`Rollouts.length_BR`)."""
     sides: int = 1
-    """Sides that share the denominator. It is then the mean over sides, so that equal draws weigh as without sharing.
-    """
+    """Sides that share the denominator. Counts are then averaged over sides, so that equal draws weigh as before."""
 
     def __add__(self, other: "LossDenominators") -> "LossDenominators":
-        """Of one side on two ranks."""
+        """Adds the counts of two ranks."""
         return LossDenominators(self.rollouts + other.rollouts, self.actions + other.actions)
 
 
@@ -52,7 +51,7 @@ def shared_denominators(totals: Sequence[LossDenominators]) -> LossDenominators:
 
 
 def side_denominators(length_BR: Tensor) -> LossDenominators:
-    """The totals of one rank's rollouts of one side, from their actions [B, R]. Add them over ranks."""
+    """Counts of one rank's rollouts of one side, from their lengths [B, R]. Add them over ranks."""
     return LossDenominators(length_BR.numel(), int(length_BR.sum()))
 
 
@@ -100,9 +99,9 @@ def loss_scales(lengths_k: Tensor, loss_norm: LossNorm, totals: LossDenominators
 
 
 def merge_stats(parts: Sequence[Mapping[str, Tensor | float]]) -> dict[str, float]:
-    """The statistics of several chunks as one: means weighted by actions, the largest ratio_max.
+    """Merges statistics of chunks: means weighted by actions, the largest ratio_max.
 
-    What it returns may be merged again (over ranks). Without any action: ratios 1, fractions 0.
+    The result can be merged again (over ranks). Without any action: ratios 1, fractions 0.
     """
     rows = [{name: float(value) for name, value in part.items()} for part in parts]
     rows = [row for row in rows if row["actions"] > 0]

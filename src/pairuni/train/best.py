@@ -1,4 +1,4 @@
-"""Scores of evaluations inside training, and which checkpoint is the best by one of them (`log.best`)."""
+"""Scores of evaluations during training, and the checkpoint that one of them names the best (`log.best`)."""
 
 import math
 from collections.abc import Mapping
@@ -46,8 +46,7 @@ def name_best(run: RunDir, step: int) -> None:
 
 
 def warn_of_other_best(run: RunDir, asked: EvalConfig, benchmark: str, step: int) -> None:
-    """Says, where a run goes on, that its best checkpoint was chosen by scores that the coming ones cannot be compared
-    with."""
+    """Warns a continued run whose best checkpoint was chosen by scores that are not comparable with new ones."""
     named = best_step(run)
     if benchmark and dist.is_main() and named is not None and best_scored(run, asked, benchmark, step) is None:
         what = f"no checkpoint has a score of {benchmark} with these settings"

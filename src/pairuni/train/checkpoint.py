@@ -1,9 +1,9 @@
 """Checkpoints: checkpoints/step_NNNNNN/{model/, state/}, each written as one folder, and the file `latest`.
 
-No pickle: tensors are safetensors, the rest JSON. Every file's hash is kept, so that a checkpoint which was cut short
-or damaged is recognised and the one before it is used. Weights come back through the policy's own loader, bit by bit.
-A policy with adapters has them merged in model/, as peft reads them in adapters/, and what trains, exactly, in state/.
-Tensors are whole, so that the number of processes may change. Metrics and samples of a run are the loop's.
+No pickle: tensors are safetensors, the rest is JSON. Every file's hash is kept: a truncated or damaged checkpoint is
+recognised, and the one before it is used. Weights come back bit by bit through the policy's own loader. A policy with
+adapters has them merged in model/, in peft's format in adapters/, and what trains, exactly, in state/. Tensors are
+whole, so that the number of processes may change. run.py writes metrics and samples.
 """
 
 import os
@@ -149,7 +149,7 @@ def read_progress(folder: Path) -> Progress:
 
 
 def load_trained(folder: Path, policy: Trainable) -> None:
-    """Gives a policy with adapters, which has the weights that the run began with, what trained since.
+    """Loads what has trained since the start into a policy with adapters, which has the weights of the start.
 
     Raises:
         InputError: the file is broken, or of another model.
@@ -168,7 +168,7 @@ def load_trained(folder: Path, policy: Trainable) -> None:
 
 
 def load_state(folder: Path, optimizer: Optimizer) -> None:
-    """Gives optimiser and random generators the state of a checkpoint; the weights are `load_policy(folder/model)`.
+    """Restores optimiser and random generators from a checkpoint; weights come from `load_policy(folder/model)`.
 
     All processes call it. One that the checkpoint has no random state of takes that of the first.
 
@@ -188,7 +188,7 @@ def load_state(folder: Path, optimizer: Optimizer) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Deletes a folder; killed half-way it leaves a hidden one, never part of a visible one."""
+    """Deletes a folder. Killed half-way, it leaves a hidden folder, never part of a visible one."""
     hidden = folder.with_name(f".{folder.name}.deleted")
     shutil.rmtree(hidden, ignore_errors=True)
     folder.rename(hidden)
@@ -196,7 +196,7 @@ def remove_folder(folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Deletes what killed writers left in a folder: `.NAME.xxxxxxxx` and `.NAME.deleted`, no others."""
+    """Deletes the hidden files that killed writers left: `.NAME.xxxxxxxx` and `.NAME.deleted`, no others."""
     for path in folder.glob(".*") if folder.is_dir() else []:
         if not _LEFT.fullmatch(path.name):
             continue
@@ -210,7 +210,7 @@ def _files(folder: Path) -> list[str]:
 
 
 def checkpoint_damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, None for a whole one."""
+    """Describes what is damaged in a checkpoint; None if it is whole."""
     try:
         hashes = read_json(folder / "state" / "files.json")
     except InputError as err:

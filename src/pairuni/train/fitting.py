@@ -1,4 +1,4 @@
-"""Pairs that a model cannot read: a prompt and its answer reach beyond its positions. They are left out and named."""
+"""Leaves out pairs whose prompt and answer exceed the model's positions, and names them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +20,7 @@ _TEXT = {Side.GENERATION: "prompt", Side.UNDERSTANDING: "question"}
 def without_long(
     pairs: list[Pair], policy: Sampler, sides: Sequence[Side], max_new_tokens: int, file: str
 ) -> tuple[list[Pair], list[dict[str, Any]]]:
-    """The pairs whose trained halves the model can read, and of each half that it cannot the line, field and tokens.
+    """Returns the pairs whose trained halves fit the model, and for each half that does not its line, field and tokens.
 
     Raises:
         InputError: none is left.

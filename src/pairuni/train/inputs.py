@@ -1,7 +1,7 @@
-"""inputs.json of a run: what it began with, by content, and whether all of it is still so when the run is continued.
+"""inputs.json of a run: hashes of everything that it began with, compared when the run is continued.
 
-Images are many: each one's hash is kept when training first opens it, in inputs/rank_NNNNN.jsonl, and compared when a
-continued run opens it.
+An image's hash is recorded when training first opens it (inputs/rank_NNNNN.jsonl) and compared when a continued run
+opens it, because hashing all images at the start would take long.
 """
 
 import json
@@ -65,7 +65,7 @@ def reward_record(rewards: RewardConfig) -> dict[str, Any]:
 
 
 def check_inputs(run: RunDir, model: str, use: str, rewards: RewardConfig) -> None:
-    """Compares what a continued run needs again with its inputs.json; the pairs are the sampler's to compare.
+    """Compares the inputs of a continued run with its inputs.json. The sampler compares the pairs.
 
     A run of an earlier version may have recorded less: what is not recorded is not compared.
 
@@ -90,10 +90,10 @@ def check_inputs(run: RunDir, model: str, use: str, rewards: RewardConfig) -> No
 
 
 class OpenedImages:
-    """What images of a run are, by content. One per process."""
+    """Hashes of the images that a run has opened. One per process."""
 
     def __init__(self, run: RunDir, rank: int) -> None:
-        """Reads what processes of earlier calls have opened; writes nothing yet."""
+        """Reads the hashes that earlier calls recorded. Writes nothing yet."""
         self._own = run.opened / f"rank_{rank:05d}.jsonl"
         self._known: dict[str, str] = {}
         self._seen: set[str] = set()
@@ -103,7 +103,7 @@ class OpenedImages:
                 self._known.setdefault(row["image_path"], row["sha256"])
 
     def look(self, image_path: str, place: Path) -> None:
-        """Raises InputError where the image is there and has not the content that it had for this run before."""
+        """Records the image's hash. Raises InputError if the run has seen another content under this name."""
         if image_path in self._seen or not place.is_file():
             return
         digest = file_hash(place)

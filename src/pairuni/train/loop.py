@@ -1,7 +1,7 @@
 """Training: pairs.jsonl -> run directory, in steps that can be stopped and continued exactly (paper 3).
 
-Start it with `pairuni train --config ...`, on several GPUs with torchrun. A step is rollout.py and step.py; what is
-written down after it is run.py. How a model is evaluated is handed in.
+Start it with `pairuni train --config ...`, on several GPUs with torchrun. A step is rollout.py and step.py;
+run.py writes down its result. The caller hands in how a model is evaluated.
 """
 
 import os
@@ -46,8 +46,8 @@ def train(config: TrainConfig, *, evaluate: Evaluate | None = None) -> dict[str,
     """Trains a policy with Pair-GRPO and writes the run directory `config.output`.
 
     An existing run with the same config is continued from its latest whole checkpoint, exactly: metrics but for timing,
-    samples and weights are those of a run that was never stopped. A finished run is left as it is. `Trainer` does this
-    and all around it: processes, Shapes data, evaluation and report.
+    samples and weights are those of a run that was never stopped. A finished run is left as it is. `Trainer` also
+    joins processes, makes Shapes data, evaluates and writes the report.
 
     Args:
         config: what to train, on what, and how.
@@ -145,7 +145,7 @@ def train(config: TrainConfig, *, evaluate: Evaluate | None = None) -> dict[str,
 
 
 def mixed_pairs(data: DataConfig, selection: PairSelectionConfig, seed: int, sides: tuple[Side, ...]) -> list[Pair]:
-    """The pairs of the mixing mode, every image of them that training will open being there.
+    """Reads the pairs and mixes them. Checks that every image which training will open exists.
 
     Raises:
         InputError: the pairs or the mode are wrong (`read_pairs`, `mix`), or an image is not there.
@@ -176,9 +176,9 @@ def _missing_image(file: str, quadruple: Quadruple, root: Path) -> None:
 def load_models(
     model: ModelConfig, point: ResumePoint, seed: int, device: str, with_initial: bool
 ) -> tuple[Policy, Policy | None]:
-    """The policy as it goes on, and a frozen copy of the model that the run began with.
+    """Loads the policy to train, and a frozen copy of the model that the run began with.
 
-    There is no copy where nothing asks for one, or where it is the policy without its adapters.
+    The copy is None if nobody asks for it, or if it is the policy without its adapters.
     """
     # What adapters are added to is the model that the run began with: a checkpoint has them merged.
     source = model.path if point.checkpoint is None or model.lora.rank else str(point.checkpoint / "model")
@@ -198,7 +198,7 @@ def load_models(
 
 
 def image_loader(data: DataConfig, directory: RunDir) -> ImageLoader:
-    """Loads images of the pairs. Raises InputError where one is not what the run was trained on before."""
+    """Loads images of the pairs. Raises InputError if an image has changed since the run first opened it."""
     root, cache = pairs_root(data.pairs, data.image_root), ImageCache()
     opened: list[OpenedImages] = []
 
@@ -213,7 +213,7 @@ def image_loader(data: DataConfig, directory: RunDir) -> ImageLoader:
 
 
 def _check_sharding(batch: int, rollouts: int, mode: PairingMode) -> None:
-    """Raises InputError where a process could be without rollouts of a side: what is sharded is scored in step."""
+    """Raises InputError if a process could get no rollouts of a side: sharded weights are scored by all at once."""
     if -(-dist.world() // batch) > rollouts:
         what = f"{dist.world()} processes have {batch} groups of {rollouts} rollouts, some would have none"
         raise InputError(f"{what}, which distributed: fsdp needs", field="data.batch")

@@ -32,7 +32,7 @@ _ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65
 
 
 def measure(model: ModelConfig, device: str, work: Workload) -> tuple[dict[str, int], str]:
-    """Stage -> bytes of those that ran, and what stopped the others ("" where nothing did)."""
+    """Returns bytes by stage for the stages that ran, and the error that stopped the others ("" without one)."""
     request = json.dumps(
         {"path": model.path, "sampler_options": model.sampler_options, "device": device, "work": asdict(work)}
     )
@@ -115,7 +115,7 @@ def _stages(path: str, sampler_options: dict[str, Any], device: str, work: Workl
 
 
 def _no_gradients(optimizer: Optimizer) -> None:
-    """Gradients of 0: a step changes nothing, but they are there, as after the first of several chunks."""
+    """Sets gradients of 0: they take their memory, as after the first of several chunks, and a step changes nothing."""
     for parameter in optimizer.parameters:
         parameter.grad = torch.zeros_like(parameter)
 
@@ -141,7 +141,7 @@ def _rollouts(policy: Policy, prompts: Sequence[Prompt], work: Workload) -> Roll
 
 
 def _longest(rollouts: Rollouts, side: Side, work: Workload) -> Rollouts:
-    """The same with every answer as long as it may become."""
+    """The same rollouts with every answer at its longest."""
     more = work.spec.max_new_tokens - rollouts.actions_BRT.shape[-1] if side is Side.UNDERSTANDING else 0
 
     def extended(values: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """The numbers of one step, over all processes: one row of metrics.jsonl.
 
-Rewards, advantages and token counts come from what was sampled, ratios and gaps from what was scored (step.py).
-Every process gets the same row, but for the seconds, which are its own.
+Rewards, advantages and token counts describe what was sampled; ratios and gaps describe what was scored (step.py).
+Every process gets the same row, except for its own seconds.
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,7 +23,7 @@ LOOKS = ("saturation", "edges", "colours", "duplicates")
 
 @dataclass(frozen=True)
 class SideScores:
-    """What scoring one side's rollouts told on this process, over all updates of a step."""
+    """Statistics from scoring one side's rollouts on this process, over all updates of a step."""
 
     parts: list[dict[str, float]]
     """Per chunk: actions, ratio_mean and ratio_max against the recorded log-probs, clip_fraction of the loss, kl."""
@@ -115,7 +115,7 @@ def score_metrics(scores: Mapping[Side, SideScores]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What a process saw of a group: all of it, or some of its rollouts."""
+    """A process' part of a group's statistics: of all rollouts, or of some."""
 
     actions: int
     behaviour_gap: float
@@ -124,7 +124,7 @@ class _Seen:
 
 
 def _seen(sampled: SideBatch) -> list[_Seen]:
-    """Per half; of a group that spans processes, the sum over them, on the one that has its first rollout."""
+    """Statistics per half. A group that spans processes is summed on the process that has its first rollout."""
     seen: list[_Seen] = []
     for call in sampled.calls:
         gap_BRT = (call.sampled_logp_BRT - call.cond_logp_BRT).abs().where(call.mask_BRT, 0.0)
@@ -177,7 +177,7 @@ def _mean_looks(groups: list[_Group], side: Side) -> dict[str, float]:
 
 
 def _named_means(groups: list[_Group], sampled: SideBatch, side: Side) -> dict[str, float]:
-    """reward/ of those that are trained, held_out/ of the others: means of what is not missing.
+    """Means without missing values: reward/ for trained rewards, held_out/ for the others.
 
     normalised/ is the mean distance from 0, since the mean is 0: 0 where a reward tells no rollout of a group apart.
     """

@@ -1,7 +1,7 @@
-"""A run directory before training: new, or continued where its latest whole checkpoint stands.
+"""Prepares a run directory: a new one, or one that goes on from its latest whole checkpoint.
 
-A run is continued only under the config that it began with; what may differ is named in `FREE`. Metrics, samples and
-evaluations after the checkpoint are cut, because the continued run writes them again.
+A run is continued only under the config that it began with; `FREE` names the fields that may differ. Metrics, samples
+and evaluations after the checkpoint are removed, because the continued run writes them again.
 """
 
 import hashlib
@@ -84,7 +84,7 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def find_start(run: RunDir, settings: Settings) -> ResumePoint:
-    """Where a run with these settings starts or continues. Writes nothing.
+    """Finds where a run with these settings starts or continues. Writes nothing.
 
     Raises:
         InputError: the directory holds a run with another config (the fields that differ are named), a run that is
@@ -112,7 +112,7 @@ def find_start(run: RunDir, settings: Settings) -> ResumePoint:
 
 
 def run_outputs(run: RunDir, start: ResumePoint, overwrite: bool) -> Outputs:
-    """What guards the run's files. Writes nothing.
+    """Returns the guard of the run's files. Writes nothing.
 
     Raises:
         InputError: there is a file that is not the run's, or that was edited since, and `overwrite` is not set.

@@ -1,7 +1,7 @@
 """The first half of a step: sample answers and images from the current policy and score them (paper 3). No gradients.
 
-Nothing with a gradient outlives a side's sampling, so that no graph is held while the other side is sampled. What is
-learnt from the result is step.py.
+No graph outlives a side's sampling, so that none takes memory while the other side is sampled. step.py learns from the
+result.
 Shapes: B halves of one side on this process, R rollouts per half (r of them here where a group spans processes),
 T actions.
 """
@@ -62,7 +62,7 @@ class SideBatch:
     """Waited for scores once everything was sampled."""
 
     def own(self, values_BR: Tensor) -> Tensor:
-        """[B, r] of a group's values, those of the rollouts in `calls`."""
+        """Selects from a group's values [B, R] those of the rollouts in `calls`: [B, r]."""
         return values_BR if self.columns is None else values_BR[:, self.columns.start : self.columns.stop]
 
     def texts(self) -> list[str]:
@@ -76,7 +76,7 @@ class SideBatch:
 
 
 def sampling_spec(config: RolloutConfig) -> SamplingSpec:
-    """How rollouts for training are drawn: never truncated, so that recorded log-probs are those that are trained."""
+    """The sampling of training rollouts. It never truncates: recorded log-probs must equal the trained ones."""
     spec = SamplingSpec(
         temperature=config.temperature,
         guidance=config.guidance,
@@ -181,7 +181,7 @@ def _scored(sampled: _Sampled, reward: Reward, rollouts: int, weighting: Weighti
 
 
 def _whole_groups(halves: Sequence[Half], raw_Br: Mapping[str, np.ndarray], rollouts: int) -> dict[str, np.ndarray]:
-    """[B, R] of the groups that this process has columns of, put together from all processes that have some."""
+    """[B, R] for the groups of which this process has columns, gathered from all processes that share them."""
     groups = [(half.pair_id, half.repeat) for half in halves]
     parts = [(group, {name: scores[b] for name, scores in raw_Br.items()}) for b, group in enumerate(groups)]
     # By rank, and so in the order of columns.

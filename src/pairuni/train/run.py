@@ -1,4 +1,4 @@
-"""The state of a training run, and what is written down after each step: metrics, samples, evaluation, checkpoints."""
+"""The state of a training run; writes metrics, samples, evaluations and checkpoints after each step."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -70,7 +70,7 @@ class TrainingRun:
 
     @contextmanager
     def opened(self, point: ResumePoint, settings: Settings, too_long: list[dict[str, Any]]) -> Iterator[StopSignal]:
-        """Inside, the run directory is this run's own, and stands where the run goes on; signals are caught.
+        """Locks the run directory, readies it to go on at `point`, and catches signals while inside.
 
         Comes after all that can fail on a user's mistake, so that such a run leaves no directory behind.
         """
@@ -97,7 +97,7 @@ class TrainingRun:
             yield stack.enter_context(StopSignal())
 
     def begin(self, resumed: bool) -> None:
-        """Looks at the model before the first step, or at what an earlier call left to be done."""
+        """Observes the model before the first step of a new run; finishes what an earlier call left undone."""
         if resumed:
             warn_of_other_best(self.directory, self.eval_at(self.step), self.log.best, self.step)
         else:
@@ -105,7 +105,7 @@ class TrainingRun:
         self.keep_best()  # killed between a checkpoint and its becoming the best
 
     def remaining_steps(self, stop: StopSignal) -> Iterator[int]:
-        """The numbers of the steps that are not finished, up to a signal: then the run is saved.
+        """Yields the numbers of unfinished steps. After a signal it saves the run.
 
         Raises:
             Interrupted: a signal came.
@@ -121,7 +121,7 @@ class TrainingRun:
         raise Interrupted(self.step, self.directory.path)
 
     def shares(self, step: int) -> dict[Side, Share]:
-        """What this process samples in a step."""
+        """The halves that this process samples in a step."""
         self._drawn = self.sampler.batch_at(step - 1)
         return {side: Share(*dist.own_part(halves, self.rollout.rollouts)) for side, halves in self._drawn.items()}
 

@@ -1,7 +1,7 @@
-"""Sample grids: what the model says and draws at fixed prompts and seeds, every so many steps (samples/step_NNNNNN).
+"""Sample grids: answers and images at fixed prompts and seeds, written every few steps to samples/step_NNNNNN.
 
 samples.jsonl has one line per rollout; each image is a PNG beside it, and grid.png shows all images of the generation
-side with caption and rewards, an early sight of reward hacking. Curves over steps are the report's.
+side with caption and rewards, where reward hacking shows early. The report draws curves over steps.
 """
 
 import textwrap
@@ -29,7 +29,7 @@ def fixed_shares(pairs: Sequence[Pair], count: int) -> dict[Side, Share]:
 
 
 def write_samples(folder: Path, step: int, batch: Mapping[Side, SideBatch], std_eps: float) -> None:
-    """Writes what was sampled at fixed prompts and seeds into the folder, all at once.
+    """Writes samples of fixed prompts and seeds into the folder, all at once.
 
     Args:
         batch: from `collect` with step 0, which is never trained, so that grids of different steps differ by the

@@ -186,7 +186,7 @@ def _padded(micro_batches: list[MicroBatch]) -> list[MicroBatch]:
 
 
 def _denominators(batch: Mapping[Side, SideBatch], shared: bool) -> dict[Side, LossDenominators]:
-    """What each side's sum is divided by: global, so that chunks and processes only add up.
+    """The denominators of each side, summed over processes, so that chunks and processes only add up.
 
     Mode vanilla is plain GRPO on mixed batches, which knows no sides: those that are trained share one.
     """

@@ -1,7 +1,7 @@
-"""Metrics and samples in tensorboard, wandb or trackio, by accelerate's trackers. metrics.jsonl is written always.
+"""Sends metrics and samples to tensorboard, wandb or trackio through accelerate. metrics.jsonl is always written.
 
-A tracker is a convenience: one that fails in the middle of a run is reported and left, and training goes on. Its run is
-continued when training is. Called on the first process alone.
+A tracker that fails during a run is reported and dropped; training goes on. A continued run continues its tracker's
+run. Only the first process calls this.
 """
 
 import json
@@ -25,7 +25,7 @@ _ANSWERS = ("question", "text", "rewards")
 
 
 def check_trackers(log: LogConfig) -> None:
-    """Raises InputError where one of `log.trackers` is not installed."""
+    """Raises InputError if one of `log.trackers` is not installed."""
     for name in log.trackers:
         if find_spec(name) is None:
             message = f"{name} is not installed; pip install {name}, or leave it out"
@@ -33,7 +33,7 @@ def check_trackers(log: LogConfig) -> None:
 
 
 class Trackers:
-    """Those that `log.trackers` names, of one run."""
+    """The trackers of one run, named by `log.trackers`."""
 
     def __init__(self, log: LogConfig, run: RunDir, settings: Mapping[str, Any], ids: Mapping[str, str], step: int):
         """Starts or continues their runs.
@@ -57,19 +57,19 @@ class Trackers:
 
     @property
     def ids(self) -> dict[str, str]:
-        """What a checkpoint keeps, so that a continued run is the same in a tracker."""
+        """Run ids that a checkpoint keeps, so that a continued run goes on in the same tracker run."""
         attributes = {"wandb": "id", "trackio": "name"}  # what each finds a run by
         return {
             name: getattr(self._named[name].tracker, key) for name, key in attributes.items() if name in self._named
         }
 
     def metrics(self, row: Mapping[str, float | None], step: int) -> None:
-        """A row of metrics.jsonl. What is no finite number is left out."""
+        """Logs a row of metrics.jsonl. Leaves out values that are not finite."""
         values = {name: float(v) for name, v in row.items() if v is not None and np.isfinite(v)}
         self._each(lambda name, tracker: tracker.log(values, step=step))
 
     def samples(self, folder: Path, step: int) -> None:
-        """The images of a folder that `write_samples` made, and its answers, with their rewards."""
+        """Logs images, answers and rewards from a folder of `write_samples`."""
         if not self._named:
             return
         rows = [row for _, row in read_jsonl(folder / "samples.jsonl")]
@@ -152,7 +152,7 @@ def _samples(
 
 
 def _table(rows: Sequence[Sequence[str]], columns: Sequence[str]) -> str:
-    """Markdown. What a model or a prompt says is shown as it is: as code, with its bars and ticks replaced."""
+    """A Markdown table. Texts of models and prompts stand as code, with bars and ticks replaced."""
 
     def cell(text: str) -> str:
         plain = " ".join(text.split()).replace("`", "'").replace("|", "/")

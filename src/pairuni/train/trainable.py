@@ -1,4 +1,4 @@
-"""What trains: all but the frozen towers, parameters that the config names, or LoRA adapters; and a summary of it."""
+"""Chooses what trains: all but the frozen modules, the parameters that the config names, or LoRA adapters."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ from pairuni.policies.source import pick_device
 
 
 def choose_trained(policy: Policy, config: ModelConfig) -> None:
-    """Freezes what is not to be trained, and adds adapters. Draws from torch's global generator for these.
+    """Freezes parameters that do not train and adds adapters, drawn from torch's global generator.
 
     Raises:
         InputError: a name in model.trainable or model.lora.layers fits nothing that can be trained.
@@ -32,7 +32,7 @@ def choose_trained(policy: Policy, config: ModelConfig) -> None:
 
 
 def load_trainable(config: ModelConfig, source: str, device: str) -> Policy:
-    """The model of `source` on a device, with what trains chosen: adapters before the model is moved.
+    """Loads the model of `source`, chooses what trains, adds adapters, then moves it to the device.
 
     Under bf16 frozen linear weights beside adapters are narrowed on the CPU: a small GPU never holds them whole.
 
@@ -57,7 +57,7 @@ def load_trainable(config: ModelConfig, source: str, device: str) -> Policy:
 
 
 def share_frozen_modules(policy: Policy, other: Policy) -> None:
-    """Gives `policy` the frozen towers of `other` where they hold the same weights, up to how these are narrowed.
+    """Replaces frozen modules of `policy` by those of `other` where both hold the same weights (up to narrowing).
 
     There is then one copy of them, and what one policy's tower made of an image serves both.
     """
@@ -70,7 +70,7 @@ def share_frozen_modules(policy: Policy, other: Policy) -> None:
 
 
 def count_trained(planner: Planner, config: ModelConfig) -> tuple[int, int]:
-    """Parameters that `choose_trained` leaves to be trained, adapters among them; and those of adapters.
+    """Counts the parameters that train under `choose_trained`, adapters included, and those of the adapters alone.
 
     Raises:
         InputError: as `choose_trained`.
@@ -85,7 +85,7 @@ def count_trained(planner: Planner, config: ModelConfig) -> tuple[int, int]:
 
 
 def trained_summary(policy: Policy) -> str:
-    """One line per part of the model, with its parameters and those of them that train."""
+    """One line per part of the model: trained and total parameters."""
     total: dict[str, int] = defaultdict(int)
     trained: dict[str, int] = defaultdict(int)
     for name, parameter in policy.module.named_parameters():
@@ -109,7 +109,7 @@ def _adapted(config: ModelConfig, adaptable: Iterable[str]) -> list[str]:
 
 
 def _chosen(patterns: Iterable[str], names: Iterable[str], field: str) -> set[str]:
-    """The names that begin with, or fit, one of the patterns."""
+    """The names that start with one of the patterns or match it."""
     names, chosen = list(names), set[str]()
     for pattern in patterns:
         found = {n for n in names if n == pattern or n.startswith(f"{pattern}.") or fnmatchcase(n, pattern)}

@@ -1,7 +1,7 @@
-"""A policy whose weights, gradients and moments are spread over processes: PyTorch's FSDP2 behind the policy contract.
+"""Spreads a policy's weights, gradients and moments over processes with PyTorch's FSDP2.
 
-Weights are gathered once for a rollout phase (`gathered`), so that each process samples at its own pace, and layer by
-layer for scoring, which all processes do in step: the same number of chunks each. Gradients are summed as they are
+For sampling, weights are gathered once (`gathered`), so that each process samples at its own pace. For scoring they are
+gathered layer by layer, and all processes score the same number of chunks. Gradients are summed as they are
 spread. Checkpoints hold whole tensors, so that a run may go on with any number of processes, sharded or not.
 """
 
@@ -21,7 +21,7 @@ from pairuni.types import Chunk, Prompt, Rollouts, SamplingSpec, Side
 
 
 class _Root(nn.Module):
-    """What FSDP sees as the model: whatever is called with its weights. Its hooks are those of a forward."""
+    """The root module for FSDP: calls any function with the weights, inside the hooks of a forward."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class ShardedPolicy:
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
-        """Inside, every process has all weights. All enter and leave it."""
+        """Gathers all weights on every process while inside. All processes enter and leave it."""
         parts = self._parts()
         for part in parts:
             part.set_reshard_after_forward(False, recurse=False)
@@ -95,7 +95,7 @@ class ShardedPolicy:
 
 @contextmanager
 def gathered(policy: Actor) -> Iterator[None]:
-    """Inside, every process can sample without the others. All enter and leave it."""
+    """Lets every process sample on its own while inside. All processes enter and leave it."""
     if isinstance(policy, ShardedPolicy):
         with policy.gathered():
             yield
@@ -104,7 +104,7 @@ def gathered(policy: Actor) -> Iterator[None]:
 
 
 def whole_weights(policy: Trainable) -> dict[str, Tensor]:
-    """The weights of a policy on the CPU, whole, on the first process; empty on the others. All call it."""
+    """Whole weights on the CPU of the first process; empty on the others. All processes call it."""
     weights: dict[str, Tensor] = {}
     for name, value in policy.module.state_dict().items():
         value = dist.full(value.detach())
