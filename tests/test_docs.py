@@ -3,6 +3,7 @@
 Nothing here reads a doc's prose. Commands are parsed, never run; Python examples run on the tiny Janus.
 """
 
+import ast
 import json
 import re
 import shlex
@@ -57,6 +58,7 @@ from pairuni.types import Quadruple, Side
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
 DOCS = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CONFIGS: dict[str, type] = {
@@ -189,8 +191,8 @@ def test_links_and_paths_exist(path: Path) -> None:
 
 
 def tree() -> set[str]:
-    """The paths of README's annotated tree."""
-    block = next(text for text in fences(README, "text") if text.startswith("src/pairuni/"))
+    """The paths of the annotated tree."""
+    block = next(text for text in fences(ARCHITECTURE, "text") if text.startswith("src/pairuni/"))
     stack: list[str] = []
     found = set()
     for line in block.splitlines():
@@ -211,9 +213,21 @@ def test_the_annotated_tree_is_the_tree() -> None:
 
 
 def test_the_reading_order_names_files() -> None:
-    listed = re.findall(r"^\d+\. `([^`]+)`:", README.read_text(encoding="utf-8"), re.MULTILINE)
+    listed = re.findall(r"^\d+\. `([^`]+)`:", ARCHITECTURE.read_text(encoding="utf-8"), re.MULTILINE)
     assert 7 <= len(listed) <= 9
     assert all((ROOT / path).is_file() for path in listed)
+
+
+def test_find_it_quickly_has_ten_questions_with_one_place_each() -> None:
+    section = ARCHITECTURE.read_text(encoding="utf-8").split("\n## Find it quickly\n")[1]
+    answers = [line.strip("| ").split(" | ")[1] for line in section.splitlines() if line.startswith("| ")][1:]
+    assert len(answers) == 10
+    for answer in answers:
+        if answer.startswith("["):  # test_links_and_paths_exist follows links
+            continue
+        file, _, name = answer.strip("`").partition("::")
+        tree = ast.parse((ROOT / "src" / "pairuni" / file).read_text(encoding="utf-8"))
+        assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}, answer
 
 
 # ---- examples of files ------------------------------------------------------------------------------------------
