@@ -398,8 +398,38 @@ def test_keys_of_an_evaluation(tiny_janus: JanusPolicy, tmp_path: Path) -> None:
     assert {key for row in answers for key in row} == set(keys("data.md", "Answers files"))
 
 
-def test_numbers_that_readme_takes_from_elsewhere() -> None:
-    text = README.read_text(encoding="utf-8")
+def test_numbers_that_are_taken_from_elsewhere() -> None:
+    text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     size, demo = JanusSize(), demo_config(Path("runs/demo"), None, [])
     assert f"{size.image} pixels, {size.tokens} image tokens" in text
     assert f"runs/demo/checkpoints/step_{demo.steps:06d}/model" in text
+
+
+# Rewritten so far: the first line says for whom a page is.
+@pytest.mark.parametrize(
+    "name",
+    [
+        "architecture",
+        "configuration",
+        "evaluation",
+        "index",
+        "own-data",
+        "own-reward",
+        "pairing",
+        "python-api",
+        "quickstart",
+        "rewards",
+    ],
+)
+def test_the_first_line_of_a_page_says_for_whom_it_is(name: str) -> None:
+    first = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8").splitlines()[2]
+    assert first.startswith("For ")
+
+
+def words(*paths: Path) -> int:
+    """Words of prose, tables and code alike; dashes and bars alone are none."""
+    return sum(bool(re.search(r"\w", word)) for path in paths for word in path.read_text(encoding="utf-8").split())
+
+
+def test_readme_is_short() -> None:
+    assert words(README) <= 1500

@@ -53,6 +53,7 @@ STAND_INS = {
 NOT_RUN = {
     ("README.md", "make demo"): "installs; `pairuni demo` is run",
     ("README.md", "make test"): "runs this",
+    ("README.md", "--benchmarks mmmu"): "downloads benchmarks",
     ("ablations.md", "--workers 2"): "many runs",
     ("ablations.md", "--seeds 10"): "many runs",
     ("ablations.md", "configs/paper/ablations/base.yaml"): "300 GPU hours",
@@ -90,9 +91,9 @@ DRY = {
 CHAINS = [("README.md", "own-data.md")]
 # What a page takes as given -> the folder that it finds: made once by `start` below, or its own earlier commands.
 GIVEN = {
-    "README.md": ["data/photos", "data/pairug", "small.yaml"],
+    "README.md": ["data/photos", "data/pairug"],
     "ablations.md": ["small.yaml"],
-    "configuration.md": ["runs/demo"],
+    "configuration.md": ["runs/demo", "data/photos", "small.yaml"],
     "evaluation.md": ["runs/before", "runs/eval"],
     "evidence.md": ["small.yaml"],
     "exporters.md": ["runs/demo", "runs/photos", "data/photos"],

@@ -15,12 +15,40 @@ from pairuni.types import Quadruple, Side
 
 DOC = Path(__file__).parents[2] / "docs" / "rewards.md"
 QUESTION = "What colour is it? A. red B. blue C. green D. yellow\nAnswer with the letter."
+MORE = {
+    "choice": [
+        ("(b)", "B", 1),
+        ("**B.** blue", "B", 1),
+        (r"$\boxed{\text{B}}$", "B", 1),
+        ("So the answer is blue, as one sees.", "B", 1),
+        ("答えはBです", "B", 1),
+        ("B</s>", "B", 1),
+        ("E", "B", 0),
+        ("I cannot tell.", "B", 0),
+    ],
+    "open": [
+        ("3.0", "3", 1),
+        (r"$\frac{2}{4}$", "0.5", 1),
+        ("<think>2 + 2</think><answer>4</answer>", "4", 1),
+        ("5", "4", 0),
+        ("", "4", 0),
+        ("", "?", 0),
+        ("9^9^9^9", "3", 0),
+    ],
+    "vqa": [("2.5", "25", 0), ("cat", "dog", 0)],
+    "format": [
+        ("<think></think><answer>B</answer>", "B", 0),
+        ("<think>a</think><think>b</think><answer>B</answer>", "B", 0),
+    ],
+}
+"""Cases beside those of the tables: answer, right, score."""
 ROW = re.compile(r"^\| `(.*)` \| `(.*)` \| ([\d.]+) \|$|^\| `` \| `(.*)` \| ([\d.]+) \|$")
 
 
 def cases() -> list[tuple[str, str, str, float]]:
-    """(reward, answer, right, score) of all tables."""
-    found, reward = [], ""
+    """(reward, answer, right, score) of all tables, and MORE."""
+    found = [(reward, answer, right, float(score)) for reward, more in MORE.items() for answer, right, score in more]
+    reward = ""
     for line in DOC.read_text(encoding="utf-8").splitlines():
         if line.startswith("### "):
             reward = line.removeprefix("### ").strip()
