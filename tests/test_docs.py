@@ -405,14 +405,18 @@ def test_numbers_that_are_taken_from_elsewhere() -> None:
     assert f"runs/demo/checkpoints/step_{demo.steps:06d}/model" in text
 
 
-# Rewritten so far: the first line says for whom a page is.
+# The first line says for whom a page is.
 @pytest.mark.parametrize(
     "name",
     [
         "architecture",
         "configuration",
+        "data",
         "evaluation",
         "index",
+        "janus-pro",
+        "launch",
+        "lumina-dimoo",
         "own-data",
         "own-reward",
         "pairing",
