@@ -25,6 +25,10 @@ MORE = {
         ("B</s>", "B", 1),
         ("E", "B", 0),
         ("I cannot tell.", "B", 0),
+        ("A is wrong, so it must be B.", "B", 1),
+        ("Réponse : B", "B", 1),
+        ("The answer is B. Let me check again.", "B", 0),
+        ("A. red B. blue C. green", "B", 0),
     ],
     "open": [
         ("3.0", "3", 1),
@@ -34,8 +38,10 @@ MORE = {
         ("", "4", 0),
         ("", "?", 0),
         ("9^9^9^9", "3", 0),
+        ("The final answer is 0.5.", "1/2", 1),
+        ("The answer is: a giraffe", "giraffe", 1),
     ],
-    "vqa": [("2.5", "25", 0), ("cat", "dog", 0)],
+    "vqa": [("2.5", "25", 0), ("cat", "dog", 0), ("dont know", "don't know", 1)],
     "format": [
         ("<think></think><answer>B</answer>", "B", 0),
         ("<think>a</think><think>b</think><answer>B</answer>", "B", 0),
