@@ -24,6 +24,7 @@ from torch.distributed.run import get_args_parser
 
 from pairuni import config
 from pairuni.cli.main import COMMANDS
+from pairuni.policies.base import Policy, Sampler, Scorer, Trainable
 from pairuni.rewards import REWARDS
 from test_docs import DOCS, FENCE, ROOT, fences, keys, pairuni_arguments, prose, shell_lines
 
@@ -344,3 +345,12 @@ def test_defaults_where_the_paper_is_silent() -> None:
     for command, option, said in rows:
         default = next(value for name, _, value in options_of(of_command[command]) if name == option)
         assert str(default) == said, option
+
+
+def test_the_members_of_a_policy_are_listed() -> None:
+    """add-a-policy.md: every member of the contract, by protocol."""
+    text = (ROOT / "docs" / "add-a-policy.md").read_text(encoding="utf-8")
+    table = text.split("\n| protocol | member |")[1].split("\n\n")[0]
+    listed = [name for row in table.splitlines() for cell in row.split(" | ")[1:2] for name in SPAN.findall(cell)]
+    members = [n for each in (Sampler, Scorer, Trainable, Policy) for n in vars(each) if not n.startswith("_")]
+    assert sorted(listed) == sorted(members)
