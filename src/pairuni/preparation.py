@@ -1,7 +1,7 @@
-"""From an image to the input of a vision model: shorter side, centre crop, mean and deviation.
+"""Image preprocessing of vision models: resizes the shorter side, crops the centre, normalises.
 
-Done with PIL as the models' own processors in transformers do it; the fast ones of those would need torchvision.
-Features (data/vision.py) and rewards (rewards/clip_scores.py) share it.
+Uses PIL as the models' own processors in transformers do; the fast processors would need torchvision. Features
+(data/vision.py) and rewards (rewards/clip_scores.py) share it.
 """
 
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ HALF = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 
 @dataclass(frozen=True)
 class Preparation:
-    """From an image to a model's input."""
+    """How one model's input is made from an image."""
 
     crop: int
-    """Side of the input."""
+    """Side of the input in pixels."""
     resize: int | None
     """Shorter side before the centre is cropped; None: both sides are resized to `crop`."""
     mean: tuple[float, float, float]
@@ -33,7 +33,7 @@ class Preparation:
         if self.resize is None:
             picture = picture.resize((self.crop, self.crop), self.resample)
         else:
-            # The longer side is cut down to a whole number of pixels, not rounded, as the processors do.
+            # The longer side is truncated to whole pixels, not rounded, as in the processors.
             shorter = min(picture.size)
             width, height = (int(self.resize * side / shorter) for side in picture.size)
             left, top = (width - self.crop) // 2, (height - self.crop) // 2

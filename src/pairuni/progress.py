@@ -1,6 +1,6 @@
-"""How far long work is: a bar on a terminal, else plain lines without carriage returns and escapes; or nothing.
+"""Progress of long work: a bar on a terminal, plain lines without escape codes elsewhere, or nothing.
 
-tqdm counts and draws; nothing else here does. Bars go to stderr, what is said goes to stdout.
+tqdm counts and draws. Bars go to stderr, messages to stdout.
 """
 
 import os
@@ -12,33 +12,33 @@ from tqdm import tqdm
 
 Console = Literal["bar", "lines", "quiet"]
 SECONDS = 10.0
-"""Between two lines of what is no training step."""
+"""Least time between two lines, except for training steps."""
 _LINE = "{desc}: {n_fmt}/{total_fmt} {unit}s, {elapsed}<{remaining}{postfix}"
 _console: Console = "bar"
 
 
 def set_console(console: Console) -> None:
-    """From now on: bar (lines where stderr is no terminal), lines, or quiet."""
+    """Selects bar (lines if stderr is not a terminal), lines, or quiet from now on."""
     global _console
     _console = console
-    if shown() != "bar":  # bars of libraries, which read this when they are imported
+    if shown() != "bar":  # for the bars of libraries, which read this at import
         for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
             os.environ.setdefault(name, "1")
 
 
 def shown() -> Console:
-    """What is shown here and now."""
+    """The kind of output in effect."""
     return "lines" if _console == "bar" and not sys.stderr.isatty() else _console
 
 
 def track(
     iterable: Iterable[Any] | None = None, desc: str = "", total: int | None = None, each: bool = False, **options: Any
 ) -> "tqdm[Any]":
-    """A tqdm over `iterable`, or of `total` steps that `update` counts.
+    """A tqdm over `iterable`, or with `total` steps that `update` counts.
 
     Args:
-        each: in lines, one for every step; else at most one every SECONDS, and one at the end.
-        options: unit, initial, disable, leave as tqdm has them.
+        each: in lines, print one per step; otherwise at most one every SECONDS, and one at the end.
+        options: unit, initial, disable, leave of tqdm.
     """
     kind = shown()
     options["disable"] = options.get("disable", False) or kind == "quiet"
@@ -49,16 +49,16 @@ def track(
 
 
 def say(text: str) -> None:
-    """A line, or several, on stdout, between bars and not through them."""
+    """Prints to stdout without breaking a bar."""
     tqdm.write(text)
 
 
 Progress = tqdm
-"""What `track` gives, as a type."""
+"""The type that `track` returns."""
 
 
 class _Lines(tqdm):
-    """Each drawing is a line of its own, and no number is drawn twice."""
+    """Prints each update as a line, and no count twice."""
 
     def __init__(self, *values: Any, **options: Any) -> None:
         self._drawn = options.get("initial", 0)
@@ -71,7 +71,7 @@ class _Lines(tqdm):
             self.fp.flush()
 
     def clear(self, *values: Any, **options: Any) -> None:
-        """There is nothing to clear: what is said between two lines stands between them."""
+        """Does nothing: printed lines stay."""
 
     def close(self) -> None:
         if not self.disable:

@@ -19,7 +19,7 @@ TIMING_KEYS = ("seconds/", "tokens_per_second/")
 
 
 def environment() -> dict[str, Any]:
-    """What a run ran on: versions, platform, processors. No host or user names."""
+    """Package versions, platform and processors of a run; no host or user names."""
     packages = ("pairuni", "torch", "transformers", "numpy", "scipy", "scikit-learn", "pillow")
     versions = {}
     for name in packages:
@@ -67,8 +67,8 @@ class RunDir:
 
     @property
     def eval_history(self) -> Path:
-        """JSON Lines of evaluations inside training, step 0 (before training) included: `step`, a score by benchmark,
-        and `settings`, by benchmark a hash of what a score may be compared with."""
+        """JSON Lines, a row per evaluation during training (step 0: before it): `step`, a score per benchmark, and
+        `settings`, a hash per benchmark. Scores with equal hashes are comparable."""
         return self.path / "eval_history.jsonl"
 
     @property
@@ -90,21 +90,21 @@ class RunDir:
         return self.path / "checkpoints" / "best"
 
     def latest_name(self) -> str | None:
-        """What `latest` holds, None for a run without a checkpoint. Raises InputError when it is not text."""
+        """The content of `latest`, or None without a checkpoint. Raises InputError when the file is not text."""
         return read_text(self.latest).strip() if self.latest.is_file() else None
 
     def latest_checkpoint(self) -> Path | None:
-        """The folder that `latest` names, None for a run without a checkpoint. Raises InputError when it is gone."""
+        """The folder that `latest` names, or None without a checkpoint. Raises InputError when the folder is gone."""
         name = self.latest_name()
         if name is None:
             return None
         folder = self.path / "checkpoints" / name
-        if not os.path.isdir(folder):  # unlike Path.is_dir, it takes any name
+        if not os.path.isdir(folder):  # unlike Path.is_dir, accepts any name
             raise InputError(f"names {folder.name}, which does not exist", file=self.latest)
         return folder
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
-        """Adds one object to metrics.jsonl and syncs it. Non-finite values are written as null."""
+        """Appends a row to metrics.jsonl and syncs the file. Writes non-finite values as null."""
         clean = {k: None if isinstance(v, float) and not _finite(v) else v for k, v in row.items()}
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(clean, allow_nan=False) + "\n")
@@ -116,25 +116,25 @@ class RunDir:
         return [row for _, row in read_steps(self.metrics)]
 
     def resumable_metrics(self) -> list[dict[str, Any]]:
-        """As `read_metrics`, but for a last line that a crash cut short; nothing where the run has no metrics yet."""
+        """As `read_metrics`, without a last line that a crash cut short; empty if the run has no metrics yet."""
         rows: list[dict[str, Any]] = []
         if self.metrics.is_file():
             text = read_text(self.metrics)
             last = 0 if text.endswith("\n") else text.count("\n") + 1
             try:
                 for _, row in read_steps(self.metrics):
-                    rows.append(row)  # one by one: the rows before a broken line count
+                    rows.append(row)  # one by one, to keep the rows before a broken line
             except InputError as err:
                 if err.line != last:
                     raise
         return rows
 
     def cut_metrics(self, after: int) -> None:
-        """Drops rows of steps later than `after`, and a last line that a crash cut short: resume writes them again."""
+        """Drops rows after step `after`, and a last line that a crash cut short. The resumed run writes them again."""
         write_jsonl(self.metrics, [row for row in self.resumable_metrics() if row["step"] <= after])
 
     def read_config(self) -> dict[str, Any]:
-        """The resolved config. Raises InputError: config.yaml is missing, or no mapping in YAML."""
+        """The resolved config. Raises InputError when config.yaml is missing or is not a YAML mapping."""
         try:
             config = yaml.safe_load(read_text(self.config))
         except yaml.YAMLError as err:
@@ -148,7 +148,7 @@ class RunDir:
 
 
 def run_of(path: Path) -> Path:
-    """The run that a path leads to: of RUN/best, RUN/latest, RUN/checkpoints and the folders in there; others stay."""
+    """The run directory of RUN/best, RUN/latest, RUN/checkpoints or a checkpoint. Returns any other path unchanged."""
     if path.name in ("best", "latest") and not path.exists() and (path.parent / "checkpoints").is_dir():
         return path.parent
     if path.is_file() or RunDir(path).eval.is_file():
@@ -161,22 +161,22 @@ def run_of(path: Path) -> Path:
 
 
 def read_steps(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """As `read_jsonl`, for rows that each have a whole number `step`. Raises InputError likewise."""
+    """As `read_jsonl`, with the whole number `step` of each row. Raises InputError also for a row without one."""
     for n, row in read_jsonl(path):
         if not isinstance(row.get("step"), int):
-            raise InputError("is missing or no whole number", file=path, line=n, field="step")
+            raise InputError("is missing or not a whole number", file=path, line=n, field="step")
         yield n, row
 
 
 def first_and_last_tenth(values: Iterable[float | None]) -> tuple[float, float] | None:
-    """Means over the first and the last tenth of the values that are known, one at least; None where none is."""
+    """Means over the first and the last tenth (at least one) of the known values; None if no value is known."""
     known = [float(value) for value in values if value is not None and _finite(float(value))]
     tenth = max(1, round(len(known) / 10))
     return (sum(known[:tenth]) / tenth, sum(known[-tenth:]) / tenth) if known else None
 
 
 def comparable(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A metrics row without what may differ between identical runs."""
+    """A metrics row without timings, which differ between identical runs."""
     return {k: v for k, v in row.items() if not k.startswith(TIMING_KEYS)}
 
 

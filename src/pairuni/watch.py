@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage]
 
 BEAT = 1.0
-"""Seconds between signs of life."""
+"""Seconds between heartbeats."""
 SILENT = 6
-"""Beats without a sign of life after which a process counts as gone, once a collective has failed."""
+"""Missed heartbeats after which a rank counts as gone, once a collective has failed."""
 UNHEARD = 120
-"""The same while none has failed: a machine may be busy."""
+"""The same while no collective has failed: a machine may be busy."""
 
 
 class LostRankError(RuntimeError):
@@ -33,7 +33,7 @@ class LostRankError(RuntimeError):
 
 
 class Watch:
-    """Of one process over all of them."""
+    """Watches all ranks from one process."""
 
     def __init__(self, store: Store, rank: int, world: int, timeout: float) -> None:
         """Starts the thread. `timeout` is in seconds."""
@@ -68,7 +68,7 @@ class Watch:
                 now = self._others()
                 if all(now[rank] != before[rank] for rank in now):
                     return []
-        except RuntimeError:  # the store lives in the first process, unless torchrun has it
+        except RuntimeError:  # rank 0 holds the store, unless torchrun does
             return [0] if self._rank else []
         return [rank for rank in sorted(before) if now[rank] == before[rank]]
 
@@ -82,10 +82,10 @@ class Watch:
                 self._say()
                 missing = self._missing()
             except RuntimeError:
-                missing = ""  # the store is gone with its process: the main thread's collective fails, and says so
+                missing = ""  # the store's process is gone: the main thread's collective fails and reports it
             if self._launcher and os.getppid() != self._launcher:
-                # Nothing else would end this process, and a run that is started again would find it at work.
-                missing = "torchrun is gone; this process ends too"
+                # Nothing else ends this process, and its lock would stop a restarted run.
+                missing = "torchrun has ended; this process ends too"
             if missing:
                 print(f"pairuni: {missing}", file=sys.stderr, flush=True)
                 # The main thread is inside a collective that may never return.
@@ -118,7 +118,7 @@ class Watch:
         return ""
 
     def _others(self) -> dict[int, tuple[int, int]]:
-        """Beats and meetings of each other rank."""
+        """Heartbeats and collectives of each other rank."""
         others = {}
         for rank in range(self._world):
             key = f"pairuni/{rank}"

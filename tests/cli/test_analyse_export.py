@@ -62,7 +62,7 @@ def test_the_exports_for_trainers(form: str, world: Path, capsys: pytest.Capture
     lines(world / "pairs.jsonl", PAIR, retrieved)
     assert main(["export", form, "pairs.jsonl", "--output", "out"]) == 0
     printed = capsys.readouterr().out.splitlines()
-    assert printed[0] == "2 pairs (1 aligned), a row on each side, 0.0 MB" and printed[-1] == "out"
+    assert printed[0] == "2 pairs (1 aligned), one row per side, 0.0 MB" and printed[-1] == "out"
     assert printed[1].startswith("weights (sqrt): 0.800 to 1.000, mean 0.900;") and len(printed) == 3
     (world / "o.yaml").write_text("pairs: pairs.jsonl\noutput: out\nweighting: linear\n")
     assert main(["export", form, "--config", "o.yaml"]) == 0

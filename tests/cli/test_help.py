@@ -75,8 +75,8 @@ def test_no_help_takes_a_second(words: list[str]) -> None:
         ("demo --xyzzy 3", "--xyzzy: unknown option; see `pairuni demo --help`"),
         ("check x.jsonl --image_rot y", "(did you mean image_root?)"),
         ("report x --titel y", "(did you mean title?)"),
-        ("analyse pears x", "no such part: 'pears' (did you mean pairs?)"),
-        ("export hf x", "no such part: 'hf'"),
+        ("analyse pears x", "unknown subcommand 'pears' (did you mean pairs?)"),
+        ("export hf x", "unknown subcommand 'hf'"),
         ("analyse pairs x.jsonl --limits 3", "(did you mean limit?)"),
     ],
 )

@@ -53,7 +53,7 @@ def test_copies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (tmp_path / "mine" / "demo.yaml").read_bytes() == (ROOT / "configs" / "shapes" / "demo.yaml").read_bytes()
     (tmp_path / "mine" / "demo.yaml").write_text("changed", encoding="utf-8")
     assert main(["configs", "shapes", "--output", "mine"]) == 2
-    assert "mine/demo.yaml: is there already; nothing was copied" in capsys.readouterr().err
+    assert "mine/demo.yaml: already exists; nothing was copied" in capsys.readouterr().err
     assert {path.name for path in (tmp_path / "mine").iterdir()} == names
     assert (tmp_path / "mine" / "demo.yaml").read_text() == "changed"
     assert main(["configs", "shapes/demo", "photos", "--output", "words"]) == 0

@@ -1,4 +1,4 @@
-"""`pairuni analyse WHAT`: pages and tables about data and runs, for people."""
+"""`pairuni analyse SUBCOMMAND`: pages and tables about data and runs."""
 
 import sys
 from dataclasses import replace
@@ -16,14 +16,14 @@ from pairuni.runs import RunDir
 from pairuni.trainer import check_model, check_names
 
 PARTS = {
-    "pairs": ("pairuni.cli.analyse:pairs", "PAIRS.jsonl -> one HTML page to look through, with what was left over"),
+    "pairs": ("pairuni.cli.analyse:pairs", "PAIRS.jsonl -> an HTML gallery of pairs and of samples without a pair"),
     "gradients": (
         "pairuni.cli.analyse:gradients",
-        "RUN -> how far the gradients of its two sides agree, over data mixes",
+        "RUN -> agreement of the two sides' gradients, by data mix",
     ),
     "ablations": (
         "pairuni.cli.analyse:ablations",
-        "--suite NAME -> runs that differ in one thing, with tables and figures",
+        "--suite NAME -> training runs that differ in one setting, with tables and figures",
     ),
 }
 
@@ -51,7 +51,7 @@ def gradients(arguments: list[str]) -> int:
     train = parse_config(TrainConfig, ["--config", str(file), "--sides", "both"], "train", check_names)
     check_model(replace(train, model=replace(train.model, path=config.model or train.model.path)))
     if not config.output and not run.is_dir():
-        raise InputError("is needed where run is a config file", field="output")
+        raise InputError("must be given when run is a config file", field="output")
     output = Path(config.output) if config.output else run / "gradients"
     from pairuni.analysis.gradient_summary import table
     from pairuni.analysis.gradients import measure_gradients

@@ -1,4 +1,4 @@
-"""The commands that are one stage each: parse, run, say what was written. What takes time is imported when it runs."""
+"""The commands of one stage each: parse, run, print what was written. Slow imports are inside the functions."""
 
 import argparse
 from dataclasses import replace
@@ -103,12 +103,10 @@ def sample(arguments: list[str]) -> int:
 
 def report(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="pairuni report", exit_on_error=False)
-    parser.add_argument(
-        "inputs", nargs="+", type=Path, help="run directories, or checkpoints of theirs, or eval.json files"
-    )
+    parser.add_argument("inputs", nargs="+", type=Path, help="run directories, their checkpoints, or eval.json files")
     parser.add_argument("--out", type=Path, default=None, help="the page (default: report.html in the first run)")
     parser.add_argument("--title", default=None)
-    parser.add_argument("--overwrite", action="store_true", help="replace a page that this did not write")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that this command did not write")
     options = parse_arguments(parser, arguments)
     from pairuni.report.html import write_report
 

@@ -1,4 +1,4 @@
-"""The configs that ship with the package: by name wherever a config is asked for, and `pairuni configs`."""
+"""The shipped configs: found by name wherever a config is expected, listed and copied by `pairuni configs`."""
 
 import argparse
 from importlib import resources
@@ -14,7 +14,7 @@ PACKAGE, ENDING = "pairuni.configs", ".yaml"
 
 
 def shipped() -> dict[str, Traversable]:
-    """Files by their names, such as shapes/demo."""
+    """Files by name, such as shapes/demo."""
     return dict(sorted(_below(resources.files(PACKAGE), "")))
 
 
@@ -29,12 +29,12 @@ def _below(folder: Traversable, prefix: str) -> list[tuple[str, Traversable]]:
 
 
 def config_file(name: str) -> Path:
-    """The file that a name stands for: one that is there, else a shipped one (shapes/demo, configs/shapes/demo.yaml).
+    """The existing file of this name, else the shipped one (shapes/demo, configs/shapes/demo.yaml).
 
-    A name that is neither stays a path, for whoever reads it to say so.
+    Returns any other name as a path, so that its reader reports the missing file.
 
     Raises:
-        InputError: it is nearly the name of a shipped config.
+        InputError: the name is a misspelt shipped config.
     """
     if Path(name).exists():
         return Path(name)
@@ -48,7 +48,7 @@ def config_file(name: str) -> Path:
 
 
 def configs(arguments: list[str]) -> int:
-    """`pairuni configs`: lists the shipped configs; with names it copies them, never over a file."""
+    """`pairuni configs`: lists the shipped configs, or copies the named ones. It never replaces a file."""
     from pairuni.cli.options import parse_arguments
 
     parser = argparse.ArgumentParser(prog="pairuni configs", exit_on_error=False, description=configs.__doc__)
@@ -59,13 +59,13 @@ def configs(arguments: list[str]) -> int:
     if not options.names:
         width = max(map(len, known))
         print("\n".join(f"{name:<{width}}  {_about(file)}" for name, file in known.items()))
-        print("\nName one behind --config, from anywhere, or copy it: pairuni configs NAME --output FOLDER")
+        print("\nPass a name to --config, or copy the file: pairuni configs NAME --output FOLDER")
         return 0
     wanted = [each for name in as_list(",".join(options.names)) for each in _named(name, known)]
     copies = {options.output / f"{name.rpartition('/')[2]}{ENDING}": known[name] for name in wanted}
     for path in copies:
         if path.exists():
-            raise InputError("is there already; nothing was copied", file=path)
+            raise InputError("already exists; nothing was copied", file=path)
     options.output.mkdir(parents=True, exist_ok=True)
     for path, file in copies.items():
         with path.open("x", encoding="utf-8") as copy:
@@ -78,12 +78,12 @@ def _named(name: str, known: dict[str, Traversable]) -> list[str]:
     bare = name.removeprefix("configs/").removesuffix(ENDING).rstrip("/")
     found = [bare] if bare in known else [each for each in known if each.startswith(f"{bare}/")]
     if not found:
-        raise InputError(f"no shipped config of that name{nearest(bare, list(known))}", file=name)
+        raise InputError(f"no shipped config has this name{nearest(bare, list(known))}", file=name)
     return found
 
 
 def _about(file: Traversable) -> str:
-    """The first sentence of the comment at the top of a config."""
+    """The first sentence of the comment at the top of a config file."""
     lines = []
     for line in file.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):

@@ -1,7 +1,7 @@
 """`pairuni demo`: the whole method on the Shapes world, offline, on a CPU, in minutes.
 
-It is `pairuni train` with a shipped config: writes images, completes and pairs them, measures the shipped model on
-held-out items of both sides, trains it with Pair-GRPO, measures again, and reports.
+It runs `pairuni train` with a shipped config: writes images, completes and pairs them, evaluates the shipped model on
+held-out items of both sides, trains it with Pair-GRPO, evaluates again, and writes a report.
 """
 
 import argparse
@@ -17,9 +17,9 @@ from pairuni.trainer import Trainer, check_names
 def demo(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="pairuni demo", exit_on_error=False)
     parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="run directory (default: runs/demo)")
-    parser.add_argument("--seed", type=int, default=None, help="of data and training (default: the config's)")
+    parser.add_argument("--seed", type=int, default=None, help="seed of data and training (default: the config's)")
     parser.add_argument("--samples", type=int, default=None, help="images per source (default: the config's)")
-    parser.add_argument("--config", default=None, help="another config for train (default: configs/shapes/demo.yaml)")
+    parser.add_argument("--config", default=None, help="training config (default: configs/shapes/demo.yaml)")
     try:
         options, overrides = parser.parse_known_args(arguments)
     except argparse.ArgumentError as err:
@@ -36,7 +36,7 @@ def demo(arguments: list[str]) -> int:
 
 
 def demo_config(output: Path, config_file: str | None, overrides: list[str]) -> TrainConfig:
-    """The config that a demo trains with: data inside its own output folder."""
+    """The demo's training config, with data inside its output folder."""
     source = config_file or str(resources.files("pairuni.configs") / "shapes" / "demo.yaml")
     paths = ["--output", str(output), "--data.pairs", str(output / "data" / "pairs.jsonl")]
     config = parse_config(TrainConfig, ["--config", source, *paths, *overrides], "demo", check_names)

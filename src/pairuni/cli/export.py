@@ -1,4 +1,4 @@
-"""`pairuni export WHAT`: pairs in the forms that other programs read."""
+"""`pairuni export SUBCOMMAND`: pairs in the formats of other programs."""
 
 from typing import Any
 
@@ -47,9 +47,9 @@ def unirl(arguments: list[str]) -> int:
 
 def _print_weights(summary: dict[str, Any]) -> None:
     aligned, weights, size = summary["kinds"]["aligned"], summary["weights"], summary["bytes"] / 1e6
-    print(f"{summary['pairs']:,} pairs ({aligned:,} aligned), a row on each side, {size:,.1f} MB")
+    print(f"{summary['pairs']:,} pairs ({aligned:,} aligned), one row per side, {size:,.1f} MB")
     scale = f"{weights['min']:.3f} to {weights['max']:.3f}, mean {weights['mean']:.3f}"
-    print(f"weights ({summary['weighting']}): {scale}; the trainer needs a hook for them (docs/exporters.md)")
+    print(f"weights ({summary['weighting']}): {scale}; the trainer needs a hook to apply them (docs/exporters.md)")
 
 
 def _end(summary: dict[str, Any], output: str) -> int:

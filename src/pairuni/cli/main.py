@@ -1,7 +1,7 @@
 """`pairuni COMMAND [--config FILE] [--option value ...]`.
 
-Exit codes: 0 done, 1 something failed on the way (a check, another process), 2 the user's mistake or a full disk (one
-message, no traceback), 130 interrupted and saved. Imports without torch.
+Exit codes: 0 done, 1 a check or another process failed, 2 wrong input or a full disk (one message, no traceback),
+130 interrupted and saved. Imports without torch.
 """
 
 import errno
@@ -15,23 +15,23 @@ from pairuni.errors import DivergedError, InputError
 from pairuni.progress import set_console
 from pairuni.train.stop import Interrupted
 
-# name -> (module:function, what it does). A command is one function that takes the remaining arguments.
+# name -> (module:function, description). The function takes the remaining arguments and returns the exit code.
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("pairuni.cli.demo:demo", "the whole method on the Shapes world: CPU, offline, minutes"),
     "shapes": ("pairuni.cli.commands:shapes", "write Shapes images with understanding.jsonl and generation.jsonl"),
     "complete": ("pairuni.cli.commands:complete", "understanding and generation samples -> quadruples.jsonl"),
     "pair": ("pairuni.cli.commands:pair", "quadruples.jsonl -> pairs.jsonl (features, medoids, retrieval)"),
-    "smoke": ("pairuni.cli.smoke:smoke", "run this first with real weights: one step, looked at closely"),
+    "smoke": ("pairuni.cli.smoke:smoke", "run this first with real weights: checks one training step"),
     "train": ("pairuni.cli.commands:train", "pairs.jsonl -> run directory (Pair-GRPO)"),
     "sample": ("pairuni.cli.commands:sample", "try a model: images for a prompt, or answers about an image"),
     "eval": ("pairuni.cli.commands:evaluate", "model -> eval.json, both abilities"),
     "report": ("pairuni.cli.commands:report", "runs and eval.json files -> one self-contained HTML page"),
-    "analyse": ("pairuni.cli.analyse:analyse", "look closer: pairs on one page, gradients of the two sides, ablations"),
-    "export": ("pairuni.cli.export:export", "for others: a folder for the Hub, or the files of other trainers"),
+    "analyse": ("pairuni.cli.analyse:analyse", "a gallery of pairs, gradient agreement, ablations"),
+    "export": ("pairuni.cli.export:export", "pairs for the Hub or for other trainers"),
     "check": ("pairuni.cli.check:check", "validate a config, a JSON Lines file, or a run directory"),
     "configs": ("pairuni.cli.configs:configs", "list the shipped configs, or copy them"),
-    "tiny": ("pairuni.cli.commands:tiny", "a small Janus with random weights, to try a pipeline"),
-    "pretrain": ("pairuni.cli.commands:pretrain", "make the small Shapes Janus from nothing"),
+    "tiny": ("pairuni.cli.commands:tiny", "a small Janus with random weights, to test a pipeline"),
+    "pretrain": ("pairuni.cli.commands:pretrain", "train the small Shapes Janus from scratch"),
 }
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -77,8 +77,8 @@ def main(arguments: list[str] | None = None) -> int:
         if err.errno not in _NO_ROOM:
             raise
         where = f" ({err.filename})" if err.filename else ""
-        message = f"nothing more can be written: {err.strerror}{where}; what was finished before is whole"
-        print(f"pairuni {arguments[0]}: {message}. Make room and run the same command again", file=sys.stderr)
+        message = f"cannot write any more: {err.strerror}{where}; files finished before are complete"
+        print(f"pairuni {arguments[0]}: {message}. Free some space and run the same command again", file=sys.stderr)
         return 2
     except RuntimeError as err:
         if type(err).__name__ != "LostRankError":  # its module needs torch

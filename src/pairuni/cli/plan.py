@@ -1,4 +1,4 @@
-"""`pairuni train --plan`: the plan as a table."""
+"""`pairuni train --plan`: prints the memory plan as a table."""
 
 from pairuni.cli.options import parse_config
 from pairuni.config import PlanConfig
@@ -8,7 +8,7 @@ from pairuni.trainer import check_names
 
 
 def run_plan(arguments: list[str]) -> None:
-    """Prints the plan of `pairuni train`'s arguments, "--plan" taken out."""
+    """Prints the plan for the arguments of `pairuni train`, without "--plan"."""
     config = parse_config(PlanConfig, arguments, "train", check_names)
     print("\n".join([*_head(config.model.path, plan := make_plan(config)), "", *_table(plan), "", *_fits(plan)]))
 

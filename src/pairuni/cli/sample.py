@@ -17,9 +17,9 @@ from pairuni.types import Prompt, SamplingSpec, Side
 
 
 def run_sample(config: SampleConfig) -> None:
-    """Samples `config.number` times, prints the answers or writes the images."""
+    """Samples `config.number` times, and prints the answers or writes the images."""
     side = Side.GENERATION if config.prompt is not None else Side.UNDERSTANDING
-    # Read before the model is loaded, so that a wrong path costs no minutes.
+    # Before the slow loading of the model, so that a wrong path fails at once.
     check_folder(Path(config.output).parent)
     images = () if config.image is None else (load_image(config.image),)
     spec = SamplingSpec(

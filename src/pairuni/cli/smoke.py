@@ -1,4 +1,4 @@
-"""`pairuni smoke`: the checks as lines, the page, and an exit code that a script can ask."""
+"""`pairuni smoke`: prints the checks, writes the page, and exits with 1 if a check failed."""
 
 import io
 import math
@@ -19,7 +19,7 @@ from pairuni.types import Side
 
 
 def smoke(arguments: list[str]) -> int:
-    """Returns 1 where a check failed."""
+    """Returns 1 if a check failed."""
     config = parse_config(SmokeConfig, _shorthand(arguments), "smoke")
     with writing(config.output, "smoke", ("smoke.json", "smoke.html"), config.overwrite, many=("images/*.png",)):
         return _smoke(config)
@@ -39,19 +39,19 @@ def _smoke(config: SmokeConfig) -> int:
         print(f"{'ok' if check.passed else 'FAILED':<6}  {check.name:<{width}}  {check.found}")
     for side in Side:
         print(f"behaviour_gap, {side}: {done.metrics[f'behaviour_gap/{side}']:.3g}")
-    measured = f"{found['measured_gib']:.2f} GiB" if found["measured_gib"] else "not told by this system"
+    measured = f"{found['measured_gib']:.2f} GiB" if found["measured_gib"] else "not available on this system"
     print(f"peak memory: planned {found['planned_gib']:.2f} GiB, measured {measured}; {done.seconds:.0f} s")
     print(page)
     return 0 if done.passed else 1
 
 
 def _shorthand(arguments: list[str]) -> list[str]:
-    """--model is that of the other commands: the path."""
+    """`--model PATH`, as in other commands, stands for `--model.path PATH`."""
     return [a.replace("--model", "--model.path", 1) if a.split("=")[0] == "--model" else a for a in arguments]
 
 
 def _keep_images(folder: Path, batch: Mapping[Side, SideBatch]) -> tuple[list[Drawn], list[Said]]:
-    """Writes what was drawn and looked at into `folder`/images."""
+    """Writes the sampled images and the images of questions into `folder`/images."""
 
     def keep(name: str, pixels: np.ndarray) -> str:
         content = io.BytesIO()
@@ -71,7 +71,7 @@ def _keep_images(folder: Path, batch: Mapping[Side, SideBatch]) -> tuple[list[Dr
 
 
 def _without_nan(value: Any) -> Any:
-    """JSON has no such numbers."""
+    """Replaces NaN and infinities, which JSON lacks, by None."""
     if isinstance(value, dict):
         return {name: _without_nan(each) for name, each in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

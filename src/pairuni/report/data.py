@@ -273,7 +273,7 @@ def _read_metrics(path: Path, other: str = "") -> Metrics | None:
     rows: list[dict[str, Any]] = []
     for n, row in read_jsonl(path):
         if not isinstance(row.get("step"), int):
-            raise InputError("is missing or no whole number", file=path, line=n, field="step")
+            raise InputError("is missing or not a whole number", file=path, line=n, field="step")
         row.pop(other, None)
         for key, value in row.items():
             if value is not None and not isinstance(value, int | float):
