@@ -17,7 +17,6 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -25,14 +24,14 @@ from pairuni.config import LlmConfig
 from pairuni.errors import InputError
 from pairuni.ledger import Ledger
 from pairuni.progress import say
-from pairuni.replies import json_object, unmask, words_of
+from pairuni.replies import check_address, json_object, unmask, words_of
 
 _FATAL_STATUS = (401, 402, 403, 404)
 """No later call can fare better: wrong key, no money, no such model."""
 _FATAL_CODES = ("insufficient_quota", "unsupported_parameter", "unsupported_value", "unknown_parameter")
 """Nor can one where a server of whatever status says this."""
 _PARAMETERS = ("max_tokens", "max_completion_tokens", "temperature", "response_format", "json_schema", "model")
-"""What every call of a run says alike. A 400 about one of these comes back at every call."""
+"""Parameters that all calls of a run share. A 400 about one of these comes back at every call."""
 _ABOUT_THE_REQUEST = (400, 422)
 _REFUSES = re.compile(
     r"unsupported|not supported|(?:does|do) not support|unknown|unrecognized|not permitted|not allowed|invalid|must be",
@@ -65,7 +64,7 @@ class Unanswered(Exception):
 
 @dataclass(frozen=True)
 class Picture:
-    """An image of a message: what identifies it, and its bytes when they are needed."""
+    """An image of a message: its hash, and a function that gives its bytes."""
 
     content_hash: str
     content: Callable[[], bytes]
@@ -85,7 +84,7 @@ class Question:
 
 @dataclass
 class Usage:
-    """What calls came to. Replayed calls cost nothing."""
+    """Counts of calls and tokens. Replayed calls cost nothing."""
 
     calls: int = 0
     replayed: int = 0
@@ -110,11 +109,7 @@ class Chat:
         self._lock, self._errors_in_a_row = threading.Lock(), 0
         self._limit_name, self._temperature = config.max_tokens_name, config.temperature
         self._client: Any = None
-        address = urlsplit(config.base_url)
-        if address.scheme not in ("http", "https") or not address.hostname:
-            raise InputError("must be an http(s) address such as https://host/v1", field="llm.base_url")
-        if address.username or address.password:
-            raise InputError("must not hold a user name or password", field="llm.base_url")
+        check_address(config.base_url, "llm.base_url", "https://host/v1")
         if ledger.failures:
             say(f"note: {ledger.failures} recorded replies are the endpoint's failures and are asked for again")
 
@@ -127,7 +122,17 @@ class Chat:
                 without choices or with a page that is not JSON is no reply.
             InputError: the endpoint refuses every call (key, model, address, a parameter that it does not take).
         """
-        return _parse(self._recorded(question, schema), schema)
+        row = self._recorded(question, schema)
+        if row["fault"]:
+            raise BadReply(row["fault"])
+        try:
+            return schema.model_validate_json(json_object(row["text"]))
+        except ValidationError as err:
+            first = err.errors()[0]
+            place = ".".join(str(p) for p in first["loc"])
+            raise BadReply(f"the reply is not as asked for: {place}{': ' if place else ''}{first['msg']}") from None
+        except ValueError as err:
+            raise BadReply(str(err)) from None
 
     def say(self, question: Question) -> str:
         """The reply as the model worded it. Raises as `ask`."""
@@ -142,21 +147,17 @@ class Chat:
         row = self.ledger.find(key)
         if row is None and self.config.replay:
             raise Unanswered("no recorded reply")
-        if row is not None:
-            return self._replayed(row)
-        with self.ledger.asking(key):
-            row = self.ledger.find(key)  # someone else may have asked meanwhile
-            if row is not None:
-                return self._replayed(row)
-            row = self._call(question, schema, key)
-            self.ledger.add(key, row)
-        with self._lock:
-            self.usage.calls += 1
-            self.usage.prompt_tokens += row["prompt_tokens"]
-            self.usage.completion_tokens += row["completion_tokens"]
-        return row
-
-    def _replayed(self, row: dict[str, Any]) -> dict[str, Any]:
+        if row is None:
+            with self.ledger.asking(key):
+                row = self.ledger.find(key)  # someone else may have asked meanwhile
+                if row is None:
+                    row = self._call(question, schema, key)
+                    self.ledger.add(key, row)
+                    with self._lock:
+                        self.usage.calls += 1
+                        self.usage.prompt_tokens += row["prompt_tokens"]
+                        self.usage.completion_tokens += row["completion_tokens"]
+                    return row
         with self._lock:
             self.usage.replayed += 1
         return row
@@ -191,7 +192,8 @@ class Chat:
                 row = _row(reply)
                 break
             except openai.APIStatusError as err:
-                words = self._words(err)
+                words, secret = words_of(err), os.environ.get(self.config.api_key_env)
+                words = words.replace(secret, "(the key)") if secret else words  # servers may repeat it
                 if err.status_code in _ABOUT_THE_REQUEST and self._spelled_otherwise(request, words):
                     continue
                 if _is_final(err, words):
@@ -268,11 +270,6 @@ class Chat:
             return InputError(f"{self._where()} answers nothing: {what}, {_HOPELESS} calls in a row", field="llm")
         return Unanswered(f"the endpoint does not answer: {what}")
 
-    def _words(self, err: Any) -> str:
-        """Status and the server's words, cut short: never the request, nor the key, which servers may repeat."""
-        words, key = words_of(err), os.environ.get(self.config.api_key_env)
-        return words.replace(key, "(the key)") if key else words
-
     def _where(self) -> str:
         return f"{self.config.base_url} ({self.config.model})"
 
@@ -290,7 +287,7 @@ def _is_final(err: Any, words: str) -> bool:
 
 
 def _row(reply: Any) -> dict[str, Any]:
-    """What the ledger keeps of a reply. Servers differ in what they leave out."""
+    """The parts of a reply that the ledger keeps. Servers leave out different fields."""
     choice, used = reply.choices[0], reply.usage
     text = choice.message.content
     if isinstance(text, list):  # parts, as requests have them
@@ -304,16 +301,3 @@ def _row(reply: Any) -> dict[str, Any]:
         fault = "the reply has no text"
     tokens = {name: getattr(used, name, None) or 0 for name in ("prompt_tokens", "completion_tokens")}
     return {"text": text, "fault": fault, **tokens}
-
-
-def _parse(row: Mapping[str, Any], schema: type[Answer]) -> Answer:
-    if row["fault"]:
-        raise BadReply(row["fault"])
-    try:
-        return schema.model_validate_json(json_object(row["text"]))
-    except ValidationError as err:
-        first = err.errors()[0]
-        place = ".".join(str(p) for p in first["loc"])
-        raise BadReply(f"the reply is not as asked for: {place}{': ' if place else ''}{first['msg']}") from None
-    except ValueError as err:
-        raise BadReply(str(err)) from None

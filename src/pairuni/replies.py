@@ -8,6 +8,9 @@ failure. No network here.
 import json
 import re
 from typing import Any
+from urllib.parse import urlsplit
+
+from pairuni.errors import InputError
 
 _QUOTA = "insufficient_quota"
 _WORDS = 200
@@ -16,10 +19,19 @@ _BROKEN = 502
 """Bad gateway: the status of a failure that names none."""
 
 
+def check_address(url: str, field: str, example: str) -> None:
+    """Raises InputError, naming `field`, for what is no http(s) address, or holds a user name or password."""
+    address = urlsplit(url)
+    if address.scheme not in ("http", "https") or not address.hostname:
+        raise InputError(f"must be an http(s) address such as {example}", field=field)
+    if address.username or address.password:
+        raise InputError("must not hold a user name or password", field=field)
+
+
 def unmask(response: Any) -> None:
     """Event hook of an httpx client. Changes the status of a failed call that came as HTTP 200.
 
-    What the server said goes to `response.extensions["pairuni_fault"]`.
+    The server's words go to `response.extensions["pairuni_fault"]`.
     """
     response.read()
     if response.status_code == 429 and _QUOTA in response.text:
@@ -70,7 +82,7 @@ def _error(error: Any) -> tuple[int, str]:
 
 
 def words_of(error: Any) -> str:
-    """What the server says is wrong, cut short, of an openai.APIStatusError. It may repeat the key."""
+    """The server's explanation in an openai.APIStatusError, cut short. It may repeat the key."""
     fault = error.response.extensions.get("pairuni_fault")
     if fault is not None:
         return fault[:_WORDS]
@@ -80,7 +92,7 @@ def words_of(error: Any) -> str:
 
 
 def without_thinking(text: str) -> str:
-    """What follows the last </think>; of a text whose thinking never ended, what stands before it."""
+    """The text after the last </think>, or before a <think> that never ends."""
     text = re.split(r"</think\s*>", text, flags=re.IGNORECASE)[-1]
     return re.split(r"<think\s*>", text, flags=re.IGNORECASE)[0].strip()
 

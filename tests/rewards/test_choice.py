@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pairuni.rewards.base import RewardInput, score_all
-from pairuni.rewards.choice import ChoiceReward, extract_choice, is_right, parse_options
+from pairuni.rewards.choice import CHOICE, extract_choice, is_right, parse_options
 from pairuni.types import Quadruple, Side
 
 FOUR = {"A": "a blue bus", "B": "a red car", "C": "two dogs", "D": "U.S. Navy"}
@@ -392,4 +392,4 @@ def test_right_or_wrong(text, question, gold, right):
 def test_reward_scores_each_answer():
     half = Quadruple("q1", None, "images/1.png", "a red car", MC, "B")
     items = [RewardInput(Side.UNDERSTANDING, half, text=text) for text in ("B", "C", "", "a car")]
-    np.testing.assert_array_equal(score_all(ChoiceReward(), items), [1, 0, 0, 1])
+    np.testing.assert_array_equal(score_all(CHOICE, items), [1, 0, 0, 1])

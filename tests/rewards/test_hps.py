@@ -16,7 +16,7 @@ from pairuni.errors import InputError
 from pairuni.rewards import clip as clip_module
 from pairuni.rewards import load_reward
 from pairuni.rewards.base import RewardInput, score_all
-from pairuni.rewards.clip_text import CaptionIds, clean
+from pairuni.rewards.clip import CaptionIds, clean
 from pairuni.rewards.hps import preprocess
 from pairuni.types import Quadruple, Side
 from reference_cases import needs_reference, reference

@@ -5,7 +5,7 @@ import pytest
 
 from pairuni.errors import InputError
 from pairuni.rewards.base import RewardInput, score_all
-from pairuni.rewards.shapes import ShapesReward
+from pairuni.rewards.shapes import SHAPES
 from pairuni.shapes.renderer import render
 from pairuni.shapes.scenes import Thing, scene_of
 from pairuni.types import Quadruple, Side
@@ -20,7 +20,7 @@ def draw(*things: Thing) -> np.ndarray:
 
 def scores(prompt: str, *images: np.ndarray) -> list[float]:
     half = Quadruple("q3", None, "i.png", prompt, "q?", "a")
-    return score_all(ShapesReward(), [RewardInput(Side.GENERATION, half, image=i) for i in images]).tolist()
+    return score_all(SHAPES, [RewardInput(Side.GENERATION, half, image=i) for i in images]).tolist()
 
 
 @pytest.mark.parametrize(

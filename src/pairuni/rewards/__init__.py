@@ -1,7 +1,7 @@
-"""Rewards: what scores an answer or an image. One table; a user's own is a dotted path `module:function`.
+"""Rewards score answers and images: one table of names; a user's own reward is named `module:function`.
 
-Each name stands for a "module:Class", or a function that makes one, which is imported on use, so that one reward's
-libraries burden no other.
+A name of the table stands for "module:member" and is imported on use, so that a run loads only the libraries of its own
+rewards. The member is the reward, or, where the reward takes options (`OPTIONS`), what makes it from them.
 """
 
 import os
@@ -18,20 +18,20 @@ from pairuni.rewards.combined import Combined, Part
 from pairuni.types import Side
 
 REWARDS: dict[str, str] = {
-    "choice": "pairuni.rewards.choice:ChoiceReward",
-    "open": "pairuni.rewards.open_answer:open_reward",
-    "vqa": "pairuni.rewards.open_answer:vqa_reward",
-    "format": "pairuni.rewards.open_answer:format_reward",
-    "shapes": "pairuni.rewards.shapes:ShapesReward",
-    "shapes_exact": "pairuni.rewards.shapes:ShapesExactReward",
-    "brightness": "pairuni.rewards.images:BrightnessReward",
-    "colourfulness": "pairuni.rewards.images:ColourfulnessReward",
-    "sharpness": "pairuni.rewards.images:SharpnessReward",
+    "choice": "pairuni.rewards.choice:CHOICE",
+    "open": "pairuni.rewards.open_answer:OPEN",
+    "vqa": "pairuni.rewards.open_answer:VQA",
+    "format": "pairuni.rewards.open_answer:FORMAT",
+    "shapes": "pairuni.rewards.shapes:SHAPES",
+    "shapes_exact": "pairuni.rewards.shapes:SHAPES_EXACT",
+    "brightness": "pairuni.rewards.images:BRIGHTNESS",
+    "colourfulness": "pairuni.rewards.images:COLOURFULNESS",
+    "sharpness": "pairuni.rewards.images:SHARPNESS",
     "hps": "pairuni.rewards.hps:hps_v21",
     "hps_v20": "pairuni.rewards.hps:hps_v20",
     "clip_score": "pairuni.rewards.clip_scores:clip_score",
     "pick_score": "pairuni.rewards.clip_scores:pick_score",
-    "geneval": "pairuni.rewards.objects:geneval",
+    "geneval": "pairuni.rewards.objects:GenEvalReward",
     "geneval_partial": "pairuni.rewards.objects:geneval_partial",
     "http": "pairuni.rewards.remote:HttpReward",
 }
@@ -46,11 +46,11 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "geneval_partial": _OBJECTS,
     "http": ("url", "batch", "timeout", "retries"),
 }
-"""Which of `RewardOptions` a reward takes; those that are not here take none and are made without."""
+"""The `RewardOptions` that a reward takes; a reward that is not listed takes none."""
 
 
 def side_reward(config: RewardConfig, side: Side) -> Reward:
-    """What `config` names for `side`, with its options: one reward, or a `combined.Combined` of several.
+    """The reward that `config` names for `side`, with its options, or a `combined.Combined` of several.
 
     Raises InputError as `load_reward` does.
     """
@@ -90,8 +90,8 @@ def load_reward(spec: str, side: Side | None = None, options: RewardOptions | No
         raise InputError(f"no reward is called {spec!r}; {hint}", field=field)
     _check_options(spec, options)
     module, _, name = REWARDS[spec].partition(":")
-    make = vars(import_module(module))[name]
-    reward: Reward = make(options) if spec in OPTIONS else make()
+    member: Any = vars(import_module(module))[name]
+    reward: Reward = member(options) if spec in OPTIONS else member
     if side is not None and side not in reward.sides:
         raise InputError(f"{spec!r} scores the {' and '.join(sorted(reward.sides))} side", field=field)
     return reward

@@ -9,7 +9,7 @@ _ENDS = re.compile(
 )
 _TURN = r"\n\s*(?:[Hh]uman|[Uu]ser|USER)\s*:"
 _TOKENS = re.compile(r"<\|[^<>|]{1,40}\|>|<｜[^<>]{1,40}｜>|</?s>|<(?:bos|unk|start_of_turn)>|\[/?INST\]")
-"""Special tokens that a tokenizer left in a text. What follows one that ends a turn is not the answer's."""
+"""Special tokens that a tokenizer left in a text. Text after one that ends a turn is no part of the answer."""
 _ROLE = re.compile(r"^\s*(?:assistant|model|ai|bot|助手|アシスタント)\s*[:\n]\s*", re.IGNORECASE)
 _NEXT_QUESTION = re.compile(
     r"(\b[Aa]nswer\b\W*(?:is\b|:)[^\n]*|(?:^|\s)\(?[A-Z]\)?\.?)\s*\n\s*Question\s*:.*", re.DOTALL
@@ -43,7 +43,7 @@ def own_turns(text: str) -> list[str]:
 
 
 def final_answer(text: str) -> str:
-    """What is left of `text` as its answer: after the thinking, inside the last <answer>, inside the last \\boxed{}."""
+    """The answer in `text`: after the thinking, inside the last <answer>, inside the last \\boxed{}."""
     text = spoken(text)
     tagged = re.split(r"<answer\s*>", text, flags=re.IGNORECASE)
     if len(tagged) > 1:

@@ -1,7 +1,7 @@
-"""What a reward is given and what it must return; the check every score passes through.
+"""The input of rewards, their protocol, and the check of every score.
 
-A reward sees outputs (texts, images) and the half they answer to, never tokens. How rewards become advantages is
-algo/advantages.py. A reward that raises stops the run: no error is ever scored 0.
+A reward sees outputs (texts, images) and the half that was asked, never tokens. algo/advantages.py turns rewards into
+advantages. A reward that raises stops the run: no error is ever scored 0.
 """
 
 import math
@@ -36,6 +36,12 @@ class RewardInput:
         ):
             raise ValueError(f"expected a uint8 image [H, W, 3], got {self.image.dtype} {self.image.shape}")
 
+    @property
+    def pixels(self) -> np.ndarray:
+        """The image, on the generation side."""
+        assert self.image is not None
+        return self.image
+
 
 class Reward(Protocol):
     """Scores rollouts of one step, any number of them, in order."""
@@ -61,8 +67,21 @@ class Reward(Protocol):
 
 
 @dataclass(frozen=True)
+class ItemReward:
+    """A reward that scores each rollout by itself, with a function of one `RewardInput`."""
+
+    name: str
+    function: Callable[[RewardInput], float]
+    sides: frozenset[Side]
+    remote: bool = False
+
+    def __call__(self, items: Sequence[RewardInput]) -> Sequence[float]:
+        return [self.function(item) for item in items]
+
+
+@dataclass(frozen=True)
 class FunctionReward:
-    """A user's plain function as a reward. It is local: what it returns must be finite."""
+    """A function of a list of `RewardInput` as a reward. It is local: the scores must be finite."""
 
     name: str
     function: Callable[[list[RewardInput]], Any]
@@ -74,7 +93,7 @@ class FunctionReward:
 
 
 def score_all(reward: Reward, items: Sequence[RewardInput]) -> np.ndarray:
-    """float64 [len(items)]: what `reward` gives, checked. NaN marks a missing score of a remote reward.
+    """The scores of `reward` as float64 [len(items)], checked. NaN marks a missing score of a remote reward.
 
     Raises:
         InputError: it returned something else than one number per item, or a local reward returned NaN or infinity.

@@ -8,7 +8,6 @@ in choice_patterns.py. Benchmarks use the same parser (eval/), with their offici
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from pairuni.rewards import choice_patterns as patterns
 from pairuni.rewards.answer_text import (
@@ -23,7 +22,7 @@ from pairuni.rewards.answer_text import (
     spoken,
     yes_or_no,
 )
-from pairuni.rewards.base import RewardInput
+from pairuni.rewards.base import ItemReward
 from pairuni.rewards.mentions import LETTERS, LONE, Mention, find_mentions, pieces
 from pairuni.rewards.options import is_numbered, parse_options
 from pairuni.types import Side
@@ -45,7 +44,7 @@ def extract_choice(text: str, options: Mapping[str, str]) -> str | None:
        at the start ("B. red"), a first or last line that is a letter or text. "No, wait", "not C" and "I cannot say
        which" take back what was said.
     3. Nothing is stated, and the text is not cut off: the one option in bold; the one that the last sentence concludes
-       with; the one that is named in brackets or as "option C"; the one whose text occurs. What is denied is none.
+       with; the one named in brackets or as "option C"; the one whose text occurs. A denied option is not chosen.
 
     Args:
         text: the answer as generated.
@@ -105,7 +104,7 @@ def _in_bold(markdown: str, texts: Mapping[str, str]) -> set[str]:
 
 
 def _after_answer(said: str) -> str:
-    """What follows the last <answer> or \\boxed{}, where it takes something back; else nothing."""
+    """The text after the last <answer> or \\boxed{}, where it takes something back; else nothing."""
     tagged = re.split(r"</answer\s*>", said, flags=re.IGNORECASE)
     box = last_box(said)
     after = tagged[-1] if len(tagged) > 1 else said[box[1] + 1 :] if box else ""
@@ -192,18 +191,6 @@ def _is_hinted(answer: str, mention: Mention) -> bool:
 # ---- the reward ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class ChoiceReward:
-    """1 for the right answer, else 0 (paper section 3: accuracy of the multiple-choice answer)."""
-
-    name: str = "choice"
-    sides: frozenset[Side] = frozenset({Side.UNDERSTANDING})
-    remote: bool = False
-
-    def __call__(self, items: Sequence[RewardInput]) -> Sequence[float]:
-        return [float(is_right(item.text or "", item.quadruple.question, item.quadruple.answer)) for item in items]
-
-
 def is_right(text: str, question: str, gold: str) -> bool:
     """Whether `text` answers `question` as `gold` does.
 
@@ -226,6 +213,14 @@ def is_right(text: str, question: str, gold: str) -> bool:
     return same(answer, gold)
 
 
+CHOICE = ItemReward(
+    "choice",
+    lambda item: float(is_right(item.text or "", item.quadruple.question, item.quadruple.answer)),
+    frozenset({Side.UNDERSTANDING}),
+)
+"""1 for the right answer, else 0 (paper section 3: accuracy of the multiple-choice answer)."""
+
+
 def _lettered(text: str, options: Mapping[str, str]) -> str:
     """Options 1, 2, ... of a numbered question as A, B, ...; where their texts hold numbers, only a lone number that is
     none of them."""
@@ -238,7 +233,7 @@ def _lettered(text: str, options: Mapping[str, str]) -> str:
 
 
 def gold_fault(question: str, gold: str) -> str | None:
-    """What is wrong with a gold answer that is none of the options in its question; None where nothing is.
+    """The fault of a gold answer that is none of the options in its question; None where it has no fault.
 
     Lines that begin with numbers need not be options, so that only a gold letter or number is held against them.
     """

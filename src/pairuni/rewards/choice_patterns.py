@@ -1,15 +1,19 @@
-"""The table of choice_words.py, all languages at once, as the expressions that find and judge options in an answer."""
+"""The table of phrases.yaml, all languages at once, as the expressions that find and judge options in an answer."""
 
 import re
-from dataclasses import fields
+from importlib import resources
 
-from pairuni.rewards.choice_words import ENGLISH, LANGUAGES, Phrases
+import yaml
+
+LANGUAGES: dict[str, dict[str, list[str]]] = yaml.safe_load(
+    (resources.files("pairuni.rewards") / "phrases.yaml").read_text(encoding="utf-8")
+)
+"""{language: {kind of phrase: expressions}}."""
 
 
 def any_of(kind: str) -> str:
     """The phrases of one kind in all languages, as one expression."""
-    assert kind in {field.name for field in fields(Phrases)}
-    return "(?:" + "|".join(phrase for language in LANGUAGES.values() for phrase in getattr(language, kind)) + ")"
+    return "(?:" + "|".join(phrase for language in LANGUAGES.values() for phrase in language[kind]) + ")"
 
 
 _WIDE = r"[\u3040-\u9fff\uac00-\ud7af]"
@@ -64,8 +68,8 @@ _AMONG = (
 
 
 def _place(n: int) -> re.Pattern[str]:
-    among = ENGLISH.place[n].replace("(?:option|choice|alternative)", "one")
-    listed = "|".join(language.place[n] for language in LANGUAGES.values())
+    among = LANGUAGES["en"]["place"][n].replace("(?:option|choice|alternative)", "one")
+    listed = "|".join(language["place"][n] for language in LANGUAGES.values())
     return re.compile(rf"(?P<place>{listed})|{_AMONG}(?P<among>{among})", re.IGNORECASE)
 
 

@@ -1,19 +1,19 @@
-"""What rewards with a CLIP share: where weights come from, and the cosine of images and captions, in batches.
+"""Shared by the rewards with a CLIP: loading its weights, and cosines of images and captions, in batches.
 
-A reward loads its model on the first call, so that a config can be checked without it. Which model, how an image is
-prepared and what becomes of the cosine is each reward's own: hps.py, clip_scores.py.
+A reward loads its model on the first call, so that a config can be checked without it. hps.py and clip_scores.py choose
+the model, prepare images and turn cosines into scores.
 """
 
+import html
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import ftfy
 import numpy as np
 import torch
-from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor
@@ -22,10 +22,9 @@ from torch.nn import functional
 from pairuni.config import RewardOptions
 from pairuni.errors import InputError
 from pairuni.rewards.base import RewardInput
-from pairuni.rewards.clip_text import CaptionIds
 from pairuni.types import Side
 
-# What transformers, tokenizers, safetensors and the hub raise for what is absent, cut off or of another model.
+# Errors of transformers, tokenizers, safetensors and the hub for files that are absent, cut off or of another model.
 _BROKEN = (
     OSError,
     ValueError,
@@ -46,7 +45,7 @@ Prepare = Callable[[np.ndarray], Tensor]
 
 @dataclass(frozen=True)
 class ClipKind:
-    """What tells one reward with a CLIP from another."""
+    """One reward with a CLIP, without its options."""
 
     name: str
     weights: str
@@ -62,7 +61,7 @@ class ClipKind:
     prefix: str = ""
     """Stands before each prompt."""
     cleaned: bool = True
-    """Whether captions are cleaned as OpenAI's tokenizer does (clip_text.py)."""
+    """Whether captions go through `clean`."""
 
 
 @dataclass
@@ -86,11 +85,9 @@ class ClipReward:
         return self.kind.name
 
     def __call__(self, items: Sequence[RewardInput]) -> Sequence[float]:
-        images = [item.image for item in items if item.image is not None]
-        assert len(images) == len(items)  # RewardInput grants it on the generation side
         captions = [self.kind.prefix + item.quadruple.prompt for item in items]
         scorer = self.load()
-        return self.kind.score(scorer.cosines(images, captions), scorer.model).tolist()
+        return self.kind.score(scorer.cosines([item.pixels for item in items], captions), scorer.model).tolist()
 
     def load(self) -> "ClipScorer":
         """The model, which is loaded where it is not yet.
@@ -108,7 +105,7 @@ class ClipReward:
             self._scorer = ClipScorer(model, ids, prepare, self._device, self.options.batch or _BATCH)
         return self._scorer
 
-    def _caption_ids(self, source: Path | str, config: Any) -> CaptionIds:
+    def _caption_ids(self, source: Path | str, config: Any) -> "CaptionIds":
         from transformers import CLIPTokenizer
 
         tokenizer = CLIPTokenizer.from_pretrained(source)
@@ -132,7 +129,9 @@ class ClipReward:
 class ClipScorer:
     """A CLIP that is loaded, and its cosines."""
 
-    def __init__(self, model: Any, caption_ids: CaptionIds, prepare: Prepare, device: torch.device, batch: int) -> None:
+    def __init__(
+        self, model: Any, caption_ids: "CaptionIds", prepare: Prepare, device: torch.device, batch: int
+    ) -> None:
         """
         Args:
             model: transformers' CLIPModel.
@@ -149,31 +148,27 @@ class ClipScorer:
         """
         if not images:
             return np.zeros(0)
-        with torch.inference_mode():
+        half = torch.autocast("cuda", torch.float16, enabled=self._device.type == "cuda")
+        with torch.inference_mode(), half:
             captions_ND = self._caption_features(captions)
             images_ND = torch.cat([self._image_features(part) for part in self._parts(images)])
             cosines = (images_ND * captions_ND).sum(dim=1)
         return cosines.double().clamp(-1, 1).cpu().numpy()
-
-    def _precision(self) -> Any:
-        return torch.autocast("cuda", torch.float16) if self._device.type == "cuda" else nullcontext()
 
     def _parts(self, items: Sequence[Any]) -> list[Sequence[Any]]:
         return [items[start : start + self._batch] for start in range(0, len(items), self._batch)]
 
     def _image_features(self, images: Sequence[np.ndarray]) -> Tensor:
         pixels = torch.stack([self._prepare(image) for image in images]).to(self._device)
-        with self._precision():
-            features = self.model.visual_projection(self.model.vision_model(pixel_values=pixels).pooler_output)
+        features = self.model.visual_projection(self.model.vision_model(pixel_values=pixels).pooler_output)
         return functional.normalize(features.float(), dim=1)
 
     def _caption_features(self, captions: Sequence[str]) -> Tensor:
         known = {text: self._captions[text] for text in captions if text in self._captions}
         new = [text for text in dict.fromkeys(captions) if text not in known]
         for part in self._parts(new):
-            with self._precision():
-                ids = self._ids(part).to(self._device)
-                features = self.model.text_projection(self.model.text_model(input_ids=ids).pooler_output)
+            ids = self._ids(part).to(self._device)
+            features = self.model.text_projection(self.model.text_model(input_ids=ids).pooler_output)
             known |= zip(part, functional.normalize(features.float(), dim=1), strict=True)
         for text, feature in known.items():
             self._captions[text] = feature
@@ -181,6 +176,49 @@ class ClipScorer:
         while len(self._captions) > _CAPTIONS:
             self._captions.popitem(last=False)
         return torch.stack([known[text] for text in captions])
+
+
+def clean(text: str) -> str:
+    """Cleans a caption as the tokenizers of OpenAI, open_clip and HPSv2 do, and transformers' CLIPTokenizer does not.
+
+    ftfy mends wrongly decoded text and makes curly quotes straight; HTML entities are unescaped twice, because captions
+    from the web hold `&amp;quot;`. Lower case is Python's, which knows the Greek final sigma; spaces are left to the
+    tokenizer.
+    """
+    return html.unescape(html.unescape(ftfy.fix_text(text))).strip().lower()
+
+
+class CaptionIds:
+    """Token ids of captions."""
+
+    def __init__(self, tokenizer: Any, length: int, end: int, cleaned: bool = True) -> None:
+        """
+        Args:
+            tokenizer: transformers' CLIPTokenizer.
+            length: tokens of the model's text input.
+            end: id of the end token, at which the model reads.
+            cleaned: whether captions go through `clean` first.
+
+        Raises:
+            InputError: the tokenizer is of another model.
+        """
+        if tokenizer.eos_token_id != end:
+            raise InputError(f"ends texts with token {tokenizer.eos_token_id}; the model reads at {end}")
+        self._tokenizer, self._length, self._cleaned = tokenizer, length, cleaned
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """int64 [len(texts), length]: start, at most length - 2 tokens, end, zeros.
+
+        The text tower is causal and read at the end token, so what comes after it has no effect.
+        """
+        texts = [clean(text) for text in texts] if self._cleaned else list(texts)
+        # A caption that spells out the end token is text to open_clip; transformers would end the caption there.
+        options: dict[str, Any] = {"max_length": self._length, "split_special_tokens": self._cleaned}
+        rows = self._tokenizer(texts, truncation=True, **options)["input_ids"]
+        ids = torch.zeros(len(rows), self._length, dtype=torch.int64)
+        for row, tokens in zip(ids, rows, strict=True):
+            row[: len(tokens)] = torch.tensor(tokens)
+        return ids
 
 
 def find(source: str, file: str | None, field_name: str) -> Path | str:
@@ -201,11 +239,6 @@ def find(source: str, file: str | None, field_name: str) -> Path | str:
     if source.startswith((".", "/", "~")) or source.count("/") != 1:
         raise InputError(f"there is no {path}", field=field_name)
     return source
-
-
-def fetch(source: Path | str, file: str) -> Path:
-    """The file at `source`, from the hub's cache or the hub where that is a hub id."""
-    return source if isinstance(source, Path) else Path(hf_hub_download(source, file))
 
 
 def find_device(name: str, field_name: str) -> torch.device:

@@ -5,28 +5,16 @@ PickScore (Kirstain et al. 2023, "Pick-a-Pic"): exp(logit_scale) cos, about 15 t
 Both take CLIP's own preparation: shorter side, crop of the centre. Checkpoints are in transformers' layout.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from pairuni.config import RewardOptions
 from pairuni.errors import InputError
 from pairuni.preparation import OPENAI, Preparation
 from pairuni.rewards.clip import ClipKind, ClipReward, Prepare
-
-_FACTOR = 2.5
-
-
-def clip_score(options: RewardOptions | None = None) -> ClipReward:
-    """The reward `clip_score`. Raises InputError for an option that is wrong."""
-    return ClipReward(_CLIP_SCORE, options or RewardOptions())
-
-
-def pick_score(options: RewardOptions | None = None) -> ClipReward:
-    """The reward `pick_score`. Raises InputError for an option that is wrong."""
-    return ClipReward(_PICK_SCORE, options or RewardOptions())
 
 
 def _build(source: Path | str) -> tuple[Any, Prepare]:
@@ -45,20 +33,12 @@ def _build(source: Path | str) -> tuple[Any, Prepare]:
     return model, lambda image: torch.from_numpy(preparation.pixels(image))
 
 
-def _clip_score(cosines: np.ndarray, model: Any) -> np.ndarray:
-    return _FACTOR * np.maximum(cosines, 0)
-
-
-def _pick_score(cosines: np.ndarray, model: Any) -> np.ndarray:
-    return float(model.logit_scale.detach().double().exp()) * cosines
-
-
 _CLIP_SCORE = ClipKind(
     "clip_score",
     weights="openai/clip-vit-base-patch32",
     tokenizer="openai/clip-vit-base-patch32",
     build=_build,
-    score=_clip_score,
+    score=lambda cosines, model: 2.5 * np.maximum(cosines, 0),
     prefix="A photo depicts ",
 )
 _PICK_SCORE = ClipKind(
@@ -66,6 +46,8 @@ _PICK_SCORE = ClipKind(
     weights="yuvalkirstain/PickScore_v1",
     tokenizer="laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
     build=_build,
-    score=_pick_score,
+    score=lambda cosines, model: float(model.logit_scale.detach().double().exp()) * cosines,
     cleaned=False,  # it is published with transformers' processor, which does not
 )
+clip_score, pick_score = partial(ClipReward, _CLIP_SCORE), partial(ClipReward, _PICK_SCORE)
+"""Each makes its reward from options. Raises InputError for an option that is wrong."""

@@ -1,7 +1,7 @@
-"""Several rewards of one side as one: a weighted sum, with rewards beside it that are only watched.
+"""Several rewards of one side as one: a weighted sum, with held-out rewards beside it that are only logged.
 
-Added as they are, the reward with the largest spread decides; normalised within each group first, each has its weight
-whatever its scale. Shapes: B groups, R rollouts each, n = B * R items.
+In a plain sum the reward with the largest spread decides. Where each is normalised within its group first, its weight
+counts whatever its scale. Shapes: B groups, R rollouts each, n = B * R items.
 """
 
 from collections.abc import Mapping, Sequence
@@ -66,7 +66,7 @@ def held_out_names(reward: Reward) -> frozenset[str]:
 
 
 def total(reward: Reward, raw_BR: Mapping[str, np.ndarray]) -> np.ndarray:
-    """float64 [B, R]: what is trained. NaN where any part is missing."""
+    """float64 [B, R]: the score that is trained. NaN where any part is missing."""
     if not isinstance(reward, Combined):
         return raw_BR[reward.name]
     values = {**raw_BR, **normalised_parts(reward, raw_BR)}

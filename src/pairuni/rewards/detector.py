@@ -18,21 +18,16 @@ from pairuni.errors import InputError
 from pairuni.preparation import IMAGENET, OPENAI, Preparation
 
 # COCO's 80 classes in order, three of them under GenEval's names.
-CLASSES = tuple(
-    " ".join(name.split())
-    for name in """
-    person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop sign,
-    parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, backpack, umbrella,
-    handbag, tie, suitcase, frisbee, skis, snowboard, sports ball, kite, baseball bat, baseball glove, skateboard,
-    surfboard, tennis racket, bottle, wine glass, cup, fork, knife, spoon, bowl, banana, apple, sandwich, orange,
-    broccoli, carrot, hot dog, pizza, donut, cake, chair, couch, potted plant, bed, dining table, toilet, tv,
-    laptop, computer mouse, tv remote, computer keyboard, cell phone, microwave, oven, toaster, sink, refrigerator,
-    book, clock, vase, scissors, teddy bear, hair drier, toothbrush
-    """.replace("\n", " ")
-    .replace("    ", "")
-    .strip()
-    .split(", ")
+_CLASSES = (
+    "person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop sign, "
+    "parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, backpack, umbrella, "
+    "handbag, tie, suitcase, frisbee, skis, snowboard, sports ball, kite, baseball bat, baseball glove, skateboard, "
+    "surfboard, tennis racket, bottle, wine glass, cup, fork, knife, spoon, bowl, banana, apple, sandwich, orange, "
+    "broccoli, carrot, hot dog, pizza, donut, cake, chair, couch, potted plant, bed, dining table, toilet, tv, "
+    "laptop, computer mouse, tv remote, computer keyboard, cell phone, microwave, oven, toaster, sink, refrigerator, "
+    "book, clock, vase, scissors, teddy bear, hair drier, toothbrush"
 )
+CLASSES = tuple(_CLASSES.split(", "))
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
 _PHRASES = ("a photo of a {colour} {name}", "a photo of a {colour}-colored {name}", "a photo of a {colour} object")
 _GREY = 0x99  # behind the object whose colour is asked
@@ -111,7 +106,9 @@ class Mask2FormerDetector:
             sure = score * float(logits_HW[mask_HW].sigmoid().mean())
             if sure > _LEAST:
                 mask = mask_HW.cpu().numpy()
-                found.append(Found(CLASSES[name], _box(mask), sure, mask))
+                rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+                box = float(columns[0]), float(rows[0]), float(columns[-1]), float(rows[-1])
+                found.append(Found(CLASSES[name], box, sure, mask))
         return sorted(found, key=lambda each: -each.score)
 
     @torch.inference_mode()
@@ -142,11 +139,6 @@ class Mask2FormerDetector:
 def _unit(features: Any) -> torch.Tensor:
     tensor = features if isinstance(features, torch.Tensor) else features.pooler_output
     return functional.normalize(tensor.float(), dim=-1)
-
-
-def _box(mask_HW: np.ndarray) -> tuple[float, float, float, float]:
-    rows, columns = np.flatnonzero(mask_HW.any(axis=1)), np.flatnonzero(mask_HW.any(axis=0))
-    return float(columns[0]), float(rows[0]), float(columns[-1]), float(rows[-1])
 
 
 def coloured_classes(metadata: Mapping[str, Any]) -> list[str]:

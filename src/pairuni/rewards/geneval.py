@@ -105,14 +105,11 @@ def _kept(detections: Sequence[Detection], threshold: float, max_overlap: float)
     for detection in sorted(detections, key=lambda d: d["score"])[::-1]:
         if detection["score"] > threshold:
             by_class.setdefault(detection["class"], []).append(detection)
-    return {name: _apart(boxes[:MAX_BOXES], max_overlap) for name, boxes in by_class.items()}
-
-
-def _apart(boxes: list[Detection], max_overlap: float) -> list[Detection]:
-    kept: list[Detection] = []
-    for box in boxes:
-        if max_overlap == 1 or all(iou(box["box"], other["box"]) < max_overlap for other in kept):
-            kept.append(box)
+    kept: dict[str, list[Detection]] = {name: [] for name in by_class}
+    for name, boxes in by_class.items():
+        for box in boxes[:MAX_BOXES]:
+            if max_overlap == 1 or all(iou(box["box"], other["box"]) < max_overlap for other in kept[name]):
+                kept[name].append(box)
     return kept
 
 
@@ -122,7 +119,9 @@ def _unmet(clause: Mapping[str, Any], found: list[Detection], groups: Sequence[l
     if len(found) < count:
         return f"{name}: {len(found)} of {count} there"
     if "color" in clause:
-        colours = [_colour(box) for box in found]
+        if any("color" not in box for box in found):
+            raise ValueError(f"the prompt asks for the colour of {name!r}, but a box of it has no 'color'")
+        colours = [box["color"] for box in found]
         if colours.count(clause["color"]) < count:
             return f"{name}: {count} should be {clause['color']}, they are {', '.join(map(str, colours))}"
     if "position" not in clause:
@@ -130,16 +129,10 @@ def _unmet(clause: Mapping[str, Any], found: list[Detection], groups: Sequence[l
     wanted, target = clause["position"]
     others = groups[target]
     if others is None:
-        return f"{name}: what it should be {wanted} is not there"
+        return f"{name}: its target, which it should be {wanted}, is not there"
     for box in found:
         for other in others:
             seen = relations(box["box"], other["box"])
             if wanted not in seen:
                 return f"{name}: should be {wanted} its target, is {' and '.join(sorted(seen)) or 'in no clear place'}"
     return None
-
-
-def _colour(box: Detection) -> Any:
-    if "color" not in box:
-        raise ValueError(f"the prompt asks for the colour of {box['class']!r}, but a box of it has no 'color'")
-    return box["color"]

@@ -5,18 +5,21 @@ The score is the cosine of image and prompt, without logit scale; tables in pape
 are not comparable. Prompts are tokenized as in open_clip.
 """
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub import hf_hub_download
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
 from pairuni.config import RewardOptions
 from pairuni.preparation import OPENAI
-from pairuni.rewards.clip import ClipKind, ClipReward, Prepare, fetch
+from pairuni.rewards.clip import ClipKind, ClipReward, Prepare
 from pairuni.rewards.open_clip import build_clip, read_checkpoint
 
 _REPOSITORY = "xswu/HPSv2"
@@ -57,27 +60,16 @@ def preprocess(image: np.ndarray | Image.Image, side: int = 224) -> Tensor:
     return (pixels - mean) / std
 
 
-def hps_v21(options: RewardOptions | None = None) -> ClipReward:
-    """The reward `hps`, HPSv2.1. Raises InputError for an option that is wrong."""
-    return ClipReward(_V21, options or RewardOptions())
+def _reward(name: str, file: str) -> Callable[[RewardOptions], ClipReward]:
+    def build(source: Path | str) -> tuple[Any, Prepare]:
+        path = source if isinstance(source, Path) else Path(hf_hub_download(source, file))
+        model = build_clip(read_checkpoint(path), path)
+        side = model.config.vision_config.image_size
+        return model, lambda image: preprocess(image, side)
+
+    kind = ClipKind(name, _REPOSITORY, _TOKENIZER, build, lambda cosines, _: cosines, file)
+    return partial(ClipReward, kind)
 
 
-def hps_v20(options: RewardOptions | None = None) -> ClipReward:
-    """The reward `hps_v20`, HPSv2.0. Raises InputError for an option that is wrong."""
-    return ClipReward(_V20, options or RewardOptions())
-
-
-def _build(source: Path | str, file: str) -> tuple[Any, Prepare]:
-    path = fetch(source, file)
-    model = build_clip(read_checkpoint(path), path)
-    side = model.config.vision_config.image_size
-    return model, lambda image: preprocess(image, side)
-
-
-def _kind(name: str, file: str) -> ClipKind:
-    return ClipKind(
-        name, _REPOSITORY, _TOKENIZER, lambda source: _build(source, file), lambda cosines, _: cosines, file
-    )
-
-
-_V21, _V20 = _kind("hps", "HPS_v2.1_compressed.pt"), _kind("hps_v20", "HPS_v2_compressed.pt")
+hps_v21, hps_v20 = _reward("hps", "HPS_v2.1_compressed.pt"), _reward("hps_v20", "HPS_v2_compressed.pt")
+"""Each makes its reward from options. Raises InputError for an option that is wrong."""

@@ -1,17 +1,13 @@
-"""Simple image rewards, pixels only. Toys: good for trying the loop and as gauges of reward hacking, not as a goal.
+"""Simple image rewards that see pixels only: for trying the training loop and for measuring reward hacking.
 
-A model trained on one of them learns garish, glaring or over-sharpened images whatever the prompt says.
+They are no training goal: a model that maximises one of them draws garish, glaring or over-sharpened images whatever
+the prompt says.
 """
-
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from pairuni.rewards.base import RewardInput
+from pairuni.rewards.base import ItemReward
 from pairuni.types import Side
-
-_GENERATION = frozenset({Side.GENERATION})
 
 
 def colourfulness(image: np.ndarray) -> float:
@@ -50,36 +46,6 @@ def _luma(image: np.ndarray) -> np.ndarray:
     return image.astype(np.float64) @ np.array([0.299, 0.587, 0.114]) / 255
 
 
-def _pixels(item: RewardInput) -> np.ndarray:
-    assert item.image is not None  # RewardInput grants it on the generation side
-    return item.image
-
-
-@dataclass(frozen=True)
-class ColourfulnessReward:
-    name: str = "colourfulness"
-    sides: frozenset[Side] = _GENERATION
-    remote: bool = False
-
-    def __call__(self, items: Sequence[RewardInput]) -> Sequence[float]:
-        return [colourfulness(_pixels(item)) for item in items]
-
-
-@dataclass(frozen=True)
-class BrightnessReward:
-    name: str = "brightness"
-    sides: frozenset[Side] = _GENERATION
-    remote: bool = False
-
-    def __call__(self, items: Sequence[RewardInput]) -> Sequence[float]:
-        return [brightness(_pixels(item)) for item in items]
-
-
-@dataclass(frozen=True)
-class SharpnessReward:
-    name: str = "sharpness"
-    sides: frozenset[Side] = _GENERATION
-    remote: bool = False
-
-    def __call__(self, items: Sequence[RewardInput]) -> Sequence[float]:
-        return [sharpness(_pixels(item)) for item in items]
+BRIGHTNESS = ItemReward("brightness", lambda item: brightness(item.pixels), frozenset({Side.GENERATION}))
+COLOURFULNESS = ItemReward("colourfulness", lambda item: colourfulness(item.pixels), frozenset({Side.GENERATION}))
+SHARPNESS = ItemReward("sharpness", lambda item: sharpness(item.pixels), frozenset({Side.GENERATION}))

@@ -1,6 +1,6 @@
-"""Where an answer names an option: by letter, text or place ("the second option"), and what it says of it there.
+"""Where an answer names an option, by letter, text or place ("the second option"), and what it says of it there.
 
-choice.py decides by these mentions; the phrases are those of choice_words.py.
+choice.py decides by these mentions; the phrases are those of phrases.yaml.
 """
 
 import re
@@ -25,7 +25,7 @@ LONE = re.compile(
     + r"[)\]}\"'.,:;!?]*",
     re.IGNORECASE,
 )
-# What follows a letter that is meant as an answer, not as the article "a" or the pronoun "I".
+# Text after a letter that is meant as an answer, not as the article "a" or the pronoun "I".
 _END = re.compile(r"\s*(?:$|[.,;:!?()\]/&\"'\n\u2013\u2014]|-\s)|\s*" + WIDE)
 _END_OF_I = re.compile(r"\s*(?:$|[.:)\]\n])")
 _LABEL_AFTER = re.compile(
@@ -45,6 +45,10 @@ _WEAK_WORDS = {"yes", "no", "none", "not", "true", "false", "one", "all", "both"
 """Texts of options that sentences hold without meaning the option."""
 
 
+Kind = Literal["stated", "named", "text", "bare"]
+"""stated ("the answer is C", "C is right", "C" as the last line), named ("(C)", "option C"), text or bare."""
+
+
 @dataclass(frozen=True)
 class Mention:
     """A place where the answer names an option, by letter or by its text."""
@@ -52,8 +56,7 @@ class Mention:
     letter: str
     start: int
     end: int
-    kind: Literal["stated", "named", "text", "bare"]
-    """stated ("the answer is C", "C is right", "C" as the last line), named ("(C)", "option C"), text or bare."""
+    kind: Kind
     denied: bool = False
     doubted: bool = False
     joined: bool = False
@@ -61,14 +64,30 @@ class Mention:
 
 
 def find_mentions(answer: str, texts: Mapping[str, str], letters: frozenset[str]) -> list[Mention]:
+    """All mentions of options, in order. `texts`: {normalised text: letter}."""
     by_letter = {letter: _pattern(text) for text, letter in texts.items()}
     matches = [match for match in _LETTER.finditer(answer) if _can_be_meant(answer, match)]
     matches = matches if len(matches) <= _MOST else []
     found = _text_mentions(answer, texts, letters)
     # An A of "0.5 A" or a C of "vitamin C" is the option's text, not its letter.
     matches = [m for m in matches if not any(t.start <= m.start() and m.end() <= t.end for t in found)]
-    found += _by_place(answer, found, sorted(letters))
-    found += [each for match in matches if (each := _letter_mention(answer, match, by_letter))]
+    for n, pattern in patterns.PLACES.items():  # "the second option"
+        for match in pattern.finditer(answer) if -1 <= n < len(letters) else ():
+            start, end = match.span(match.lastgroup or 0)
+            if len(found) <= _MOST and not any(t.start < end and start < t.end for t in found):
+                found.append(_mention(answer, sorted(letters)[n], start, end, end, "named"))
+    for match in matches:
+        start, end = match.span()
+        letter = (match["alone"] or match["bracketed"]).upper()
+        text = by_letter.get(letter, "(?!)")
+        own = re.compile(rf"[\s.:)\]\"'(\u2013-]*(?:(?:an?|the|の|的|인)\s*)?[\"'(]*{text}[)\"']*", re.IGNORECASE)
+        aside = own.match(answer, end) or _ASIDE.match(answer, end)  # "A (a blue bus) is wrong"
+        named = match["bracketed"] or patterns.NAMED.search(_before(answer, start))
+        mention = _mention(answer, letter, start, end, aside.end() if aside else end, "named" if named else "bare")
+        after = answer[end:][:_CONTEXT]
+        linked = any(phrases.match(after) for phrases in (patterns.BECAUSE, patterns.AFFIRMED, patterns.DENIED_AFTER))
+        if _ends(answer, match) or linked or (mention.kind != "bare" and match["alone"] != "A"):
+            found.append(mention)
     found.sort(key=lambda mention: mention.start)
     for place, sole in (*_on_its_own(answer, found), *_label(answer, found, letters)):
         found = [
@@ -78,19 +97,31 @@ def find_mentions(answer: str, texts: Mapping[str, str], letters: frozenset[str]
     return _linked(answer, found)
 
 
-def _letter_mention(answer: str, match: re.Match[str], texts: Mapping[str, str]) -> Mention | None:
-    """The mention at `match`; None for an article or a pronoun."""
-    start, end = match.span()
-    letter = _letter(match)
-    text = texts.get(letter, "(?!)")
-    own = re.compile(rf"[\s.:)\]\"'(\u2013-]*(?:(?:an?|the|の|的|인)\s*)?[\"'(]*{text}[)\"']*", re.IGNORECASE)
-    aside = own.match(answer, end) or _ASIDE.match(answer, end)  # "A (a blue bus) is wrong"
-    far = aside.end() if aside else end
-    kind = _kind(answer, start, end, far) or ("named" if match["bracketed"] or _is_named(answer, start) else "bare")
-    if not _is_meant(answer, match, kind):
-        return None
-    doubted, alternative = _is_doubted(answer, start, end)
-    return Mention(letter, start, end, kind, _is_denied(answer, start, end, far), doubted, alternative)
+def _mention(answer: str, letter: str, start: int, end: int, far: int, otherwise: Kind) -> Mention:
+    """The option at [start, end) with what is said of it, there or after an aside that ends at `far`.
+
+    Args:
+        otherwise: its kind where it is not stated.
+    """
+    before, after = _before(answer, start), [answer[place : place + _CONTEXT] for place in {end, far}]
+    clause = patterns.CLAUSE.split(before)[-1]
+    announced = patterns.ANNOUNCED.search(before) or patterns.REPLACED.search(before)
+    kind = otherwise
+    if announced or any(patterns.AFFIRMED.match(words) for words in after):
+        kind = "stated"
+    elif re.fullmatch(r"\W*[A-Za-z]\W*", answer[start:end]):
+        ends = _END.match(answer, far) or _AFTER_HINT.match(answer, far)
+        if patterns.ONLY.search(before) or (ends and patterns.HINTED.search(before)):
+            kind = "stated"
+    denied = patterns.DENIED_BEFORE.search(re.split(r"[.;:!?\n]", before)[-1]) is not None
+    denied = denied or any(patterns.DENIED_AFTER.match(words) for words in after)
+    if kind == "text":  # denied a few words before, as in "not riding a horse"
+        denied = denied or patterns.DENIED_FROM_AFAR.search(clause) is not None
+    sentence = re.match(r"[^.!?\n]*(.?)", answer[end : end + 2 * _CONTEXT])
+    asked = sentence is not None and sentence[1] == "?"
+    doubts = patterns.DOUBTED_BEFORE.search(clause) or patterns.DOUBTED_AFTER.match(answer[end : end + _CONTEXT])
+    alternative = doubts and re.match(r"\s*(?:or|oder|ou|o|或者?|または|또는)\b", clause, re.IGNORECASE)
+    return Mention(letter, start, end, kind, denied, bool(asked or doubts), bool(alternative))
 
 
 def _text_mentions(answer: str, texts: Mapping[str, str], letters: frozenset[str]) -> list[Mention]:
@@ -112,27 +143,10 @@ def _text_mentions(answer: str, texts: Mapping[str, str], letters: frozenset[str
             spelled.append(re.compile(rf"{patterns.COUNTED}(?P<text>{word})\b", re.IGNORECASE))
         for match in (each for pattern in spelled for each in pattern.finditer(answer)):
             start, end = match.span("text" if "text" in match.re.groupindex else 0)
-            if not all(free[start:end]) or len(found) > _MOST:
-                continue
-            free[start:end] = [False] * (end - start)
-            kind = _kind(answer, start, end, end) or ("bare" if text in _WEAK_WORDS else "text")
-            denied = _is_denied(answer, start, end, end) or (kind == "text" and _is_denied_from_afar(answer, start))
-            doubted, other = _is_doubted(answer, start, end)
-            found.append(Mention(texts[text], start, end, kind, denied, doubted, other))
-    return found
-
-
-def _by_place(answer: str, texts: Sequence[Mention], letters: Sequence[str]) -> list[Mention]:
-    """Options named by their place in the list, as in "the second option"."""
-    found: list[Mention] = []
-    for n, pattern in patterns.PLACES.items():
-        for match in pattern.finditer(answer) if -1 <= n < len(letters) else ():
-            start, end = match.span(match.lastgroup or 0)
-            if len(found) > _MOST or any(t.start < end and start < t.end for t in (*texts, *found)):
-                continue
-            kind = _kind(answer, start, end, end) or "named"
-            doubted, other = _is_doubted(answer, start, end)
-            found.append(Mention(letters[n], start, end, kind, _is_denied(answer, start, end, end), doubted, other))
+            if all(free[start:end]) and len(found) <= _MOST:
+                free[start:end] = [False] * (end - start)
+                kind: Kind = "bare" if text in _WEAK_WORDS else "text"
+                found.append(_mention(answer, texts[text], start, end, end, kind))
     return found
 
 
@@ -144,71 +158,21 @@ def _pattern(text: str) -> str:
     return rf"(?<![\w.])(?<!\w[-']){spelled}(?![\w%]|[-'.,]\w)"
 
 
-def _letter(match: re.Match[str]) -> str:
-    return (match["alone"] or match["bracketed"]).upper()
-
-
 def _before(answer: str, place: int) -> str:
     return answer[max(0, place - _CONTEXT) : place]
 
 
-def _kind(answer: str, start: int, end: int, far: int) -> Literal["stated"] | None:
-    before = _before(answer, start)
-    stated = patterns.ANNOUNCED.search(before) or patterns.REPLACED.search(before)
-    if stated or _is_followed(patterns.AFFIRMED, answer, end, far):
-        return "stated"
-    letter = re.fullmatch(r"\W*[A-Za-z]\W*", answer[start:end])
-    ends = _END.match(answer, far) or _AFTER_HINT.match(answer, far)
-    hinted = patterns.ONLY.search(before) or (patterns.HINTED.search(before) and ends)
-    return "stated" if letter and hinted else None
-
-
-def _is_followed(phrases: re.Pattern[str], answer: str, end: int, far: int) -> bool:
-    """Whether one of `phrases` follows the option, or what is said of it in passing, up to `far`."""
-    return any(phrases.match(answer[place : place + _CONTEXT]) for place in {end, far})
-
-
-def _is_named(answer: str, start: int) -> bool:
-    return patterns.NAMED.search(_before(answer, start)) is not None
-
-
-def _is_denied(answer: str, start: int, end: int, far: int) -> bool:
-    before = re.split(r"[.;:!?\n]", _before(answer, start))[-1]
-    return patterns.DENIED_BEFORE.search(before) is not None or _is_followed(patterns.DENIED_AFTER, answer, end, far)
-
-
-def _is_denied_from_afar(answer: str, start: int) -> bool:
-    """Denied a few words before, as in "not riding a horse"."""
-    return patterns.DENIED_FROM_AFAR.search(patterns.CLAUSE.split(_before(answer, start))[-1]) is not None
-
-
-def _is_doubted(answer: str, start: int, end: int) -> tuple[bool, bool]:
-    """(whether the clause doubts or asks, whether it does so as an alternative to what came before)."""
-    before = patterns.CLAUSE.split(_before(answer, start))[-1]
-    sentence = re.match(r"[^.!?\n]*(.?)", answer[end : end + 2 * _CONTEXT])
-    asks = sentence is not None and sentence[1] == "?"
-    doubts = patterns.DOUBTED_BEFORE.search(before) or patterns.DOUBTED_AFTER.match(answer[end : end + _CONTEXT])
-    alternative = re.match(r"\s*(?:or|oder|ou|o|或者?|または|또는)\b", before, re.IGNORECASE) is not None
-    return bool(asks or doubts), bool(alternative and doubts)
+def _ends(answer: str, match: re.Match[str]) -> bool:
+    """Whether the letter is followed as an answer is, not as an article or a pronoun."""
+    return not match["alone"] or bool((_END_OF_I if match["alone"] == "I" else _END).match(answer, match.end()))
 
 
 def _can_be_meant(answer: str, match: re.Match[str]) -> bool:
-    """Not an article, a pronoun or a unit ("3 A") for sure."""
+    """False where the letter is surely an article, a pronoun or a unit ("3 A")."""
     alone = match["alone"]
     if alone and re.search(r"\d\s?$", answer[max(0, match.start() - 2) : match.start()]):
         return False
-    if not alone or (_END_OF_I if alone == "I" else _END).match(answer, match.end()):
-        return True
-    return alone.isupper() and alone != "I"
-
-
-def _is_meant(answer: str, match: re.Match[str], kind: str) -> bool:
-    alone = match["alone"]
-    if not alone or (_END_OF_I if alone == "I" else _END).match(answer, match.end()):
-        return True
-    after = answer[match.end() :][:_CONTEXT]
-    linked = any(phrases.match(after) for phrases in (patterns.BECAUSE, patterns.AFFIRMED, patterns.DENIED_AFTER))
-    return linked or (kind != "bare" and alone != "A")
+    return _ends(answer, match) or (alone.isupper() and alone != "I")
 
 
 def _linked(answer: str, mentions: Sequence[Mention]) -> list[Mention]:
@@ -218,12 +182,11 @@ def _linked(answer: str, mentions: Sequence[Mention]) -> list[Mention]:
         link = patterns.JOINED.match(answer, first.end)
         if link is None or link.end() < second.start or first.letter == second.letter:
             continue
-        corrected = second.kind == "stated" or any(
-            is_it.search(_before(answer, second.start)) for is_it in (patterns.HINTED, patterns.IS_IT)
-        )
+        before = _before(answer, second.start)
+        corrected = second.kind == "stated" or patterns.HINTED.search(before) or patterns.IS_IT.search(before)
         if marked[i].denied and not corrected:
             marked[i + 1] = replace(marked[i + 1], denied=True)
-        elif not (marked[i].denied or second.denied or patterns.ONLY.search(_before(answer, second.start))):
+        elif not (marked[i].denied or second.denied or patterns.ONLY.search(before)):
             marked[i], marked[i + 1] = (replace(m, joined=True) for m in (marked[i], marked[i + 1]))
     return marked
 

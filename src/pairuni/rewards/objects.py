@@ -6,7 +6,7 @@ The half's row has what a line of the benchmark's evaluation_metadata.jsonl has:
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, model_validator
@@ -59,14 +59,12 @@ class GenEvalReward:
 
     def __call__(self, items: Sequence[RewardInput]) -> Sequence[float]:
         """Raises InputError: a row without metadata, or with what the detector does not know."""
-        asked = [self._metadata(item.quadruple) for item in items]
-        return [self._score(item, metadata) for item, metadata in zip(items, asked, strict=True)]
-
-    def _score(self, item: RewardInput, metadata: Mapping[str, Any]) -> float:
-        assert item.image is not None  # RewardInput grants it on the generation side
-        unmet = len(judge(self._detector(item.image, coloured_classes(metadata)), metadata).reasons)
-        clauses = len(metadata["include"]) + len(metadata["exclude"])
-        return 1 - unmet / clauses if self.partial else float(not unmet)
+        scores: list[float] = []
+        for item, metadata in [(item, self._metadata(item.quadruple)) for item in items]:
+            unmet = len(judge(self._detector(item.pixels, coloured_classes(metadata)), metadata).reasons)
+            clauses = len(metadata["include"]) + len(metadata["exclude"])
+            scores.append(1 - unmet / clauses if self.partial else float(not unmet))
+        return scores
 
     def _metadata(self, quadruple: Quadruple) -> Mapping[str, Any]:
         row = {"tag": quadruple.tag, "include": quadruple.extra.get("include")}
@@ -88,11 +86,5 @@ class GenEvalReward:
         return Mask2FormerDetector(*models, device)
 
 
-def geneval(options: RewardOptions) -> GenEvalReward:
-    """All or nothing, as the benchmark counts."""
-    return GenEvalReward(options)
-
-
-def geneval_partial(options: RewardOptions) -> GenEvalReward:
-    """With credit for a part, so that a model which rarely gets all of it sees which attempt is nearer."""
-    return GenEvalReward(options, partial=True)
+geneval_partial = partial(GenEvalReward, partial=True)
+"""With credit for a part, so that a model which rarely gets all of it learns which attempt is nearer."""

@@ -2,18 +2,17 @@
 
 `open` is for short answers with one truth: the same text after `choice.normalise`, or the same number or formula, which
 math-verify decides. `vqa` is the consensus accuracy of VQA v2 (arXiv 1612.00837) where a sample carries several human
-answers. What each accepts is a table in docs/rewards.md, which is its test.
+answers. A table in docs/rewards.md shows which answers each accepts; the tests read it.
 """
 
 import logging
 import re
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 from pairuni.rewards.answer_text import final_answer, same
-from pairuni.rewards.base import RewardInput
+from pairuni.rewards.base import ItemReward, RewardInput
 from pairuni.types import Side
 
 _LONGEST = 400
@@ -104,48 +103,17 @@ def has_form(text: str) -> bool:
 # ---- the rewards ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class AnswerReward:
-    """Scores each answer by a function of (text, the half that was asked)."""
-
-    name: str
-    function: Callable[[RewardInput], float]
-    sides: frozenset[Side] = frozenset({Side.UNDERSTANDING})
-    remote: bool = False
-
-    def __call__(self, items: Sequence[RewardInput]) -> Sequence[float]:
-        return [self.function(item) for item in items]
-
-
-def open_reward() -> AnswerReward:
-    """1 for the right short answer, else 0."""
-    return AnswerReward("open", _open)
-
-
-def vqa_reward() -> AnswerReward:
-    """VQA accuracy against `answers` (a list, a key of the record's own) where there is one, else against `answer`."""
-    return AnswerReward("vqa", _vqa)
-
-
-def format_reward() -> AnswerReward:
-    """1 for <think>...</think><answer>...</answer>, else 0. Says nothing about whether the answer is right."""
-    return AnswerReward("format", _format)
-
-
-def _open(item: RewardInput) -> float:
-    return float(is_right_open(item.text or "", item.quadruple.answer))
-
-
 def _vqa(item: RewardInput) -> float:
-    return vqa_accuracy(item.text or "", _golds(item))
-
-
-def _format(item: RewardInput) -> float:
-    return float(has_form(item.text or ""))
-
-
-def _golds(item: RewardInput) -> list[str]:
     answers = item.quadruple.extra.get("answers")
-    if isinstance(answers, list) and answers and all(isinstance(answer, str) for answer in answers):
-        return answers
-    return [item.quadruple.answer]
+    if not (isinstance(answers, list) and answers and all(isinstance(answer, str) for answer in answers)):
+        answers = [item.quadruple.answer]
+    return vqa_accuracy(item.text or "", answers)
+
+
+_ANSWERS = frozenset({Side.UNDERSTANDING})
+OPEN = ItemReward("open", lambda item: float(is_right_open(item.text or "", item.quadruple.answer)), _ANSWERS)
+"""1 for the right short answer, else 0."""
+VQA = ItemReward("vqa", _vqa, _ANSWERS)
+"""VQA accuracy against `answers` (a list of texts, a key of the user's own in the row), else against `answer`."""
+FORMAT = ItemReward("format", lambda item: float(has_form(item.text or "")), _ANSWERS)
+"""1 for <think>...</think><answer>...</answer>, else 0, whether or not the answer is right."""

@@ -1,4 +1,4 @@
-"""What the `http` reward and its server say to each other, version 1: JSON in both directions (docs/rewards.md).
+"""The protocol between the `http` reward and its server, version 1: JSON in both directions (docs/rewards.md).
 
 Request: {"protocol": 1, "items": [{"side", "half", "text" or "image"}]}, where `half` is the half of the pair as in
 pairs.jsonl and `image` a PNG in base64. Reply: {"scores": [...]}, one per item, null where an item has no score.
@@ -51,8 +51,8 @@ class _Request(BaseModel):
     items: list[_Item]
 
 
-class BadReply(ValueError):
-    """A reply that is not JSON, as one that was cut off, or an error sent as HTTP 200: asking again may help."""
+class Unanswered(Exception):
+    """One request without a usable reply; asking again may help."""
 
 
 def encode_request(items: Sequence[RewardInput]) -> bytes:
@@ -63,7 +63,10 @@ def encode_request(items: Sequence[RewardInput]) -> bytes:
         if item.image is None:
             row["text"] = item.text
         else:
-            row["image"] = base64.b64encode(_png(item.image)).decode()
+            buffer = io.BytesIO()
+            # Level 1 is seven times faster, and a tenth larger.
+            Image.fromarray(item.image).save(buffer, format="PNG", compress_level=1)
+            row["image"] = base64.b64encode(buffer.getvalue()).decode()
         rows.append(row)
     return json.dumps({"protocol": PROTOCOL, "items": rows}).encode()
 
@@ -76,7 +79,22 @@ def decode_request(body: bytes) -> list[RewardInput]:
         first = err.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise InputError(f"{first['msg']} (this server speaks protocol {PROTOCOL})", field=place or None) from None
-    return [_item(item, f"items.{n}") for n, item in enumerate(request.items)]
+    items = []
+    for n, row in enumerate(request.items):
+        half, image = row.half, None
+        if row.image is not None:
+            try:
+                with Image.open(io.BytesIO(base64.b64decode(row.image)), formats=["PNG"]) as picture:
+                    image = np.asarray(picture.convert("RGB"))
+            except (binascii.Error, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as err:
+                message = f"is not a PNG in base64 ({' '.join(str(err).split())[:80]})"
+                raise InputError(message, field=f"items.{n}.image") from None
+        known = {name: value for name, value in half if name in _Half.model_fields}
+        try:
+            items.append(RewardInput(row.side, Quadruple(**known, extra=half.model_extra or {}), row.text, image))
+        except ValueError as err:
+            raise InputError(str(err), field=f"items.{n}") from None
+    return items
 
 
 def encode_reply(scores: np.ndarray) -> bytes:
@@ -89,17 +107,17 @@ def decode_reply(body: bytes, count: int) -> list[float]:
     """The scores of a reply to `count` items, NaN for null and for NaN, which is no JSON but common.
 
     Raises:
-        BadReply: it is not JSON, or {"error": ...} without scores.
-        InputError: it is JSON but not as version 1 has it: the server does something else than this.
+        Unanswered: the reply is not JSON (cut off, say), or it is {"error": ...} without scores.
+        InputError: the reply is JSON of another form: the server speaks another protocol.
     """
     try:
         reply = json.loads(body)
     except (ValueError, RecursionError):
         said = " ".join(body.decode(errors="replace").split())[:_WORDS]
-        raise BadReply(f"the reply is not JSON{f': {said}' if said else ''}") from None
+        raise Unanswered(f"the reply is not JSON{f': {said}' if said else ''}") from None
     scores = reply.get("scores") if isinstance(reply, dict) else None
     if scores is None and isinstance(reply, dict) and reply.get("error"):
-        raise BadReply(f"HTTP 200 with an error: {reply['error']!r:.{_WORDS}}")
+        raise Unanswered(f"HTTP 200 with an error: {reply['error']!r:.{_WORDS}}")
     if not isinstance(scores, list):
         raise InputError(f'must be {{"scores": [...]}}, not {reply!r:.80}', field="reply")
     if reply.get("protocol", PROTOCOL) != PROTOCOL:
@@ -111,27 +129,3 @@ def decode_reply(body: bytes, count: int) -> list[float]:
         if not number or score in (math.inf, -math.inf):
             raise InputError(f"must be a finite number or null, not {score!r:.80}", field=f"reply.scores.{n}")
     return [math.nan if score is None else float(score) for score in scores]
-
-
-def _png(image: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG", compress_level=1)  # seven times faster, a tenth larger
-    return buffer.getvalue()
-
-
-def _item(row: _Item, place: str) -> RewardInput:
-    half = row.half
-    known = {name: value for name, value in half if name in _Half.model_fields}
-    image = None if row.image is None else _pixels(row.image, f"{place}.image")
-    try:
-        return RewardInput(row.side, Quadruple(**known, extra=half.model_extra or {}), text=row.text, image=image)
-    except ValueError as err:
-        raise InputError(str(err), field=place) from None
-
-
-def _pixels(text: str, place: str) -> np.ndarray:
-    try:
-        with Image.open(io.BytesIO(base64.b64decode(text)), formats=["PNG"]) as picture:
-            return np.asarray(picture.convert("RGB"))
-    except (binascii.Error, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as err:
-        raise InputError(f"is not a PNG in base64 ({' '.join(str(err).split())[:80]})", field=place) from None
