@@ -1,18 +1,21 @@
-"""What a benchmark is and what a result holds (eval.json).
+"""The base class of benchmarks, and the entries of eval.json.
 
-A benchmark lists items, scores one output at a time and sums up; asking the model, keeping answers and going on after a
-kill are the runner's. So an answer that is kept can be summed up without the model.
+A benchmark lists its items, scores one output at a time and sums the answers up. runner.py asks the model, keeps the
+answers and resumes after a kill; answers that were kept are summed up without the model.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
+from pairuni.config import EvalConfig
 from pairuni.data.images import StoredImage
+from pairuni.errors import InputError
 from pairuni.streams import Stream, generator
 from pairuni.types import SamplingSpec, Side
 
@@ -27,11 +30,11 @@ class Item:
     part: str
     """Question type, task or category."""
     text: str
-    """What the model is asked, or the caption that it draws, as the protocol builds it."""
+    """The question to the model, or the caption that it draws, as the protocol builds it."""
     images: tuple[Path | StoredImage | np.ndarray, ...] = ()
-    """Of a question, or to be edited: files, or uint8 [H, W, 3]."""
+    """Images of a question, or to be edited: files, or uint8 [H, W, 3]."""
     gold: Any = None
-    """What the scorer compares with."""
+    """The right answer, for the scorer."""
     group: str = ""
     """Items that are no independent samples (of one image, of one prompt) share it; default: the id."""
 
@@ -47,7 +50,7 @@ class Answer:
     parsed: bool
     """False where no answer could be read from the output; it counts as wrong."""
     record: dict[str, Any] = field(default_factory=dict)
-    """What was asked and answered, JSON."""
+    """Question and answer, as JSON."""
     group: str = ""
 
     def to_json(self) -> dict[str, Any]:
@@ -69,59 +72,54 @@ class Score:
     parts: dict[str, float]
 
 
-class Benchmark(Protocol):
-    """Items and their rules."""
+class Benchmark(ABC):
+    """Items and their rules. A subclass gives `items`, `answer` and `total`, and overrides what else differs."""
 
-    @property
-    def side(self) -> Side:
-        """Whether it asks or has drawn."""
-        ...
+    side: Side = Side.UNDERSTANDING
+    """Whether it asks questions or has images drawn."""
+    unit: str = "per cent"
+    """As the benchmark is published: "per cent", "points", "0 to 1", "1 to 5"."""
+    factor: float | None = None
+    """The score is the mean over answers times this; None where it is something else."""
+    temperature: float = 0.0
+    answer_tokens: int = 20
+    """The longest answer."""
+    keeps_images: bool = False
+    """Whether drawn images are kept beside the answers."""
+    recorded: bool = False
+    """True where answers come from a file: nothing is sampled, and `answer` is given ""."""
+    judge: str | None = None
+    """The model that judges; None where none does."""
 
-    @property
-    def protocol(self) -> str:
-        """Which rules, as in eval.json."""
-        ...
+    def __init__(self, config: EvalConfig) -> None:
+        self.config = config
+        self.protocol = config.protocol
+        """The name of the rules, as in eval.json."""
 
-    @property
-    def unit(self) -> str:
-        """As the benchmark is published: "per cent", "points", "0 to 1", "1 to 5"."""
-        ...
-
-    @property
-    def factor(self) -> float | None:
-        """The score is the mean over answers times this; None where it is something else."""
-        ...
-
-    @property
-    def keeps_images(self) -> bool:
-        """Whether drawn images are kept beside the answers."""
-        ...
-
-    @property
-    def recorded(self) -> bool:
-        """True where answers come from a file: nothing is sampled, and `answer` is given ""."""
-        ...
-
-    @property
-    def judge(self) -> str | None:
-        """The model that judges; None where none does."""
-        ...
-
+    @abstractmethod
     def items(self) -> Sequence[Item]:
         """All items, in order. Raises InputError: its data is missing or broken."""
-        ...
+
+    @abstractmethod
+    def answer(self, item: Item, output: str | np.ndarray) -> Answer:
+        """Scores a text, or an image uint8 [H, W, 3]."""
+
+    @abstractmethod
+    def total(self, answers: Sequence[Answer]) -> Score:
+        """The score of any number of answers, of any items."""
 
     def spec(self) -> SamplingSpec:
         """How the model is sampled."""
-        ...
+        if self.side is Side.UNDERSTANDING:
+            return SamplingSpec(temperature=self.temperature, max_new_tokens=self.answer_tokens)
+        return SamplingSpec(temperature=self.temperature, guidance=self.config.guidance)
 
-    def answer(self, item: Item, output: str | np.ndarray) -> Answer:
-        """Scores a text, or an image uint8 [H, W, 3]."""
-        ...
-
-    def total(self, answers: Sequence[Answer]) -> Score:
-        """Any number of answers, of any items."""
-        ...
+    def source(self, name: str, default: str = "") -> str:
+        """Where the items are. Raises InputError where `data` does not say and there is no default."""
+        where = self.config.data.get(name, default)
+        if not where:
+            raise InputError("says where its items are; there is no default", field=f"{self.config.group}data.{name}")
+        return where
 
 
 def mean_score(answers: Sequence[Answer], factor: float) -> Score:
@@ -129,8 +127,8 @@ def mean_score(answers: Sequence[Answer], factor: float) -> Score:
     parts: dict[str, list[float]] = {}
     for answer in answers:
         parts.setdefault(answer.part, []).append(answer.score)
-    value = factor * sum(a.score for a in answers) / len(answers)
-    return Score(value, {name: factor * sum(scores) / len(scores) for name, scores in parts.items()})
+    means = {name: factor * sum(scores) / len(scores) for name, scores in parts.items()}
+    return Score(factor * sum(answer.score for answer in answers) / len(answers), means)
 
 
 def summarise(answers: Sequence[Answer], benchmark: Benchmark) -> dict[str, Any]:
@@ -155,7 +153,7 @@ def summarise(answers: Sequence[Answer], benchmark: Benchmark) -> dict[str, Any]
 
 
 def standard_error(answers: Sequence[Answer], benchmark: Benchmark) -> float:
-    """Of the score over the sampling of items; 0 with fewer than two groups.
+    """The standard error of the score over the sampling of items; 0 with fewer than two groups.
 
     The mean of independent answers: the root of the unbiased variance over n. Else a bootstrap over groups, seeded:
     whole groups are drawn, since images of one prompt or questions on one image go together. Answers without a group

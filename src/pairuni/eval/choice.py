@@ -1,4 +1,6 @@
-"""MMMU and MMStar: what is right under each protocol, and the published numbers. Letters are read in eval/letters.py.
+"""MMMU and MMStar: which answers are right under each protocol, and the published numbers.
+
+eval/letters.py reads the letter of an answer.
 
 Sources: MMMU-Benchmark/MMMU `mmmu/utils/eval_utils.py` (Apache-2.0); MMStar-Benchmark/MMStar
 `eval/vlmeval/evaluate/mmstar.py`; lmms-eval 0.7.3 `tasks/mmmu`, `tasks/mmstar`; VLMEvalKit `dataset/utils/
@@ -52,17 +54,24 @@ def mmmu_open(response: str, gold: str | Sequence[str]) -> bool:
 
 
 def open_candidates(response: str) -> list[str | float]:
-    """What an open answer may have meant: the ends of its telling lines and every number in them, normalised."""
+    """Possible readings of an open answer: the ends of its lines with a cue and every number in them, normalised."""
     tails = _tails(response)
-    numbers = [number for tail in tails for number in _numbers(tail)]
+    # Three passes that overlap: 1,234 is found as itself and as 234, 1e3 as itself and as 3.
+    numbers = [number for tail in tails for pattern in _NUMBERS for number in re.findall(pattern, tail)]
     return list(dict.fromkeys(form for text in (*tails, *numbers) for form in _normal(text)))
 
 
 _CUES = ("could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", "result ")
+_NUMBERS = (
+    r"-?\b\d{1,3}(?:,\d{3})+\b",
+    r"-?\d+(?:\.\d+)?e[+-]?\d+",
+    r"-?(?:\d*\.\d+|\d+\b)(?!e[+-]?\d)(?![,\d])",
+)
+"""With thousands commas, scientific, plain; in lower-case text."""
 
 
 def _tails(response: str) -> list[str]:
-    """What follows the last cue of each line, the shortest where there are several; the whole answer without any cue.
+    """The text after the last cue of each line, the shortest of several; the whole answer where there is no cue.
 
     Upstream means to look at sentences but splits at full stops before capitals only after lowering the case, so that
     lines are all there is. An equals sign is a cue in the last line.
@@ -80,14 +89,6 @@ def _tails(response: str) -> list[str]:
         if shortest and not re.fullmatch("[:,.!?;']", shortest):
             tails.append(shortest)
     return tails or [text]
-
-
-def _numbers(text: str) -> list[str]:
-    """Three passes that overlap: 1,234 is found as itself and as 234, 1e3 as itself and as 3. `text` is lower case."""
-    with_commas = re.findall(r"-?\b\d{1,3}(?:,\d{3})+\b", text)
-    scientific = re.findall(r"-?\d+(?:\.\d+)?e[+-]?\d+", text)
-    plain = re.findall(r"-?(?:\d*\.\d+|\d+\b)(?!e[+-]?\d)(?![,\d])", text)
-    return [*with_commas, *scientific, *plain]
 
 
 def _normal(text: str) -> list[str] | list[float]:
@@ -158,6 +159,9 @@ def subject(item: str) -> str:
 
 # ---- MMStar ---------------------------------------------------------------------------------------------------------
 
+_MMSTAR_BY_AXIS = {"official": False, "lmms_eval": True, "vlmevalkit": False}
+"""Protocol -> whether the score is the mean over axes."""
+
 
 def mmstar(response: str, gold: str, protocol: str, options: Mapping[str, str] | None = None) -> bool:
     """Whether an answer to an MMStar question is right.
@@ -169,23 +173,15 @@ def mmstar(response: str, gold: str, protocol: str, options: Mapping[str, str] |
     Raises:
         ValueError: an unknown protocol.
     """
-    rules = {"official": _mmstar_official, "lmms_eval": _mmstar_lmms, "vlmevalkit": _mmstar_vlmevalkit}
-    return rule_of(protocol, rules, "MMStar")(response, gold, options or dict.fromkeys("ABCD", ""))
-
-
-def _mmstar_official(response: str, gold: str, options: Mapping[str, str]) -> bool:
-    """The first letter, or what comes after one of three openings, in any case: "A dog" is an A, "Answer: B" too."""
+    rule_of(protocol, _MMSTAR_BY_AXIS, "MMStar")
+    if protocol == "lmms_eval":
+        return ranked_lmms(response) == gold.strip().upper()
+    if protocol == "vlmevalkit":
+        return vlmevalkit(response, options or dict.fromkeys("ABCD", "")) == gold.strip()
+    # The first letter, or the one after one of three openings, in any case: "A dog" is an A, "Answer: B" too.
     answer, said = (text.lower().strip().replace("\n", " ") for text in (gold, response))
     openings = ("", "(", "option ", "the answer is ")
     return any(said.startswith(opening) and said[len(opening) :][:1] == answer for opening in openings if said)
-
-
-def _mmstar_lmms(response: str, gold: str, options: Mapping[str, str]) -> bool:
-    return ranked_lmms(response) == gold.strip().upper()
-
-
-def _mmstar_vlmevalkit(response: str, gold: str, options: Mapping[str, str]) -> bool:
-    return vlmevalkit(response, options) == gold.strip()
 
 
 def score_mmstar(records: Iterable[tuple[str, str, bool]], protocol: str) -> dict[str, Any]:
@@ -200,7 +196,7 @@ def score_mmstar(records: Iterable[tuple[str, str, bool]], protocol: str) -> dic
     Raises:
         ValueError: an unknown protocol or no records.
     """
-    by_axis = rule_of(protocol, {"official": False, "lmms_eval": True, "vlmevalkit": False}, "MMStar")
+    by_axis = rule_of(protocol, _MMSTAR_BY_AXIS, "MMStar")
     items = list(records)
     if not items:
         raise ValueError("MMStar without answers has no score")

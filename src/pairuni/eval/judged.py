@@ -1,4 +1,4 @@
-"""Benchmarks that a judge model scores, WISE and ImgEdit: what its reply says, and the published means.
+"""Benchmarks that a judge model scores, WISE and ImgEdit: reading its reply, and the published means.
 
 Sources: PKU-YuanGroup/WISE (`gpt_eval.py` and `Calculate.py` of the legacy version, `vllm_eval.py` and
 `calculate_verified.py` of the verified one), read as lmms-eval 0.7.3 `tasks/WISE` does; PKU-YuanGroup/ImgEdit
@@ -43,11 +43,6 @@ def _lone_digits(text: str, digits: str) -> list[float]:
     return [float(line) for line in lines if len(line) == 1 and line in digits]
 
 
-def _legacy_points(scores: Sequence[float]) -> float:
-    consistency, realism, aesthetic = scores
-    return (0.7 * consistency + 0.2 * realism + 0.1 * aesthetic) / 2
-
-
 def _verified_points(scores: Sequence[float]) -> float:
     (score,) = scores
     if score not in (0, 1):
@@ -71,7 +66,7 @@ WISE_VERSIONS = {
     "legacy": _Wise(
         _parse_legacy,
         3,
-        _legacy_points,
+        lambda scores: (0.7 * scores[0] + 0.2 * scores[1] + 0.1 * scores[2]) / 2,
         {
             "culture": (1, 400, 0.4),
             "time": (401, 567, 0.167),

@@ -1,4 +1,4 @@
-"""How each evaluator reads the chosen letter out of an answer. What a benchmark makes of it is eval/choice.py.
+"""How each evaluator reads the chosen letter out of an answer; eval/choice.py scores it.
 
 Sources: MMMU-Benchmark/MMMU `mmmu/utils/eval_utils.py` (Apache-2.0); lmms-eval 0.7.3 `tasks/_task_utils/
 mmmu_mcq_utils.py` and `mcq_extract.py`; VLMEvalKit `utils/matching_util.py`. All of them are case-sensitive in the
@@ -16,7 +16,7 @@ _CUES = (
     *("my answer is", "my choice is", "i choose", "i select", "i pick"),
     *("옵션", "정답은", "답은", "답:", "答案是", "答案为", "选", "答えは"),
 )
-"""What lmms-eval takes for the announcement of an answer. "the answer is" is looked for besides "answer is" because
+"""Announcements of an answer to lmms-eval. "the answer is" is looked for besides "answer is" because
 only the first place of each counts."""
 _REFUSALS = (
     "Sorry, I can't help with images of people yet.",
@@ -36,7 +36,7 @@ def mmmu_official(response: str, options: Mapping[str, str]) -> str | None:
 
 
 def mmmu_lmms(response: str, options: Mapping[str, str]) -> str | None:
-    """As the official one, but a letter before a space or a full stop counts inside a word too. None: drawn as well."""
+    """Like `mmmu_official`, but a letter before a space or full stop counts inside a word too. None: drawn as well."""
     return _mmmu(response, options, (_BRACKETED, "{} ", "{}."))
 
 
@@ -63,7 +63,11 @@ def vlmevalkit(response: str, options: Mapping[str, str]) -> str | None:
 
     None: left to a judge, or wrong where there is none. NONE_OF_THEM: a refusal, or a Z without any option letter.
     """
-    return _only_letter(response, options) or _only_text(response, options)
+    letter = _only_letter(response, options)
+    if letter or len(response) > 2 * sum(len(str(option)) for option in options.values()):
+        return letter  # long answers tend to mention options that they do not choose
+    named = [letter for letter, option in options.items() if str(option).lower() in response.lower()]
+    return named[0] if len(named) == 1 else None
 
 
 def _only_letter(response: str, letters: Iterable[str]) -> str | None:
@@ -78,15 +82,6 @@ def _only_letter(response: str, letters: Iterable[str]) -> str | None:
     if len(present) == 1 and words.index(present[0]) >= len(words) - 4:
         return present[0]
     return None
-
-
-def _only_text(response: str, options: Mapping[str, str]) -> str | None:
-    texts = {letter: str(option).lower() for letter, option in options.items()}
-    answer = response.lower()
-    if len(answer) > 2 * sum(len(str(option)) for option in options.values()):
-        return None  # long answers tend to mention options that they do not choose
-    named = [letter for letter, text in texts.items() if text in answer]
-    return named[0] if len(named) == 1 else None
 
 
 def ranked_lmms(response: str, letters: str = "ABCD") -> str | None:
@@ -105,18 +100,13 @@ def ranked_lmms(response: str, letters: str = "ABCD") -> str | None:
     for letter in letters:
         if core.endswith(letter) and not core[-2:-1].isalpha():
             return letter
-    return _announced(text, letters) or _last_in_form(text, letters)
-
-
-def _announced(text: str, letters: str) -> str | None:
     lowered = text.lower()
     starts = [lowered.find(cue) + len(cue) for cue in _CUES if cue in lowered]
-    places = [(text.find(letter, start), letter) for start in starts for letter in letters]
-    place, letter = max(places, default=(-1, ""))
-    return letter if place >= 0 else None
-
-
-def _last_in_form(text: str, letters: str) -> str | None:
+    place, letter = max(
+        [(text.find(letter, start), letter) for start in starts for letter in letters], default=(-1, "")
+    )
+    if place >= 0:
+        return letter
     for form in (_BRACKETED, "{}.", "{}:", "{})", "{} ", "{}"):
         place, letter = max((text.rfind(form.format(letter)), letter) for letter in letters)
         if place >= 0:

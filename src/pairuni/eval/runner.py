@@ -1,14 +1,14 @@
 """Runs benchmarks on a model, keeps every answer as it comes, and writes eval.json.
 
-With a folder and the model's identity, a run that was killed goes on after the last answer that it kept; answers of
-another model, of other options or of an older item list are begun anew. Sampling does not depend on the batch, so a
-run in pieces gives what one in a piece gives (exactly in fp32).
+With a folder and the model's identity, a killed run continues after the last answer that it kept; answers of another
+model, of other options or of an older item list are dropped. Sampling does not depend on the batch, so an interrupted
+run gives the scores of an uninterrupted one (exactly in fp32).
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +34,7 @@ from pairuni.types import Prompt, Side
 
 Config = TypeVar("Config", bound=EvalConfig)
 DIGITS = {"0 to 1": 3, "1 to 5": 2}
-"""Of scores in the table, by unit; 1 for others."""
+"""Decimals of scores in the table, by unit; 1 for other units."""
 FILES = ("eval.json", "eval_state.json")
 _STATE = "eval_state.json"
 """In the folder of the answers: by benchmark, what they are answers of."""
@@ -47,7 +47,7 @@ def evaluate(
 
     Args:
         output: folder where every answer is kept, and every image that a benchmark wants kept.
-        model: what the sampler is, to go on with answers that were kept; empty: they are begun anew.
+        model: names the sampler, to continue with answers that were kept; empty: they are dropped.
 
     Raises:
         InputError: an unknown benchmark, one whose data is missing, or none that is left, before anything is run.
@@ -103,7 +103,7 @@ def skipped(config: EvalConfig, sampler: Sampler) -> dict[str, str]:
 
 
 def skip_lines(reasons: Mapping[str, str]) -> str:
-    """What is said of skipped benchmarks, a line for each."""
+    """The note on skipped benchmarks, a line for each."""
     return "\n".join(f"{name}: skipped, {reason}" for name, reason in reasons.items())
 
 
@@ -115,11 +115,12 @@ def _run(
         outputs = [""] * len(kept) if benchmark.recorded else keep.outputs(kept)
         kept = _answered(benchmark, items[: len(outputs)], outputs, config)
         keep.replace(kept)
-    answers, side, spec = list(kept), benchmark.side, benchmark.spec()
-    name = "questions" if side is Side.UNDERSTANDING else "images"
+    answers = list(kept)
+    name = "questions" if benchmark.side is Side.UNDERSTANDING else "images"
     with track(total=len(items), initial=len(kept), desc=name, leave=False) as bar:
-        for batch in _batches(items[len(kept) :], config.batch):
-            outputs = [""] * len(batch) if benchmark.recorded else _outputs(sampler, side, batch, spec, config.seed)
+        for start in range(len(kept), len(items), config.batch):
+            batch = items[start : start + config.batch]
+            outputs = [""] * len(batch) if benchmark.recorded else _outputs(sampler, benchmark, batch, config.seed)
             new = _answered(benchmark, batch, outputs, config)
             if keep is not None:
                 keep.add(new, outputs if benchmark.keeps_images else ())
@@ -133,14 +134,13 @@ def _answered(benchmark: Benchmark, items: Sequence[Item], outputs: Sequence[Any
         return list(pool.map(benchmark.answer, items, outputs))
 
 
-def _batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
-    return (items[start : start + size] for start in range(0, len(items), size))
-
-
-def _outputs(sampler: Sampler, side: Side, batch: Sequence[Item], spec: Any, seed: int) -> Sequence[Any]:
+def _outputs(sampler: Sampler, benchmark: Benchmark, batch: Sequence[Item], seed: int) -> Sequence[Any]:
     """Texts, or images uint8 [H, W, 3]."""
-    prompts = [Prompt(side, item.text, tuple(_pixels(image) for image in item.images)) for item in batch]
-    rollouts = sampler.sample(side, prompts, 1, spec, seeds_for(seed, 0, [i.id for i in batch], side, 1))
+    side = benchmark.side
+    images = [tuple(i if isinstance(i, np.ndarray) else load_image(i) for i in item.images) for item in batch]
+    prompts = [Prompt(side, item.text, seen) for item, seen in zip(batch, images, strict=True)]
+    seeds = seeds_for(seed, 0, [item.id for item in batch], side, 1)
+    rollouts = sampler.sample(side, prompts, 1, benchmark.spec(), seeds)
     if side is Side.UNDERSTANDING:
         assert rollouts.texts is not None
         return [text for (text,) in rollouts.texts]
@@ -148,35 +148,32 @@ def _outputs(sampler: Sampler, side: Side, batch: Sequence[Item], spec: Any, see
     return list(rollouts.images_BRHWC[:, 0])
 
 
-def _pixels(image: Path | StoredImage | np.ndarray) -> np.ndarray:
-    return image if isinstance(image, np.ndarray) else load_image(image)
-
-
 def _identity(model: str, config: EvalConfig, benchmark: Benchmark, items: Sequence[Item]) -> dict[str, str]:
-    """What outputs depend on (asked), and what their scores depend on besides (scored); empty without a model."""
+    """Hashes of all that outputs depend on (asked), and scores besides (scored); empty without a model."""
     if not model:
         return {}
     judges = benchmark.recorded or benchmark.judge
     read = [config.detections, config.edits, config.imgedit_prompts] if judges else []
     files = [model_identity(path) for path in read if path]
     known: dict[Any, str] = {}  # benchmarks ask several questions about an image
-    asked = [f"{item.id}\0{item.text}\0{' '.join(_content(i, known) for i in item.images)}" for item in items]
+
+    def content(image: Path | StoredImage | np.ndarray) -> str:
+        """Equal for equal images."""
+        if isinstance(image, np.ndarray):
+            return hashlib.sha256(f"{image.shape}".encode() + np.ascontiguousarray(image).tobytes()).hexdigest()
+        stored = isinstance(image, StoredImage)
+        key = id(image.content) if stored else image
+        if key not in known:
+            known[key] = hashlib.sha256(image.content).hexdigest() if stored else file_hash(image)
+        return known[key]
+
+    asked = [f"{item.id}\0{item.text}\0{' '.join(map(content, item.images))}" for item in items]
     parts = [model, config_hash(config), *files, benchmark.protocol, *asked]
     scored = [repr((item.part, item.gold, item.group)) for item in items]
     return {
         name: hashlib.sha256("\n".join(lines).encode("utf-8", "replace")).hexdigest()
         for name, lines in (("asked", parts), ("scored", scored))
     }
-
-
-def _content(image: Path | StoredImage | np.ndarray, known: dict[Any, str]) -> str:
-    """Equal for equal images."""
-    if isinstance(image, np.ndarray):
-        return hashlib.sha256(f"{image.shape}".encode() + np.ascontiguousarray(image).tobytes()).hexdigest()
-    key = id(image.content) if isinstance(image, StoredImage) else image
-    if key not in known:
-        known[key] = hashlib.sha256(image.content).hexdigest() if isinstance(image, StoredImage) else file_hash(image)
-    return known[key]
 
 
 class _Kept:
@@ -202,7 +199,7 @@ class _Kept:
         write_json(self._state, self._known() | {self._name: self._identity})
 
     def outputs(self, answers: Sequence[Answer]) -> list[Any]:
-        """What the model said or drew for each, up to the first one of which that is not kept."""
+        """The model's output for each, up to the first whose output is not kept."""
         found: list[Any] = []
         for answer in answers:
             image = self._images / f"{answer.id}.png"
@@ -244,7 +241,7 @@ def config_hash(config: EvalConfig) -> str:
 
 
 def model_identity(model: str) -> str:
-    """What answers of a model are kept under: its name, and of a file or folder the sizes and times of files too."""
+    """The identity of a model for its answers: its name and, of a file or folder, the sizes and times of files."""
     files = sorted(Path(model).iterdir()) if Path(model).is_dir() else [Path(model)]
     stats = [(file.name, file.stat()) for file in files if file.is_file()]
     return "\n".join([model, *(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats)])
@@ -293,7 +290,7 @@ def write_eval(
     results: dict[str, dict[str, Any]],
     left_out: Mapping[str, str] | None = None,
 ) -> Path:
-    """Writes eval.json into `output`; `left_out`: what was `skipped`, if anything."""
+    """Writes eval.json into `output`; `left_out`: the `skipped` benchmarks, if any."""
     content = {"model": model, "config_hash": config_hash(config), "benchmarks": results}
     write_json(output / "eval.json", {**content, **({"skipped": left_out} if left_out else {})})
     return output / "eval.json"
@@ -304,15 +301,15 @@ def table(before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]] | 
     lines = []
     for name, entry in before.items():
         digits = DIGITS.get(entry["unit"], 1)
+
+        def number(of: dict[str, Any], digits: int = digits) -> str:
+            return f"{of['score']:6.{digits}f} ± {of['stderr']:.{digits}f}"
+
         items = " (validation)" if entry.get("split") == "validation" else ""
-        line = f"{name + items:<32} {_number(entry, digits)}"
+        line = f"{name + items:<32} {number(entry)}"
         if after is not None:
             new = after[name]
-            line += f"  ->  {_number(new, digits)}   ({new['score'] - entry['score']:+.{digits}f})"
+            line += f"  ->  {number(new)}   ({new['score'] - entry['score']:+.{digits}f})"
         chosen = ", chosen on these items" if (entry if after is None else after[name]).get("chosen") else ""
         lines.append(f"{line}   n = {entry['n']}{chosen}")
     return "\n".join(lines)
-
-
-def _number(entry: dict[str, Any], digits: int) -> str:
-    return f"{entry['score']:6.{digits}f} ± {entry['stderr']:.{digits}f}"

@@ -1,57 +1,37 @@
 """Held-out benchmarks of the Shapes world: multiple-choice questions by type, and exact images by task.
 
-An image is right when the detector reads exactly what the prompt requires and nothing else. Sampled at temperature 1
-with guidance, as rollouts are, or greedily.
+An image is right where the detector reads exactly what the prompt requires and nothing else. Images are drawn at
+temperature 1 with guidance, as rollouts are, or greedily.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from pairuni.config import EvalConfig
-from pairuni.eval.base import Answer, Item, Score, mean_score
+from pairuni.eval.base import Answer, Benchmark, Item, Score, mean_score
 from pairuni.rewards.choice import extract_choice
 from pairuni.shapes.captions import fits
 from pairuni.shapes.detector import detect
 from pairuni.shapes.held_out import held_out_prompts, held_out_questions
 from pairuni.shapes.questions import LETTERS
-from pairuni.types import SamplingSpec, Side
-
-ANSWER_TOKENS = 16
-"""Longest answer; the longest option with its letter has about ten tokens."""
+from pairuni.types import Side
 
 
-@dataclass(frozen=True)
-class _Shapes:
-    config: EvalConfig
-    temperature: float
-    factor: float | None = 100.0
-    unit: str = "per cent"
-    judge: str | None = None
-    recorded: bool = False
-    keeps_images: bool = False  # small, and drawn again in a minute
-
-    @property
-    def protocol(self) -> str:
-        return "greedy" if self.temperature == 0 else f"sampled, temperature {self.temperature:g}"
-
-    def total(self, answers: Sequence[Answer]) -> Score:
-        return mean_score(answers, 100.0)
-
-
-@dataclass(frozen=True)
-class ShapesUnderstanding(_Shapes):
+class ShapesUnderstanding(Benchmark):
     """Six question types: existence, comparison, count, colour, position, binding."""
 
-    side: Side = Side.UNDERSTANDING
+    factor = 100.0
+    answer_tokens = 16  # the longest option with its letter has about ten
+
+    def __init__(self, config: EvalConfig, temperature: float) -> None:
+        super().__init__(config)
+        self.temperature = temperature
+        self.protocol = "greedy" if temperature == 0 else f"sampled, temperature {temperature:g}"
 
     def items(self) -> Sequence[Item]:
         drawn = held_out_questions(self.config.questions or 2000, self.config.split)
         return [Item(i.id, i.question.type, i.question.text, (i.image,), i.question) for i in drawn]
-
-    def spec(self) -> SamplingSpec:
-        return SamplingSpec(temperature=self.temperature, max_new_tokens=ANSWER_TOKENS)
 
     def answer(self, item: Item, output: str | np.ndarray) -> Answer:
         question = item.gold
@@ -60,19 +40,18 @@ class ShapesUnderstanding(_Shapes):
         record["chance"] = 1 / len(question.options)
         return Answer(item.id, item.part, float(letter == question.answer), letter is not None, record)
 
+    def total(self, answers: Sequence[Answer]) -> Score:
+        return mean_score(answers, 100.0)
 
-@dataclass(frozen=True)
-class ShapesGeneration(_Shapes):
+
+class ShapesGeneration(ShapesUnderstanding):
     """Six tasks: single, two, counting, colours, position, attribution; one image per prompt."""
 
-    side: Side = Side.GENERATION
+    side = Side.GENERATION
 
     def items(self) -> Sequence[Item]:
         drawn = held_out_prompts(self.config.prompts or 1000, self.config.split)
         return [Item(i.id, i.task, i.text, (), i.requirement) for i in drawn]
-
-    def spec(self) -> SamplingSpec:
-        return SamplingSpec(temperature=self.temperature, guidance=self.config.guidance)
 
     def answer(self, item: Item, output: str | np.ndarray) -> Answer:
         found = detect(np.asarray(output))

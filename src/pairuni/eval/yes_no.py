@@ -13,18 +13,8 @@ from pairuni.eval.protocols import rule_of
 
 YesNo = Literal["yes", "no", "other"]
 
-PERCEPTION = (
-    "existence",
-    "count",
-    "position",
-    "color",
-    "posters",
-    "celebrity",
-    "scene",
-    "landmark",
-    "artwork",
-    "OCR",
-)
+PERCEPTION = ("existence", "count", "position", "color", "posters")
+PERCEPTION += ("celebrity", "scene", "landmark", "artwork", "OCR")
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
 
 
@@ -101,7 +91,7 @@ MME_PARSERS = {
 
 
 def parse(response: str, protocol: str) -> YesNo:
-    """What an answer says under the protocol of that name in PARSERS.
+    """Reads an answer under the protocol of that name in PARSERS.
 
     Raises:
         ValueError: an unknown protocol; "official" and "lmms_eval" are, as they differ between POPE and MME.

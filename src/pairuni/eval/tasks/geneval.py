@@ -5,7 +5,6 @@ that their own evaluator can be run on them; `detections` then takes its results
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,57 +14,42 @@ import numpy as np
 from pairuni.config import EvalConfig
 from pairuni.errors import InputError
 from pairuni.eval import geneval
-from pairuni.eval.base import Answer, Item, Score
-from pairuni.eval.tasks.items import field_of, place
-from pairuni.files import read_jsonl
+from pairuni.eval.base import Answer, Benchmark, Item, Score
+from pairuni.eval.tasks.items import read_rows
 from pairuni.rewards.detector import Mask2FormerDetector, coloured_classes
-from pairuni.types import SamplingSpec, Side
+from pairuni.types import Side
 
 IMAGES = 4
 """Per prompt."""
 _FILE = "evaluation_metadata.jsonl"
 
 
-@dataclass(frozen=True)
-class GenEval:
+class GenEval(Benchmark):
     """Items: evaluation_metadata.jsonl of the authors (or its folder), each prompt several times."""
 
-    config: EvalConfig
-    side: Side = Side.GENERATION
-    unit: str = "0 to 1"
-    factor: float | None = None
-    judge: str | None = None
+    side, unit, temperature = Side.GENERATION, "0 to 1", 1.0
 
-    @property
-    def recorded(self) -> bool:
-        return bool(self.config.detections)
-
-    @property
-    def keeps_images(self) -> bool:
-        return not self.recorded
-
-    @property
-    def protocol(self) -> str:
-        if self.config.detections:
-            return "official, results of the authors' evaluator"
-        return f"official rules, approximate: {self.config.detector}"
-
-    def spec(self) -> SamplingSpec:
-        return SamplingSpec(temperature=1.0, guidance=self.config.guidance)
+    def __init__(self, config: EvalConfig) -> None:
+        super().__init__(config)
+        self.recorded = bool(config.detections)
+        self.keeps_images = not self.recorded
+        self.protocol = f"official rules, approximate: {config.detector}"
+        if self.recorded:
+            self.protocol = "official, results of the authors' evaluator"
 
     def items(self) -> Sequence[Item]:
-        where = Path(place(self.config, "geneval"))
+        where = Path(self.source("geneval"))
         path = where / _FILE if where.is_dir() else where
         items = []
-        for n, (line, row) in enumerate(read_jsonl(path)):
-            prompt, task = field_of(row, "prompt", str(path), line), field_of(row, "tag", str(path), line)
+        for n, row in enumerate(read_rows(path)):
+            prompt, task = str(row["prompt"]), str(row["tag"])
             for k in range(self.config.images_per_prompt or IMAGES):
-                items.append(Item(f"{n:05d}/samples/{k:04d}", str(task), str(prompt), (), row, f"{n:05d}"))
+                items.append(Item(f"{n:05d}/samples/{k:04d}", task, prompt, (), row.values, f"{n:05d}"))
         return items
 
     def answer(self, item: Item, output: str | np.ndarray) -> Answer:
         record: dict[str, Any] = {"prompt": item.text}
-        if self.config.detections:
+        if self.recorded:
             result = self._results.get(item.id)
             if result is None:
                 raise InputError(f"has no result of {item.id}.png", file=self.config.detections)
@@ -87,10 +71,9 @@ class GenEval:
     def _results(self) -> Mapping[str, bool]:
         """{"00000/samples/0000": right} of the evaluator's results.jsonl, whose file names end so."""
         results = {}
-        for line, row in read_jsonl(self.config.detections):
-            name = str(field_of(row, "filename", self.config.detections, line))
-            right = field_of(row, "correct", self.config.detections, line)
+        for row in read_rows(self.config.detections):
+            name, right = str(row["filename"]), row["correct"]
             if not isinstance(right, bool):
-                raise InputError("must be true or false", file=self.config.detections, line=line, field="correct")
+                raise InputError("must be true or false", file=row.file, line=row.line, field="correct")
             results["/".join(Path(name).with_suffix("").parts[-3:])] = right
         return results

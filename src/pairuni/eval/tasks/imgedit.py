@@ -5,20 +5,21 @@ compare between models judged here; with the authors' prompts.json (`imgedit_pro
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from string import Template
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
+import yaml
 
+from pairuni.config import EvalConfig
 from pairuni.data.images import load_image
 from pairuni.errors import InputError
 from pairuni.eval import judged
 from pairuni.eval.base import Answer, Item, Score
-from pairuni.eval.tasks.items import place, with_images
+from pairuni.eval.tasks.items import with_images
 from pairuni.eval.tasks.judging import Judged
 from pairuni.files import read_json
 
@@ -26,85 +27,26 @@ PROTOCOLS = ("official", "lmms_eval")
 _FILE = "basic_edit.json"
 _INSTRUCTION = "<edit_prompt>"
 """Where the instruction goes, in the authors' prompts as in ours."""
-_CRITERIA = {
-    "add": (
-        "what was to be added is there, of the right kind, number and attributes, where it was asked for",
-        "it fits in: size, perspective, sharpness, light and colour are the picture's, and no edge looks pasted",
-        "where it touches, hides or shades other things this is right, and all else is as it was",
-    ),
-    "adjust": (
-        "exactly what is named has the new attribute, all of it and to the degree that was asked for",
-        "the new attribute looks real on it: clean edges, believable light and texture",
-        "its shape and identity are kept, and all else is as it was",
-    ),
-    "background": (
-        "the surroundings are those that were asked for, wherever the old ones were",
-        "subject and surroundings look like one photograph: light, scale, perspective, edges",
-        "the subject and whatever else was to stay are whole and the same",
-    ),
-    "replace": (
-        "the named thing is gone, and what was asked for stands in its place, as described",
-        "it fits in: size, perspective, sharpness, light and colour are the picture's, and nothing of the old shows",
-        "where it touches, hides or shades other things this is right, and all else is as it was",
-    ),
-    "remove": (
-        "the named thing is gone altogether, and nothing else is",
-        "where it was, the picture goes on as it would have: no smears, seams or repeated patches",
-        "its shadows and reflections are gone too, and all else is as it was",
-    ),
-    "extract": (
-        "what is named is shown by itself, all of it, and nothing else is",
-        "it is cut out along its outline on a plain ground: no fringes, holes or leftovers",
-        "it is the one in the picture: same shape, colours and details",
-    ),
-    "style": (
-        "the whole picture is plainly in the style that was asked for",
-        "the style is carried through with skill: even strokes and textures, no broken parts",
-        "what the picture shows is still there and to be recognised: things, persons, layout",
-    ),
-    "action": (
-        "the one who is named does what was asked for: movement, posture, gaze or expression",
-        "the body is possible and well drawn: joints, hands, face",
-        "it is the same one, in the same clothes or coat, and all else is as it was",
-    ),
-    "compose": (
-        "every change that the instruction lists is made, each on the right thing",
-        "the changes fit the picture and each other: light, colour, perspective, edges",
-        "what no part of the instruction names is as it was",
-    ),
-}
-"""Edit type -> what Instruction, Appearance and Faithfulness ask."""
 
 
-@dataclass(frozen=True)
 class ImgEdit(Judged):
     """Items: basic_edit.json of the authors (or its folder); the score is the mean over edits."""
 
-    name: ClassVar[str] = "imgedit"
-    unit: str = "1 to 5"
-    factor: float | None = 1.0
+    name, unit, factor = "imgedit", "1 to 5", 1.0
 
-    def __post_init__(self) -> None:
+    def __init__(self, config: EvalConfig) -> None:
         """Raises InputError: no judge is named, or rules that ImgEdit does not have."""
-        super().__post_init__()
-        if self.config.protocol not in PROTOCOLS:
-            message = f"imgedit has {' and '.join(PROTOCOLS)}, not {self.config.protocol}"
-            raise InputError(message, field=f"{self.config.group}protocol")
-
-    @property
-    def recorded(self) -> bool:
-        return bool(self.config.edits)
-
-    @property
-    def keeps_images(self) -> bool:
-        return not self.recorded
-
-    @property
-    def protocol(self) -> str:
-        return self.config.protocol if self.config.imgedit_prompts else f"{self.config.protocol} rules, own rubric"
+        super().__init__(config)
+        if config.protocol not in PROTOCOLS:
+            message = f"imgedit has {' and '.join(PROTOCOLS)}, not {config.protocol}"
+            raise InputError(message, field=f"{config.group}protocol")
+        self.recorded = bool(config.edits)
+        self.keeps_images = not self.recorded
+        if not config.imgedit_prompts:
+            self.protocol = f"{config.protocol} rules, own rubric"
 
     def items(self) -> Sequence[Item]:
-        where = Path(place(self.config, self.name))
+        where = Path(self.source(self.name))
         path = where / _FILE if where.is_dir() else where
         listed = [self._item(key, row, path) for key, row in read_json(path).items()]
         items = with_images(listed, self.config, self.name, path.parent / "images")
@@ -115,8 +57,13 @@ class ImgEdit(Judged):
         assert not isinstance(original, np.ndarray)
         edited = load_image(self._edit(item)) if self.recorded else np.asarray(output)
         text = self._rubrics[item.part].replace(_INSTRUCTION, item.text)
-        # A failure's zeros, which lmms-eval counts, are no numbers of the judge's: it is asked again.
-        reply, scores = self.ask(text, [load_image(original), edited], self._read, text_first=True)
+
+        def read(reply: str) -> list[float]:
+            # Zeros stand for a failure, which lmms-eval counts: the judge did not give them and is asked again.
+            numbers = judged.parse_imgedit(reply, self.config.protocol)
+            return numbers if any(numbers) else []
+
+        reply, scores = self.ask(text, [load_image(original), edited], read, text_first=True)
         (points,) = judged.imgedit_score([(item.part, scores or [0.0])], self.config.protocol)["parts"].values()
         record = {"prompt": item.text, "scores": list(scores), "reply": reply}
         return Answer(item.id, item.part, points, bool(scores), record, item.group)
@@ -125,10 +72,6 @@ class ImgEdit(Judged):
         records = [(answer.part, [answer.score]) for answer in answers]
         means = judged.imgedit_score(records, self.config.protocol)
         return Score(means["overall"], {**means["parts"], "mean of types": means["type_mean"]})
-
-    def _read(self, reply: str) -> list[float]:
-        numbers = judged.parse_imgedit(reply, self.config.protocol)
-        return numbers if any(numbers) else []
 
     def _item(self, key: str, row: Any, path: Path) -> tuple[Item, str]:
         """An item and its image's name."""
@@ -160,17 +103,16 @@ class ImgEdit(Judged):
 
     @cached_property
     def _rubrics(self) -> Mapping[str, str]:
-        """What the judge is told, by edit type. Raises InputError: the user's file is missing or broken."""
+        """The instructions of the judge, by edit type. Raises InputError: the user's file is missing or broken."""
         path = self.config.imgedit_prompts
         if not path:
-            return {kind: _own_rubric(*criteria) for kind, criteria in _CRITERIA.items()}
+            folder = resources.files("pairuni.eval") / "prompts"
+            own = Template((folder / "imgedit.txt").read_text(encoding="utf-8"))
+            criteria = yaml.safe_load((folder / "imgedit_criteria.yaml").read_text(encoding="utf-8"))
+            names = ("instruction", "appearance", "faithfulness")
+            return {kind: own.substitute(dict(zip(names, asked, strict=True))) for kind, asked in criteria.items()}
         rubrics = read_json(path)
         for kind, text in rubrics.items():
             if not isinstance(text, str) or _INSTRUCTION not in text:
                 raise InputError(f"must be a text with {_INSTRUCTION}", file=path, field=kind)
         return rubrics
-
-
-def _own_rubric(instruction: str, appearance: str, faithfulness: str) -> str:
-    template = Template((resources.files("pairuni.eval") / "prompts" / "imgedit.txt").read_text(encoding="utf-8"))
-    return template.substitute(instruction=instruction, appearance=appearance, faithfulness=faithfulness)

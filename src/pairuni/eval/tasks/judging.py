@@ -1,49 +1,40 @@
-"""What the benchmarks share whose images a judge scores: the endpoint, images as they are sent, asking once more."""
+"""The base class of benchmarks whose images a judge scores: replies that do not parse are asked for again."""
 
 import hashlib
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 from PIL import Image
 
 from pairuni.config import EvalConfig
 from pairuni.errors import InputError
+from pairuni.eval.base import Benchmark
 from pairuni.llm import BadReply, Chat, Ledger, Picture, Question, Unanswered
 from pairuni.replies import without_thinking
-from pairuni.types import SamplingSpec, Side
+from pairuni.types import Side
 
 _TRIES = 3
 """Replies that cannot be parsed are asked for again, as by WISE's script."""
 
 
-@dataclass(frozen=True)
-class Judged:
-    """A benchmark of drawn images behind the endpoint of `judge`."""
+class Judged(Benchmark):
+    """A benchmark of drawn images that the model behind the endpoint of `judge` scores."""
 
-    name: ClassVar[str]
-    config: EvalConfig
-    chat: Chat = field(init=False, compare=False)
-    side: Side = Side.GENERATION
+    name: str
+    side = Side.GENERATION
+    temperature = 1.0
 
-    def __post_init__(self) -> None:
+    def __init__(self, config: EvalConfig) -> None:
         """Raises InputError: no judge is named."""
-        judge = self.config.judge
-        for option, value in (("model", judge.model), ("ledger", judge.ledger)):
+        super().__init__(config)
+        for option, value in (("model", config.judge.model), ("ledger", config.judge.ledger)):
             if not value:
                 what = ": the folder of the replies" if option == "ledger" else ""
-                raise InputError(f"is needed for {self.name}{what}", field=f"{self.config.group}judge.{option}")
-        object.__setattr__(self, "chat", Chat(judge, Ledger(Path(str(judge.ledger)))))
-
-    @property
-    def judge(self) -> str | None:
-        return self.config.judge.model
-
-    def spec(self) -> SamplingSpec:
-        return SamplingSpec(temperature=1.0, guidance=self.config.guidance)
+                raise InputError(f"is needed for {self.name}{what}", field=f"{config.group}judge.{option}")
+        self.chat = Chat(config.judge, Ledger(Path(str(config.judge.ledger))))
+        self.judge = config.judge.model
 
     def ask(
         self, text: str, images: Sequence[np.ndarray], read: Callable[[str], Sequence[float]], text_first: bool = False
@@ -55,7 +46,13 @@ class Judged:
 
         Raises InputError: the endpoint does not answer.
         """
-        pictures, reply = [_png(image, self.config.judge.image_side) for image in images], ""
+        reply, pictures = "", []
+        for pixels in images:
+            image, buffer = Image.fromarray(pixels), io.BytesIO()
+            image.thumbnail((self.config.judge.image_side,) * 2, Image.Resampling.LANCZOS)
+            image.save(buffer, "PNG")
+            content = buffer.getvalue()
+            pictures.append(Picture(hashlib.sha256(content).hexdigest(), lambda content=content: content, "png"))
         for attempt in range(_TRIES):
             try:
                 reply = self.chat.say(Question(text, pictures, attempt, pictures_last=text_first))
@@ -70,12 +67,3 @@ class Judged:
             if numbers:
                 return reply, numbers
         return reply, ()
-
-
-def _png(pixels: np.ndarray, side: int) -> Picture:
-    """The image as it is sent: its longer side at most `side`."""
-    image, buffer = Image.fromarray(pixels), io.BytesIO()
-    image.thumbnail((side, side), Image.Resampling.LANCZOS)
-    image.save(buffer, "PNG")
-    content = buffer.getvalue()
-    return Picture(hashlib.sha256(content).hexdigest(), lambda: content, "png")

@@ -5,33 +5,31 @@ each in per cent, at most 2,000. A category of which not every image is there is
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from pairuni.errors import InputError
 from pairuni.eval import yes_no
-from pairuni.eval.base import Answer, Item, Score
-from pairuni.eval.tasks.items import Questions, field_of, place, rows_of, stored, with_images
-from pairuni.eval.tasks.pope import SHORT
+from pairuni.eval.base import Answer, Benchmark, Item, Score
+from pairuni.eval.tasks.items import rows_of, with_images
+from pairuni.eval.tasks.pope import SHORT, yes_no_answer
 from pairuni.files import read_text
 
 HUB = "lmms-lab-encoder/MME"
 _ASK = " Please answer yes or no."
 
 
-@dataclass(frozen=True)
-class Mme(Questions):
+class Mme(Benchmark):
     """Items: <category>.txt of "image, question, Yes or No" in a folder, or the hub's rows, also as JSON Lines.
 
     images.mme is then a folder with one folder per category, as the authors distribute them.
     """
 
-    unit: str = "points"
+    unit = "points"
 
     def items(self) -> Sequence[Item]:
-        where = place(self.config, "mme", HUB)
+        where = self.source("mme", HUB)
         files = sorted(Path(where).glob("*.txt"))
         if not files:
             return list(_complete(list(self._from_rows(where)), where))
@@ -43,10 +41,7 @@ class Mme(Questions):
         return items
 
     def answer(self, item: Item, output: str | np.ndarray) -> Answer:
-        rule = {"official": "internvl_bagel_mme", "lmms_eval": "lmms_mme"}.get(self.protocol, self.protocol)
-        said = yes_no.parse(str(output), rule)
-        record = {"question": item.text, "gold": item.gold, "answer": str(output), "said": said}
-        return Answer(item.id, item.part, float(said == item.gold), said != "other", record, item.group)
+        return yes_no_answer(item, str(output), yes_no.MME_PARSERS[self.protocol])
 
     def total(self, answers: Sequence[Answer]) -> Score:
         said: dict[str, list[str]] = {}
@@ -73,12 +68,10 @@ class Mme(Questions):
             yield Item(f"{file.stem}-{n}", file.stem, self._asked(question), (), label.strip().lower()), image
 
     def _from_rows(self, where: str) -> Iterator[Item]:
-        for n, row in rows_of(where, "test"):
-            id, question, label, part = (
-                str(field_of(row, name, where, n)) for name in ("question_id", "question", "answer", "category")
-            )
-            image = stored(row.get("image"), where, n)
-            yield Item(f"{part}-{n}", part, self._asked(question), (image,), label.strip().lower(), f"{part}/{id}")
+        for row in rows_of(where, "test"):
+            id, question, label, part = (str(row[key]) for key in ("question_id", "question", "answer", "category"))
+            asked, gold = self._asked(question), label.strip().lower()
+            yield Item(f"{part}-{row.line}", part, asked, (row.image(),), gold, f"{part}/{id}")
 
 
 def _complete(items: list[Item], where: str) -> list[Item]:

@@ -5,22 +5,21 @@ authors' script would draw one. Images stand before the question, whose <image 1
 """
 
 import ast
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from pairuni.config import EvalConfig
 from pairuni.errors import InputError
 from pairuni.eval import choice
-from pairuni.eval.base import Answer, Item, Score
-from pairuni.eval.tasks.items import Questions, field_of, place, rows_of, stored
-from pairuni.types import SamplingSpec
+from pairuni.eval.base import Answer, Benchmark, Item, Score, mean_score
+from pairuni.eval.tasks.items import Row, rows_of
 
 HUB = "lmms-lab-encoder/MMMU"
 _LETTER = "Answer with the option's letter from the given choices directly."
 _SHORT = "Answer the question using a single word or phrase."
-_IMAGES = range(1, 8)
+_IMAGES = [f"image_{k}" for k in range(1, 8)]
 _TOKENS = {"official": 128, "lmms_eval": 128, "vlmevalkit": 2048}
 _DOMAINS = {
     "Art and Design": "Art Art_Theory Design Music",
@@ -37,46 +36,34 @@ _DOMAINS = {
 }
 
 
-@dataclass(frozen=True)
-class Mmmu(Questions):
+class Mmmu(Benchmark):
     """Items: the hub's rows, or local parquet or JSON Lines of the same columns."""
 
-    @property
-    def factor(self) -> float | None:
-        return 100.0
+    factor = 100.0
 
-    def spec(self) -> SamplingSpec:
-        return SamplingSpec(temperature=0.0, max_new_tokens=_TOKENS[self.protocol])
+    def __init__(self, config: EvalConfig) -> None:
+        super().__init__(config)
+        self.answer_tokens = _TOKENS[self.protocol]
 
     def items(self) -> Sequence[Item]:
-        return list(self._items(place(self.config, "mmmu", HUB)))
-
-    def _items(self, where: str) -> Iterator[Item]:
-        for n, row in rows_of(where, "validation"):
-            id, question, kind, gold = (
-                field_of(row, name, where, n) for name in ("id", "question", "question_type", "answer")
-            )
+        items = []
+        for row in rows_of(self.source("mmmu", HUB), "validation"):
+            id, question, kind, gold = (row[name] for name in ("id", "question", "question_type", "answer"))
             options = {}
             if kind == "multiple-choice":
-                texts = _listed(field_of(row, "options", where, n), where, n, "options")
-                options = {chr(ord("A") + place): text for place, text in enumerate(texts)}
-            golds = _listed(gold, where, n, "answer") if str(gold).startswith("[") else str(gold)
-            images = tuple(
-                stored(row[f"image_{k}"], where, n, f"image_{k}") for k in _IMAGES if row.get(f"image_{k}") is not None
-            )
+                options = {chr(ord("A") + place): text for place, text in enumerate(_listed(row, "options"))}
+            golds = _listed(row, "answer") if str(gold).startswith("[") else str(gold)
+            images = tuple(row.image(name) for name in _IMAGES if row.values.get(name) is not None)
             if not images:
-                raise InputError("is missing", file=where, line=n, field="image_1")
-            yield Item(str(id), choice.subject(str(id)), self._asked(str(question), options), images, (golds, options))
-
-    def _asked(self, question: str, options: Mapping[str, str]) -> str:
-        if not options:
-            return (
-                f"{question}\nAnswer the question directly. "
-                if self.protocol == "vlmevalkit"
-                else f"{question}\n\n{_SHORT}"
-            )
-        form = "({}) {}" if self.protocol == "official" else "{}. {}"
-        return "\n".join([question, *(form.format(*option) for option in options.items()), "", _LETTER])
+                raise InputError("is missing", file=row.file, line=row.line, field=_IMAGES[0])
+            form = "({}) {}" if self.protocol == "official" else "{}. {}"
+            if options:
+                ask = "\n".join([*(form.format(*option) for option in options.items()), "", _LETTER])
+            else:
+                ask = "Answer the question directly. " if self.protocol == "vlmevalkit" else f"\n{_SHORT}"
+            subject = choice.subject(str(id))
+            items.append(Item(str(id), subject, f"{question}\n{ask}", images, (golds, options)))
+        return items
 
     def answer(self, item: Item, output: str | np.ndarray) -> Answer:
         golds, options = item.gold
@@ -90,23 +77,21 @@ class Mmmu(Questions):
         return Answer(item.id, item.part, float(right), read, record)
 
     def total(self, answers: Sequence[Answer]) -> Score:
-        subjects: dict[str, list[float]] = {}
-        for answer in answers:
-            subjects.setdefault(answer.part, []).append(answer.score)
-        domains = {
-            domain: [score for name in names.split() for score in subjects.get(name, [])]
-            for domain, names in _DOMAINS.items()
-        }
-        parts = {name: 100 * sum(each) / len(each) for name, each in (domains | subjects).items() if each}
-        return Score(100 * sum(answer.score for answer in answers) / len(answers), parts)
+        of_subjects = mean_score(answers, 100.0)
+        domain_of = {subject: domain for domain, names in _DOMAINS.items() for subject in names.split()}
+        known = [replace(a, part=domain_of[a.part]) for a in answers if a.part in domain_of]
+        found = mean_score(known, 100.0).parts if known else {}
+        domains = {name: found[name] for name in _DOMAINS if name in found}
+        return Score(of_subjects.value, domains | of_subjects.parts)
 
 
-def _listed(value: Any, where: str, n: int, field: str) -> list[str]:
+def _listed(row: Row, field: str) -> list[str]:
     """A list, which the hub's rows hold as Python's text of it. Raises InputError."""
+    value = row[field]
     try:
         listed = ast.literal_eval(value) if isinstance(value, str) else value
     except (ValueError, SyntaxError):
         listed = None
     if not isinstance(listed, list) or not listed:
-        raise InputError(f"must be a list, not {value!r:.80}", file=where, line=n, field=field)
+        raise InputError(f"must be a list, not {value!r:.80}", file=row.file, line=row.line, field=field)
     return [str(each) for each in listed]

@@ -5,18 +5,17 @@ judge's model named in eval.json, and not with the authors' words, scores compar
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from string import Template
-from typing import ClassVar
 
 import numpy as np
 
+from pairuni.config import EvalConfig
 from pairuni.errors import InputError
 from pairuni.eval import judged
 from pairuni.eval.base import Answer, Item, Score
-from pairuni.eval.tasks.items import field_of, place
+from pairuni.eval.tasks.items import Row
 from pairuni.eval.tasks.judging import Judged
 from pairuni.files import parse_json, read_text
 
@@ -24,22 +23,17 @@ _KEYS = {"legacy": judged.LEGACY_KEYS, "verified": ("score",)}
 _FILES = ("cultural_common_sense.json", "spatio-temporal_reasoning.json", "natural_science.json")
 
 
-@dataclass(frozen=True)
 class Wise(Judged):
     """Items: the authors' three JSON files in a folder."""
 
-    name: ClassVar[str] = "wise"
-    unit: str = "0 to 1"
-    factor: float | None = None
-    keeps_images: bool = True
-    recorded: bool = False
+    name, unit, keeps_images = "wise", "0 to 1", True
 
-    @property
-    def protocol(self) -> str:
-        return self.config.wise
+    def __init__(self, config: EvalConfig) -> None:
+        super().__init__(config)
+        self.protocol = config.wise
 
     def items(self) -> Sequence[Item]:
-        folder = Path(place(self.config, "wise"))
+        folder = Path(self.source("wise"))
         items = [item for name in _FILES for item in _from_file(folder / name, self.config.images_per_prompt or 1)]
         return sorted(items, key=lambda item: item.gold["prompt_id"])
 
@@ -51,7 +45,9 @@ class Wise(Judged):
             found = judged.parse_wise(reply, self.protocol)
             return [found[key] for key in keys] if set(found) == set(keys) else []
 
-        reply, found = self.ask(_rubric(self.protocol).substitute(fields), [np.asarray(output)], read)
+        rubric = resources.files("pairuni.eval") / "prompts" / f"wise_{self.protocol}.txt"
+        text = Template(rubric.read_text(encoding="utf-8")).substitute(fields)
+        reply, found = self.ask(text, [np.asarray(output)], read)
         scores = list(found) or [0.0] * len(keys)
         points = judged.WISE_VERSIONS[self.protocol].points(scores)
         record = {"prompt_id": item.gold["prompt_id"], "prompt": item.text, "scores": scores, "reply": reply}
@@ -65,18 +61,15 @@ class Wise(Judged):
         return Score(sum(weights[name] * parts[name] for name in parts) / sum(weights.values()), parts)
 
 
-def _rubric(version: str) -> Template:
-    return Template((resources.files("pairuni.eval") / "prompts" / f"wise_{version}.txt").read_text(encoding="utf-8"))
-
-
 def _from_file(path: Path, per_prompt: int) -> list[Item]:
     rows = parse_json(read_text(path), path, None)
     items = []
-    for n, row in enumerate(rows if isinstance(rows, list) else [], 1):
-        prompt, id = field_of(row, "Prompt", str(path), n), field_of(row, "prompt_id", str(path), n)
+    for n, values in enumerate(rows if isinstance(rows, list) else [], 1):
+        row = Row(values, str(path), n)
+        prompt, id = str(row["Prompt"]), f"{int(row['prompt_id']):04d}"
         for k in range(per_prompt):
-            name = f"{int(id):04d}" if per_prompt == 1 else f"{int(id):04d}-{k}"
-            items.append(Item(name, str(row.get("Subcategory", "")), str(prompt), (), row, f"{int(id):04d}"))
+            name = id if per_prompt == 1 else f"{id}-{k}"
+            items.append(Item(name, str(values.get("Subcategory", "")), prompt, (), values, id))
     if not items:
         raise InputError("is no list of prompts", file=path)
     return items
