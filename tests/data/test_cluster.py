@@ -110,7 +110,7 @@ def test_refuses(features, clusters, message):
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_nearest_is_nearest_in_float64_where_two_centroids_are_almost_as_near(monkeypatch, precision):
-    monkeypatch.setattr(module, "fastest", lambda: precision)
+    monkeypatch.setattr("pairuni.data.products.fastest", lambda: precision)
     rng = np.random.default_rng(0)
     centroids = rng.normal(size=(40, 64))
     centroids /= np.linalg.norm(centroids, axis=1, keepdims=True)

@@ -11,9 +11,8 @@ from pairuni.data import complete as module
 from pairuni.data.complete import run_complete
 from pairuni.data.completion import Attempt, complete_sample
 from pairuni.data.images import LoadedImage, load_image
-from pairuni.data.shapes_completer import ShapesCompleter
+from pairuni.data.shapes_completion import Known, ShapesCompleter, ShapesVerifier, right_letters, told
 from pairuni.data.sources import open_sources
-from pairuni.data.verify import Known, ShapesVerifier, right_letters, told
 from pairuni.errors import InputError
 from pairuni.records import read_quadruples
 from pairuni.shapes.captions import fits, prompt_split, read

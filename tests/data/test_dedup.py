@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_files import write_lines
-from pairuni.data import dedup
-from pairuni.data.dedup import (
+from pairuni.data import cleaning
+from pairuni.data.cleaning import (
     cosine_of_bits,
     near_copies,
     near_references,
@@ -43,7 +43,7 @@ def test_proposals_and_copies_against_brute_force(seed, rows, floor):
 
 def test_hashes_propose_beyond_the_nearest_by_features(monkeypatch):
     """Row 0's nearest rows by features are others; its hash names row 3, whose features are alike enough."""
-    monkeypatch.setattr(dedup, "_MOST", 2)
+    monkeypatch.setattr(cleaning, "_MOST", 2)
     features = np.array([[1, 0.0], [1, 0.01], [1, 0.02], [1, 0.5]])
     bits = np.where(np.random.default_rng(0).random((4, 64)) < 0.5, 1.0, -1.0)
     bits[3] = bits[0]
@@ -76,6 +76,6 @@ def test_cosines_count_bits(bits):
 def test_references_are_read(tmp_path):
     rows = [{"image_path": "a.png", "question": "What is it?"}, {"prompt": "a cat", "n": 3}, {"prompt": 5}]
     found = read_references([str(write_lines(tmp_path / "r.jsonl", rows))])
-    assert found.images == (tmp_path / "a.png",) and found.texts == ("What is it?", "a cat")
+    assert found == ([tmp_path / "a.png"], ["What is it?", "a cat"])
     with pytest.raises(InputError, match=r"r.jsonl:1: image_path"):
         read_references([str(write_lines(tmp_path / "r.jsonl", [{"image_path": "../a.png"}]))])

@@ -9,8 +9,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from data_files import write_lines
 from pairuni.config import PairConfig
+from pairuni.data.cleaning import PerceptualHash, cosine_of_bits, near_copies, proposed
 from pairuni.data.colour_hog import ColourHog
-from pairuni.data.dedup import PerceptualHash, cosine_of_bits, near_copies, proposed
 from pairuni.data.images import load_image
 from pairuni.data.pairing import run_pair
 from pairuni.data.same_picture import same_picture, thumbnail

@@ -88,13 +88,6 @@ def test_what_a_rounded_product_was_is_bounded_from_below():
         assert (products.below(value.to(precision)) <= value).all()
 
 
-def test_the_limit_is_rounded_down():
-    least = torch.tensor([[0.6], [0.5999], [0.12345], [1.0]])
-    rounded = products._rounded_down(least, torch.bfloat16)
-    assert rounded.dtype == torch.bfloat16 and (rounded.float() <= least).all()
-    assert (least - rounded.float() < 2**-8).all() and float(rounded[3]) == 1.0
-
-
 def test_blocks_and_shards_do_not_change_what_is_proposed(monkeypatch):
     left, right = clustered(70, 32, 0), clustered(90, 32, 1)
 
@@ -134,7 +127,7 @@ def test_clusters_do_not_depend_on_the_precision(monkeypatch):
     found = []
     for precision in PRECISIONS:
         monkeypatch.setitem(products.SIZES, "cpu", (25 if found else 4096, 1 << 22))  # nor on shards
-        monkeypatch.setattr("pairuni.data.cluster.fastest", lambda precision=precision: precision)
+        monkeypatch.setattr("pairuni.data.products.fastest", lambda precision=precision: precision)
         found.append(cluster(features, 60, 0, "lloyd", "medoid"))
     assert np.array_equal(found[0].assignment_N, found[1].assignment_N)
     assert np.array_equal(found[0].selected, found[1].selected)

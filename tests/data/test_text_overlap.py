@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pairuni.data.dedup import read_references
+from pairuni.data.cleaning import read_references
 from pairuni.data.text_overlap import TextOverlap, own_text
 
 LETTER = "Answer with the option's letter from the given choices directly."
@@ -170,7 +170,7 @@ def test_own_text(text, own):
 
 def test_photographs_questions_stay(coco):
     """Two halves of one file of questions with options share instructions and templates, and images not at all."""
-    texts = read_references([str(coco / "understanding.jsonl")]).texts
+    _, texts = read_references([str(coco / "understanding.jsonl")])
     known = TextOverlap(texts[0::2], 8)
     lost = [text for text in texts[1::2] if known.shared(text) is not None]
     assert len(lost) <= 0.1 * len(texts[1::2]), lost[:3]
@@ -179,9 +179,9 @@ def test_photographs_questions_stay(coco):
 def test_benchmark_prompts(coco):
     """GenEval's own prompts are found, captions of photographs are not."""
     geneval = coco.parent / "benchmarks" / "geneval" / "evaluation_metadata.jsonl"
-    references = read_references([str(geneval)])
-    assert len(references.texts) == 553 and not references.images
-    known = TextOverlap(references.texts, 8)
-    assert all(known.shared(text) for text in references.texts)
-    captions = read_references([str(coco / "generation.jsonl")]).texts
+    images, prompts = read_references([str(geneval)])
+    assert len(prompts) == 553 and not images
+    known = TextOverlap(prompts, 8)
+    assert all(known.shared(text) for text in prompts)
+    _, captions = read_references([str(coco / "generation.jsonl")])
     assert not any(known.shared(text) for text in captions)

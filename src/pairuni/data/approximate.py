@@ -1,8 +1,8 @@
 """The candidate graph from an approximate index, for sizes at which all products take too long.
 
 An inverted file of faiss over the understanding rows: a generation row is compared with the rows of the lists whose
-centres are nearest to it. What it finds is scored as `candidates` does, so an edge that is there has its exact
-similarity; what it misses is measured by `recall` on a sample. Shapes as in match.py.
+centres are nearest to it. Edges that it finds get their exact similarity, as from `candidates`; `recall` measures on a
+sample how many it misses. Shapes as in match.py.
 """
 
 from math import isqrt
@@ -23,7 +23,7 @@ _SAMPLE = 1000  # generation rows whose edges are compared with all products
 def approximate_candidates(
     gen_GD: np.ndarray, und_UD: np.ndarray, neighbours: int, floor: float, *, probes: int, seed: int
 ) -> Edges:
-    """As `match.candidates`, some edges missing.
+    """The graph of `match.candidates`, with some edges missing.
 
     Args:
         probes: lists that a row is compared with; as many as there are (about 4 sqrt(U)) find everything.

@@ -1,30 +1,34 @@
-"""What run_pair leaves out before Algorithm 1, and why: copies, and what reference sets hold (paper 2.2)."""
+"""Quadruples that are left out before Algorithm 1, and why: copies, and images and texts of reference sets (paper 2.2).
 
-from collections.abc import Sequence
+An image that is there twice, within or across sides, would become a pair of an image with itself at a similarity near
+1. Exact copies are found by content. Near copies are proposed by perceptual hash and by the cosine of features, and
+pixels decide (same_picture.py). Of copies the first in file order is kept. Texts are text_overlap.py's.
+Shapes: N images, R reference images, D features.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from pairuni.config import PairConfig
-from pairuni.data.dedup import (
-    PerceptualHash,
-    References,
-    Same,
-    cosine_of_bits,
-    near_copies,
-    near_references,
-    proposed,
-    read_references,
-)
-from pairuni.data.features import Extractor, Images, extract, hash_images
+from pairuni.data.features import DECODERS, Extractor, Images, extract, hash_images
 from pairuni.data.images import load_image
+from pairuni.data.match import candidates, normalise
+from pairuni.data.ordered import in_order
 from pairuni.data.same_picture import Thumbnail, same_picture, thumbnail
 from pairuni.data.text_overlap import TextOverlap
+from pairuni.files import read_jsonl
+from pairuni.progress import track
+from pairuni.records import resolve_image
 from pairuni.types import Quadruple
 
+_BITS = 64
+_MOST = 32  # nearest rows that are looked at
 UNREADABLE = "image cannot be read"
 COPY, NEAR_COPY = "copy of an image", "near copy"
 REFERENCE_IMAGE, REFERENCE_TEXT = "image of a reference set", "text of a reference set"
@@ -50,9 +54,9 @@ class Removal:
 def clean(
     quadruples: Sequence[Quadruple], images: Images, config: PairConfig, extractor: Extractor, cache: Path
 ) -> list[Removal]:
-    """What to leave out, by index. Exact copies always; near ones with dedup = near; references where there are any.
+    """The quadruples to leave out, by index: exact copies, near copies with dedup = near, and contents of references.
 
-    Of copies the first in file order stays, whichever its side.
+    Of copies the first in file order stays, on either side.
 
     Raises:
         InputError: a reference file or one of its images cannot be read.
@@ -66,12 +70,16 @@ def clean(
     ids = [q.id for q in quadruples]
     first: dict[str, int] = {}
     remove({n: (first[key], 1.0) for n, key in enumerate(images.hashes) if first.setdefault(key, n) != n}, COPY, ids)
-    references = read_references(config.references)
-    if config.dedup == "near" or references.images:
+    reference_images, reference_texts = read_references(config.references)
+    if config.dedup == "near" or reference_images:
         floors = config.dedup_cosine, cosine_of_bits(config.dedup_bits)
 
         def probed(paths: Sequence[Path], hashes: Sequence[str]) -> np.ndarray:
             return extract(paths, PerceptualHash(), config.feature_batch, cache, hashes=hashes)
+
+        @lru_cache(maxsize=4096)
+        def seen(path: Path) -> Thumbnail:
+            return thumbnail(load_image(path))
 
         def kept() -> np.ndarray:
             return np.array([n for n in range(len(quadruples)) if n not in removals])
@@ -80,35 +88,113 @@ def clean(
         if config.dedup == "near":
             rows = kept()
             own = images.features_ND[rows], bits_ND[rows]
-            found = near_copies(proposed(own, own, *floors), _same([images.paths[n] for n in rows]))
+            paths = [images.paths[n] for n in rows]
+            found = near_copies(proposed(own, own, *floors), lambda i, j: same_picture(seen(paths[i]), seen(paths[j])))
             remove({int(rows[i]): (int(rows[j]), cosine) for i, (j, cosine) in found.items()}, NEAR_COPY, ids)
-        if references.images:
-            rows, hashes = kept(), hash_images(references.images)
+        if reference_images:
+            rows, hashes = kept(), hash_images(reference_images)
             own = images.features_ND[rows], bits_ND[rows]
-            others = extract(references.images, extractor, config.feature_batch, cache, hashes=hashes)
-            pairs = proposed(own, (others, probed(references.images, hashes)), *floors)
-            found = near_references(pairs, _same([images.paths[n] for n in rows], references.images))
-            names = [str(path) for path in references.images]
+            others = extract(reference_images, extractor, config.feature_batch, cache, hashes=hashes)
+            pairs = proposed(own, (others, probed(reference_images, hashes)), *floors)
+            paths = [images.paths[n] for n in rows]
+            found = near_references(pairs, lambda i, j: same_picture(seen(paths[i]), seen(reference_images[j])))
+            names = [str(path) for path in reference_images]
             remove({int(rows[i]): of for i, of in found.items()}, REFERENCE_IMAGE, names)
-    _remove_texts(quadruples, references, config.reference_words, removals)
-    return [removals[n] for n in sorted(removals)]
-
-
-def _same(paths: Sequence[Path], others: Sequence[Path] | None = None) -> Same:
-    """Whether row i of `paths` and row j of `others` (default: of `paths`) show one picture, read from disk."""
-
-    @lru_cache(maxsize=4096)
-    def seen(path: Path) -> Thumbnail:
-        return thumbnail(load_image(path))
-
-    return lambda i, j: same_picture(seen(paths[i]), seen((paths if others is None else others)[j]))
-
-
-def _remove_texts(
-    quadruples: Sequence[Quadruple], references: References, words: int, removals: dict[int, Removal]
-) -> None:
-    known = TextOverlap(references.texts, words)
+    known = TextOverlap(reference_texts, config.reference_words)
     for n, quadruple in enumerate(quadruples):
         shared = None if n in removals else known.shared(quadruple.prompt) or known.shared(quadruple.question)
         if shared is not None:
             removals[n] = Removal(n, REFERENCE_TEXT, shared)
+    return [removals[n] for n in sorted(removals)]
+
+
+class PerceptualHash:
+    """An extractor whose features are the 64 bits of a perceptual hash as +1 and -1: cosines count equal bits."""
+
+    identity = "phash-1"
+
+    def features(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """float32 [n, 64]."""
+        import imagehash  # here, since it loads wavelets that no other run needs
+
+        bits = [imagehash.phash(Image.fromarray(image)).hash.ravel() for image in images]
+        return np.where(np.stack(bits), np.float32(1), np.float32(-1))
+
+
+def cosine_of_bits(different: int) -> float:
+    """The cosine of two hashes that differ in so many bits."""
+    return 1 - 2 * different / _BITS
+
+
+def proposed(
+    rows: tuple[np.ndarray, np.ndarray], others: tuple[np.ndarray, np.ndarray], floor: float, bits_floor: float
+) -> dict[tuple[int, int], float]:
+    """{(row, other row): cosine of their features} of what may be near copies, by row, the most similar first.
+
+    Proposed are each row's `_MOST` nearest others by features and by hash, as far as their features are alike enough.
+
+    Args:
+        rows, others: features [N, D], finite and not zero, and the bits [N, 64] of `PerceptualHash`.
+        floor: least cosine of the features, in [0, 1].
+        bits_floor: least cosine of the bits, from `cosine_of_bits`.
+    """
+    (features_ND, bits_ND), (features_RD, bits_RD) = rows, others
+    if not len(features_ND) or not len(features_RD):
+        return {}
+    unit_ND, unit_RD = normalise(features_ND), normalise(features_RD)
+    pairs: set[tuple[int, int]] = set()
+    for one_ND, other_RD, least in ((unit_ND, unit_RD, floor), (bits_ND, bits_RD, bits_floor)):
+        edges = candidates(one_ND, other_RD, _MOST, least)
+        pairs |= set(zip(edges.g_E.tolist(), edges.u_E.tolist(), strict=True))
+    found = {(row, other): float(unit_ND[row] @ unit_RD[other]) for row, other in pairs}
+    return dict(sorted(((k, s) for k, s in found.items() if s >= floor), key=lambda one: (one[0][0], -one[1], one[0])))
+
+
+def near_copies(
+    pairs: Mapping[tuple[int, int], float], same: Callable[[int, int], bool]
+) -> dict[int, tuple[int, float]]:
+    """{row: (the earlier row that it copies, cosine)}, from `proposed(rows, rows, ...)`; no copy is a copy of a copy.
+
+    Args:
+        same: whether the row and the other one are one picture.
+    """
+    either = {(max(pair), min(pair)): cosine for pair, cosine in pairs.items() if pair[0] != pair[1]}
+    copies: dict[int, tuple[int, float]] = {}
+    for (later, earlier), agrees in _judged(sorted(either, key=lambda pair: (pair[0], -either[pair], pair[1])), same):
+        if agrees and later not in copies and earlier not in copies:
+            copies[later] = (earlier, either[later, earlier])
+    return copies
+
+
+def near_references(
+    pairs: Mapping[tuple[int, int], float], same: Callable[[int, int], bool]
+) -> dict[int, tuple[int, float]]:
+    """{row: (the most similar reference that it copies, cosine)}, from `proposed(rows, references, ...)`."""
+    copies: dict[int, tuple[int, float]] = {}
+    for (row, reference), agrees in _judged(list(pairs), same):
+        if agrees:
+            copies.setdefault(row, (reference, pairs[row, reference]))
+    return copies
+
+
+def _judged(
+    pairs: Sequence[tuple[int, int]], same: Callable[[int, int], bool]
+) -> Iterable[tuple[tuple[int, int], bool]]:
+    judged = in_order(lambda pair: same(*pair), iter(pairs), DECODERS)
+    return track(judged, total=len(pairs), desc="near copies", unit="pair", disable=not pairs)
+
+
+def read_references(files: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """Images (`image_path`, relative to the file's folder) and texts (`prompt`, `question`) of JSON Lines files.
+
+    Raises:
+        InputError: a file is missing or broken, or an image path leaves its folder.
+    """
+    images: list[Path] = []
+    texts: list[str] = []
+    for name in files:
+        for n, row in read_jsonl(name):
+            if isinstance(row.get("image_path"), str):
+                images.append(resolve_image(row["image_path"], Path(name).parent, file=name, line=n))
+            texts += [row[key] for key in ("prompt", "question") if isinstance(row.get(key), str)]
+    return images, texts

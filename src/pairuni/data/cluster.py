@@ -2,9 +2,10 @@
 
 Pure functions, numpy in and numpy out, float32. The default is spherical Lloyd with full passes: short mini-batch runs
 at thousands of clusters leave up to two thirds of them with one image, whose "medoid" is then no prototype, so the
-numbers of empty and singleton clusters are part of the result. A pass compares images with the centroids that moved,
-all of them only where an image's own did: late passes cost little. Nearest means nearest in float64 (products.py), so
-that threads and devices do not change the result (they may with minibatch, which is scikit-learn's).
+numbers of empty and singleton clusters are part of the result. scikit-learn has no spherical k-means and its k-means++
+makes one pass over all images per cluster, so both are written here. A pass compares images with the centroids that
+moved, and with all of them only where an image's own moved: late passes cost little. The nearest centroid is decided in
+float64 (products.py), so that threads and devices do not change the result (they may with minibatch, scikit-learn's).
 Shapes: N images, R of them, D features, C clusters, P rows of a pool.
 """
 
@@ -17,7 +18,7 @@ from scipy.sparse import csr_matrix
 from sklearn.cluster import MiniBatchKMeans
 
 from pairuni.data.match import normalise
-from pairuni.data.products import above, below, exact, fastest
+from pairuni.data.products import above, below, exact
 from pairuni.progress import track
 from pairuni.streams import Stream, generator
 
@@ -27,7 +28,6 @@ _POOL = 64  # candidates that are compared with all images in one product while 
 _SKETCH = 128  # dimensions that seeding measures distances in
 _MINIBATCH = 8192  # below this, batches hold too few images per cluster at C in the thousands
 _ROWS = 1 << 14  # images whose nearest centroids are looked for at once
-_CROWD = 3  # proposals per image beyond which the faster precision takes longer
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Clustering:
     settled: bool
     """Whether no image moved in the last pass (minibatch: whether it stopped before its limit)."""
     mean_cosine: float
-    """Of images with the centroid of their cluster."""
+    """Mean cosine of images with the centroid of their cluster."""
 
 
 def medoids(features_ND: np.ndarray, clusters: int, seed: int) -> np.ndarray:
@@ -135,47 +135,37 @@ def _reassign(features_ND: np.ndarray, run: _Run, moved_C: np.ndarray) -> None:
 
     Images of a centroid that stood still are nearest to it or to one that moved; the others are compared with all.
     """
-    moved, precision = np.flatnonzero(moved_C), fastest()
     lost_N = moved_C[run.assignment_N]
     run.score_N[lost_N] = -np.inf
-    for rows, columns in ((np.flatnonzero(lost_N), np.arange(len(moved_C))), (np.flatnonzero(~lost_N), moved)):
+    for rows, columns in (
+        (np.flatnonzero(lost_N), np.arange(len(moved_C))),
+        (np.flatnonzero(~lost_N), np.flatnonzero(moved_C)),
+    ):
         for start in range(0, len(rows) if len(columns) else 0, _ROWS):
             some = rows[start : start + _ROWS]
-            features_RD = np.take(features_ND, some, axis=0)
-            centroids_CD = run.centroids_CD[columns]
-            proposed = _improve(features_RD, run, some, columns, centroids_CD, precision)
-            if proposed > _CROWD * len(some):
-                precision = torch.float32
+            features_RD, centroids_CD = np.take(features_ND, some, axis=0), run.centroids_CD[columns]
+            known_R1 = torch.from_numpy(run.score_N[some].astype(np.float32))[
+                :, None
+            ]  # the nearest reaches at least this
 
+            def limit(
+                products_RS: torch.Tensor, first: int, margin_R1: torch.Tensor, known_R1: torch.Tensor = known_R1
+            ) -> torch.Tensor:
+                best_R1 = below(products_RS.amax(dim=1, keepdim=True)) - margin_R1
+                known = known_R1[first : first + len(products_RS)]
+                known[:] = torch.maximum(known, best_R1.cpu())
+                return known.to(products_RS.device) - margin_R1
 
-def _improve(
-    features_RD: np.ndarray,
-    run: _Run,
-    rows: np.ndarray,
-    columns: np.ndarray,
-    centroids_CD: np.ndarray,
-    precision: torch.dtype,
-) -> int:
-    """Reassigns `rows` to any of `columns` that is nearer than their own centroid; the number of proposals."""
-    least_R1 = torch.from_numpy(run.score_N[rows].astype(np.float32))[:, None]  # what the nearest surely reaches
-
-    def limit(products_RS: torch.Tensor, start: int, margin_R1: torch.Tensor) -> torch.Tensor:
-        known_R1 = least_R1[start : start + len(products_RS)]
-        known_R1[:] = torch.maximum(known_R1, (below(products_RS.amax(dim=1, keepdim=True)) - margin_R1).cpu())
-        return known_R1.to(products_RS.device) - margin_R1
-
-    found = [(row, column) for row, column in above(features_RD, centroids_CD, limit, precision)]
-    row_E, column_E = (np.concatenate(part) for part in zip(*found, strict=True))
-    score_E = exact(features_RD, centroids_CD, row_E, column_E)
-    name_E = columns[column_E]
-    order = np.lexsort((name_E, -score_E, row_E))
-    row_E, score_E, name_E = row_E[order], score_E[order], name_E[order]
-    first = np.flatnonzero(np.diff(row_E, prepend=-1))
-    best, score, name = rows[row_E[first]], score_E[first], name_E[first]
-    own_score, own = run.score_N[best], run.assignment_N[best]
-    nearer = (score > own_score) | ((score == own_score) & (name < own))
-    run.score_N[best[nearer]], run.assignment_N[best[nearer]] = score[nearer], name[nearer]
-    return len(row_E)
+            found = list(above(features_RD, centroids_CD, limit))
+            row_E, column_E = (np.concatenate(part) for part in zip(*found, strict=True))
+            score_E, name_E = exact(features_RD, centroids_CD, row_E, column_E), columns[column_E]
+            order = np.lexsort((name_E, -score_E, row_E))
+            best = order[
+                np.flatnonzero(np.diff(row_E[order], prepend=-1))
+            ]  # of each row the nearest, the first of equals
+            image, score, name = some[row_E[best]], score_E[best], name_E[best]
+            nearer = (score > run.score_N[image]) | ((score == run.score_N[image]) & (name < run.assignment_N[image]))
+            run.score_N[image[nearer]], run.assignment_N[image[nearer]] = score[nearer], name[nearer]
 
 
 def _move(features_ND: np.ndarray, run: _Run, touched_C: np.ndarray) -> np.ndarray:
@@ -205,7 +195,7 @@ def _minibatch(features_ND: np.ndarray, clusters: int, rng: np.random.Generator,
     # Seeded as Lloyd is: scikit-learn's own k-means++ makes one pass over all images per cluster.
     seeds_CD = features_ND[_seeds(features_ND, clusters, rng)]
     state, batch = int(rng.integers(2**31)), min(_MINIBATCH, len(features_ND))
-    # scikit-learn has no annotations: what is inferred from its defaults is wrong.
+    # scikit-learn has no annotations, and pyright infers wrong types from its defaults.
     model: Any = MiniBatchKMeans(len(seeds_CD), init=cast(Any, seeds_CD), batch_size=batch, random_state=state)
     model.set_params(n_init=1, max_iter=passes).fit(features_ND)
     settled = model.n_steps_ < passes * len(features_ND) // batch

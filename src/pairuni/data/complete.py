@@ -1,25 +1,24 @@
 """The `complete` stage: understanding and generation samples -> quadruples.jsonl (paper 2.1).
 
-Samples are worked on side by side and written in their order, so that the files do not depend on timing. What a
-language model said is in the ledger (llm.py): a killed run continues without paying twice, and a second run
+Several samples are completed at a time and written in their order, so that the files do not depend on timing. The
+ledger keeps the replies of a language model (llm.py): a killed run continues without paying twice, and a second run
 costs nothing.
 """
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from pairuni.config import CompleteConfig
 from pairuni.data.completion import Outcome, complete_sample
-from pairuni.data.images import LoadedImage, look
+from pairuni.data.images import look
 from pairuni.data.llm_completer import NO_REPLY, LlmCompleter, LlmVerifier, Templates, texts_of
 from pairuni.data.ordered import in_order
-from pairuni.data.shapes_completer import ShapesCompleter
-from pairuni.data.sources import Item, Sources, gathers, open_sources
-from pairuni.data.verify import ShapesVerifier
+from pairuni.data.shapes_completion import ShapesCompleter, ShapesVerifier
+from pairuni.data.sources import Item, gathers, open_sources
 from pairuni.files import file_hash, jsonl_writer, put, write_json, writing
 from pairuni.llm import Chat, Ledger
 from pairuni.outputs import Outputs
@@ -28,25 +27,9 @@ from pairuni.types import Sample, Side
 
 FILES = ("quadruples.jsonl", "rejected.jsonl", "completion.json")
 _CHARACTERS = 4
-"""Per token, roughly, in English."""
+"""Characters per token in English, roughly."""
 _REPLY_TOKENS = 100
-"""Of a caption, question or verdict, roughly."""
-
-
-@dataclass(frozen=True)
-class Placed:
-    """An item and its place among those of its side."""
-
-    item: Item
-    position: int
-
-
-@dataclass(frozen=True)
-class Finished:
-    """What became of an item, and what was unusual about its image."""
-
-    outcome: Outcome
-    notes: tuple[str, ...] = ()
+"""Tokens of a caption, question or verdict, roughly."""
 
 
 class Tally:
@@ -58,9 +41,8 @@ class Tally:
         self.reasons: Counter[str] = Counter()
         self.notes: Counter[str] = Counter()
 
-    def add(self, sample: Sample, finished: Finished) -> None:
-        outcome = finished.outcome
-        self.notes.update(finished.notes)
+    def add(self, sample: Sample, outcome: Outcome) -> None:
+        self.notes.update(outcome.notes)
         self.inputs += 1
         self.retried += outcome.attempts > 1
         ended = self.rejected if outcome.quadruple is None else self.completed
@@ -72,15 +54,6 @@ class Tally:
         counts = {"inputs": self.inputs, "completed": self.completed, "rejected": self.rejected}
         found = {"reasons": dict(sorted(self.reasons.items())), "notes": dict(sorted(self.notes.items()))}
         return {**counts, "retried": self.retried, **found}
-
-
-@dataclass(frozen=True)
-class _Run:
-    """What a config comes to."""
-
-    sources: Sources
-    chat: Chat | None
-    outcomes: Callable[[str], Iterator[tuple[Item, Finished, Progress]]]
 
 
 def run_complete(config: CompleteConfig) -> dict[str, Any]:
@@ -104,46 +77,53 @@ def run_complete(config: CompleteConfig) -> dict[str, Any]:
 
 
 def _complete(config: CompleteConfig, output: Path) -> dict[str, Any]:
-    run, tally = _begin(config), Tally()
+    work, tally = _Work(config), Tally()
     with jsonl_writer(output / "quadruples.jsonl") as keep, jsonl_writer(output / "rejected.jsonl") as reject:
-        for item, finished, bar in run.outcomes("complete"):
-            tally.add(item.sample, finished)
-            if finished.outcome.quadruple is None:
-                reject(_rejection(item.sample, finished.outcome.reason))
+        for item, outcome, bar in work.outcomes("complete"):
+            sample = item.sample
+            tally.add(sample, outcome)
+            if outcome.quadruple is None:
+                row = {"id": sample.id, "side": str(sample.side), "image_path": sample.image_path}
+                row |= {"prompt": sample.prompt, "question": sample.question, "answer": sample.answer}
+                row |= {"tag": sample.tag, "reason": outcome.reason}
+                reject({**sample.extra, **{key: value for key, value in row.items() if value is not None}})
             else:
-                keep(finished.outcome.quadruple.to_json())
-                if run.sources.gathers:
-                    _gather(item, run.sources.image_root)
-            if run.chat is not None:
-                bar.set_postfix_str(_progress(run.chat, tally), refresh=False)
+                keep(outcome.quadruple.to_json())
+                if work.sources.gathers:
+                    put(work.sources.image_root / sample.image_path, item.read())
+            if work.chat is not None:
+                used = work.chat.usage
+                counts = f"{sum(tally.rejected.values())} rejected, {used.calls} calls, {used.replayed} replayed"
+                bar.set_postfix_str(f"{counts}, cost {used.cost(config.llm):.2f}", refresh=False)
     files = {str(side): Path(vars(config)[side]) for side in Side}
     summary = {
         "options": {name: value for name, value in asdict(config).items() if name != "overwrite"},
         "quadruples": str(output / "quadruples.jsonl"),
-        "image_root": str(run.sources.image_root),
+        "image_root": str(work.sources.image_root),
         "input_hashes": {name: file_hash(path) if path.is_file() else None for name, path in files.items()},
-        "counts": {**tally.to_json(), "left_out": dict(run.sources.left_out)},
+        "counts": {**tally.to_json(), "left_out": dict(work.sources.left_out)},
     }
-    if run.chat is not None:
-        summary["llm"] = {**asdict(run.chat.usage), "cost": round(run.chat.usage.cost(config.llm), 4)}
+    if work.chat is not None:
+        summary["llm"] = {**asdict(work.chat.usage), "cost": round(work.chat.usage.cost(config.llm), 4)}
     write_json(output / "completion.json", summary)
     return summary
 
 
 def estimate(config: CompleteConfig) -> dict[str, float]:
-    """What a run would take if no sample needed a second try: samples, those still to be asked about, tokens, cost.
+    """An estimate of a run in which no sample needs a second try: samples, those still to be asked about, tokens, cost.
 
-    What the ledger holds is replayed. Two calls per sample are counted: one writes, one judges. Nothing is asked and
-    nothing is written.
+    Replies in the ledger are replayed. Two calls per sample are counted: one writes, one judges. No model is asked and
+    no file is written.
 
     Raises:
         InputError: as `run_complete`.
     """
-    run, templates = _begin(replace(config, llm=replace(config.llm, replay=True))), Templates(config.llm.prompts)
+    work = _Work(replace(config, llm=replace(config.llm, replay=True)))
+    templates = Templates(config.llm.prompts)
     samples = calls = tokens = 0
-    for item, finished, _ in run.outcomes("dry run"):
+    for item, outcome, _ in work.outcomes("dry run"):
         samples += 1
-        if finished.outcome.reason.startswith(NO_REPLY):
+        if outcome.reason.startswith(NO_REPLY):
             texts, pictures = texts_of(item.sample, templates)
             calls += len(texts)
             tokens += sum(map(len, texts)) // _CHARACTERS + pictures * config.llm.image_tokens
@@ -153,63 +133,42 @@ def estimate(config: CompleteConfig) -> dict[str, float]:
     return {**counts, "cost": round(cost, 2)}
 
 
-def _begin(config: CompleteConfig) -> _Run:
-    sources = open_sources(config)
-    chat, completer, verifier = None, ShapesCompleter(config.seed), ShapesVerifier()
-    if config.completer == "llm":
-        chat = Chat(config.llm, Ledger(Path(config.llm.ledger or Path(config.output) / "ledger")))
-        templates = Templates(config.llm.prompts)
-        completer, verifier = LlmCompleter(chat, templates, config.seed), LlmVerifier(chat, templates)
+class _Work:
+    """The samples of a config, its completer and its verifier."""
 
-    def work(placed: Placed) -> Finished:
-        item = placed.item
-        image = item.fault or _looked_at(item)
+    def __init__(self, config: CompleteConfig) -> None:
+        self.config, self.sources, self.chat = config, open_sources(config), None
+        self._completer, self._verifier = ShapesCompleter(config.seed), ShapesVerifier()
+        if config.completer == "llm":
+            self.chat = Chat(config.llm, Ledger(Path(config.llm.ledger or Path(config.output) / "ledger")))
+            templates = Templates(config.llm.prompts)
+            self._completer = LlmCompleter(self.chat, templates, config.seed)
+            self._verifier = LlmVerifier(self.chat, templates)
+
+    def outcomes(self, title: str) -> Iterator[tuple[Item, Outcome, Progress]]:
+        """Each sample of this shard with what became of it, in order, and the progress bar."""
+        placed = itertools.islice(self._placed(), self.config.shard, None, self.config.shards)
+        workers = 1 if self.chat is None else self.config.llm.concurrency
+        bar = track(in_order(lambda one: self._outcome(*one), placed, workers), title, unit="sample")
+        for (item, _), outcome in bar:
+            yield item, outcome, bar
+
+    def _placed(self) -> Iterator[tuple[Item, int]]:
+        """Each item and its place among those of its side."""
+        counts = dict.fromkeys(Side, 0)
+        for item in self.sources:
+            yield item, counts[item.sample.side]
+            counts[item.sample.side] += 1
+
+    def _outcome(self, item: Item, position: int) -> Outcome:
+        try:
+            image = item.fault or look(item.read())
+        except FileNotFoundError:
+            image = "the image does not exist"
+        except OSError:
+            image = "the image cannot be read"
         if isinstance(image, str):
-            return Finished(Outcome(None, image, 0))
-        outcome = complete_sample(item.sample, image, completer, verifier, config.attempts, placed.position)
-        return Finished(outcome, image.notes)
-
-    def outcomes(what: str) -> Iterator[tuple[Item, Finished, Progress]]:
-        mine = itertools.islice(_placed(sources), config.shard, None, config.shards)
-        workers = 1 if chat is None else config.llm.concurrency
-        bar = track(in_order(work, mine, workers), what, unit="sample")
-        for placed, finished in bar:
-            yield placed.item, finished, bar
-
-    return _Run(sources, chat, outcomes)
-
-
-def _placed(sources: Sources) -> Iterator[Placed]:
-    counts = dict.fromkeys(Side, 0)
-    for item in sources:
-        side = item.sample.side
-        yield Placed(item, counts[side])
-        counts[side] += 1
-
-
-def _looked_at(item: Item) -> LoadedImage | str:
-    try:
-        return look(item.read())
-    except FileNotFoundError:
-        return "the image does not exist"
-    except OSError:
-        return "the image cannot be read"
-
-
-def _gather(item: Item, root: Path) -> None:
-    """Puts the image where its sample says. One that a killed run has put there is left."""
-    put(root / item.sample.image_path, item.read())
-
-
-def _progress(chat: Chat, tally: Tally) -> str:
-    usage = chat.usage
-    return (
-        f"{sum(tally.rejected.values())} rejected, {usage.calls} calls, {usage.replayed} replayed, "
-        f"cost {usage.cost(chat.config):.2f}"
-    )
-
-
-def _rejection(sample: Sample, reason: str) -> dict[str, Any]:
-    row = {"id": sample.id, "side": str(sample.side), "image_path": sample.image_path, "prompt": sample.prompt}
-    row |= {"question": sample.question, "answer": sample.answer, "tag": sample.tag, "reason": reason}
-    return {**sample.extra, **{key: value for key, value in row.items() if value is not None}}
+            return Outcome(None, image, 0)
+        tries = self.config.attempts
+        outcome = complete_sample(item.sample, image, self._completer, self._verifier, tries, position)
+        return replace(outcome, notes=image.notes)

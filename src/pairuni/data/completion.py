@@ -1,8 +1,8 @@
-"""Generate-then-verify (paper 2.1): the loop, and what a completer and a verifier must offer.
+"""Generate-then-verify (paper 2.1): the loop, and the protocols of completers and verifiers.
 
 The completer writes the missing half, the verifier checks the whole against the original half and the image, and a
-sample that fails is tried again, with the complaint, and then rejected with the reason. Completers: the offline one of
-the Shapes world (shapes_completer.py) and one that asks a language model (llm_completer.py).
+sample that fails is tried again, with the complaint, and then rejected with the reason. There are two completers: one
+for the Shapes world (shapes_completion.py), and one that asks a language model (llm_completer.py).
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class Attempt:
     """One try at one sample."""
 
     position: int = 0
-    """Of the sample among those of its side, for what is spread evenly over samples."""
+    """The sample's place among those of its side; a completer spreads its choices evenly by it."""
     number: int = 0
     """From 0."""
     complaint: str = ""
@@ -40,7 +40,7 @@ class Verifier(Protocol):
     """Finds contradictions."""
 
     def contradiction(self, quadruple: Quadruple, image: LoadedImage, attempt: Attempt) -> str | None:
-        """What is wrong with the quadruple, None where nothing is."""
+        """The contradiction in the quadruple, None where there is none."""
         ...
 
 
@@ -54,12 +54,14 @@ class Rejected(Exception):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a sample."""
+    """The result of completing a sample."""
 
     quadruple: Quadruple | None
     reason: str
-    """Why the last attempt failed; what stands before a colon is the kind of reason. Empty where none failed last."""
+    """Why the last attempt failed; the text before a colon is the kind of reason. Empty where it succeeded."""
     attempts: int
+    notes: tuple[str, ...] = ()
+    """Unusual features of the image that were corrected."""
 
 
 def complete_sample(
@@ -70,7 +72,17 @@ def complete_sample(
     for number in range(attempts):
         attempt = Attempt(position, number, reason)
         try:
-            quadruple = _completed(sample, image, completer, attempt)
+            prompt, question, answer = sample.prompt, sample.question, sample.answer
+            if sample.side is Side.UNDERSTANDING:
+                prompt = completer.caption(sample, image, attempt)
+            else:
+                question, answer = completer.question(sample, image, attempt) or (None, None)
+            if prompt is None or question is None or answer is None:
+                raise Rejected("the completer finds nothing to write")
+            if any(text != text.encode("utf-8", "replace").decode() for text in (prompt, question, answer)):
+                raise Rejected("the completer writes a lone surrogate")  # no file could be written with it
+            given = sample.id, sample.side, sample.image_path
+            quadruple = Quadruple(*given, prompt, question, answer, sample.tag, sample.extra)
             reason = verifier.contradiction(quadruple, image, attempt) or ""
         except Rejected as err:
             reason = str(err)
@@ -80,16 +92,3 @@ def complete_sample(
         if not reason:
             return Outcome(quadruple, "", number + 1)
     return Outcome(None, reason, attempts)
-
-
-def _completed(sample: Sample, image: LoadedImage, completer: Completer, attempt: Attempt) -> Quadruple:
-    prompt, question, answer = sample.prompt, sample.question, sample.answer
-    if sample.side is Side.UNDERSTANDING:
-        prompt = completer.caption(sample, image, attempt)
-    else:
-        question, answer = completer.question(sample, image, attempt) or (None, None)
-    if prompt is None or question is None or answer is None:
-        raise Rejected("the completer finds nothing to write")
-    if any(text != text.encode("utf-8", "replace").decode() for text in (prompt, question, answer)):
-        raise Rejected("the completer writes a lone surrogate")  # no file could be written with it
-    return Quadruple(sample.id, sample.side, sample.image_path, prompt, question, answer, sample.tag, sample.extra)

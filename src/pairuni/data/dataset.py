@@ -1,4 +1,4 @@
-"""What training draws from: the halves of pairs, step by step, and images from disk.
+"""The data of training: halves of pairs for each step, and images from disk.
 
 The order is a pure function of (seed, step), so that a resumed run needs the step number alone; a fingerprint tells
 whether the pairs are still the same. Mixing modes that change the pairs themselves are in mixing.py.
@@ -58,7 +58,7 @@ class PairSampler:
         return halves
 
     def state(self, step: int) -> dict[str, Any]:
-        """What a checkpoint keeps: next step, version of random streams, fingerprint of pairs, batch, seed and mode."""
+        """For a checkpoint: next step, version of random streams, fingerprint of pairs, batch, seed and mode."""
         return {"step": step, "streams": VERSION, "fingerprint": self.fingerprint}
 
     def restore(self, state: dict[str, Any]) -> int:
@@ -89,7 +89,7 @@ class ImageCache:
         self.capacity, self._images = capacity, OrderedDict[Path, np.ndarray]()
 
     def load(self, path: str | Path) -> np.ndarray:
-        """As `load_image`. Raises InputError likewise."""
+        """The image, as `load_image` gives it. Raises InputError likewise."""
         path = Path(path)
         if path not in self._images:
             image = load_image(path)

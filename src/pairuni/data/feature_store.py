@@ -1,8 +1,8 @@
 """Feature rows on disk by image content: append-only, memory-mapped, and found again after a kill.
 
 A folder holds features.f32 (rows of float32), keys.sha256 (32 bytes per row, written after the row) and store.json (the
-width). Rows without a key, and what a killed process left of a row, are cut off when the store is opened for writing.
-One process writes at a time; a lock says so.
+width). Rows without a key, and half rows of a killed process, are cut off when the store is opened for writing. A lock
+keeps all but one writing process out. By hand, because no table format maps rows into memory and grows row by row.
 """
 
 import os
@@ -28,7 +28,8 @@ class FeatureStore:
         self.folder, self._width = folder, 0
         self._row_of: dict[bytes, int] = {}
         self._memory: list[np.ndarray] = []
-        self._open_for_writing = False
+        self._files: list[Any] = []
+        """features.f32, keys.sha256 and the lock, where they are open."""
         if folder is not None and folder.exists():
             self._open(folder)
 
@@ -38,9 +39,8 @@ class FeatureStore:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._open_for_writing:
-            for file in (self._features, self._keys, self._lock):
-                file.close()
+        for file in self._files:
+            file.close()
 
     def __contains__(self, key: str) -> bool:
         return bytes.fromhex(key) in self._row_of
@@ -50,11 +50,11 @@ class FeatureStore:
 
     def reserve(self) -> None:
         """Opens the folder for writing and so keeps other processes out. `add` does it too; harmless when repeated."""
-        if self.folder is not None and not self._open_for_writing:
+        if self.folder is not None and not self._files:
             self._open(self.folder)
 
     def add(self, keys: Sequence[str], features_ND: np.ndarray) -> None:
-        """Appends the rows whose keys are new; others are there already.
+        """Appends the rows whose keys are new; the others are in the store.
 
         Raises InputError where the width is not that of the rows before.
         """
@@ -66,7 +66,7 @@ class FeatureStore:
         if self.folder is None:
             self._memory.append(features_ND)
         else:
-            self._append(self._features, features_ND.tobytes())
+            _append(self._files[0], features_ND.tobytes())
         self._name(keys)
 
     def add_unordered(self, keys: Sequence[str], parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
@@ -92,7 +92,7 @@ class FeatureStore:
                 if not keys:
                     continue
                 shape = (start + len(keys), self._width)
-                self._features.truncate(shape[0] * self._width * _FLOAT)  # the first time it grows
+                self._files[0].truncate(shape[0] * self._width * _FLOAT)  # the first time it grows
                 stored = np.memmap(self.folder / "features.f32", np.float32, "r+", shape=shape)
                 new = place_N[places_n] >= 0
                 stored[start + place_N[places_n][new]] = features_nD[new]
@@ -100,10 +100,19 @@ class FeatureStore:
                 seen_n[place_N[places_n][new]] = True
             assert seen_n.all()
         except BaseException:
-            self._features.truncate(size)
+            self._files[0].truncate(size)
             raise
-        os.fsync(self._features.fileno())
+        os.fsync(self._files[0].fileno())
         self._name(keys)
+
+    def rows(self, keys: Sequence[str]) -> np.ndarray:
+        """float32 [len(keys), D]. A read-only view of the file where the keys are its rows in their order."""
+        places = np.array([self._row_of[bytes.fromhex(key)] for key in keys])
+        if self.folder is None:
+            stored = np.concatenate(self._memory)
+        else:
+            stored = np.memmap(self.folder / "features.f32", np.float32, "r", shape=(len(self), self._width))
+        return stored if np.array_equal(places, np.arange(len(self))) else np.take(stored, places, axis=0)
 
     def _set_width(self, width: int) -> None:
         if self._width and width != self._width:
@@ -115,75 +124,37 @@ class FeatureStore:
     def _name(self, keys: Sequence[str]) -> None:
         """Makes the rows that were written count."""
         if self.folder is not None:
-            self._append(self._keys, b"".join(bytes.fromhex(key) for key in keys))
+            _append(self._files[1], b"".join(bytes.fromhex(key) for key in keys))
         for key in keys:
             self._row_of[bytes.fromhex(key)] = len(self._row_of)
-
-    def rows(self, keys: Sequence[str]) -> np.ndarray:
-        """float32 [len(keys), D]. A read-only view of the file where the keys are its rows in their order."""
-        places = np.array([self._row_of[bytes.fromhex(key)] for key in keys])
-        if self.folder is None:
-            stored = np.concatenate(self._memory)
-        else:
-            stored = np.memmap(self.folder / "features.f32", np.float32, "r", shape=(len(self), self._width))
-        return stored if np.array_equal(places, np.arange(len(self))) else np.take(stored, places, axis=0)
 
     def _open(self, folder: Path) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock = (folder / "lock").open("wb")
-            hold(self._lock)
+            lock = (folder / "lock").open("wb")
+            hold(lock)
         except BlockingIOError:
             raise InputError("another process writes features here", file=folder) from None
         except OSError as err:
             raise InputError(f"cannot be used ({err.strerror})", file=folder) from None
-        self._open_for_writing = True
-        self._features, self._keys = (folder / "features.f32").open("ab"), (folder / "keys.sha256").open("ab")
-        if not (folder / "store.json").is_file():
-            self._cut(0, 0)  # rows without a record of their width are of no use
-            return
-        width = read_json(folder / "store.json").get("width")
-        if not isinstance(width, int) or width < 1:
-            raise InputError("holds no width, delete the folder", file=folder / "store.json")
-        count = min(self._keys.tell() // _KEY, self._features.tell() // (width * _FLOAT))
-        self._cut(count * width * _FLOAT, count * _KEY)
-        self._width = width
+        features, keys = (folder / "features.f32").open("ab"), (folder / "keys.sha256").open("ab")
+        self._files = [features, keys, lock]
+        if (folder / "store.json").is_file():
+            width = read_json(folder / "store.json").get("width")
+            if not isinstance(width, int) or width < 1:
+                raise InputError("holds no width, delete the folder", file=folder / "store.json")
+            self._width = width
+        # Rows without a record of their width are of no use.
+        count = min(keys.tell() // _KEY, features.tell() // (self._width * _FLOAT)) if self._width else 0
+        features.truncate(count * self._width * _FLOAT)
+        keys.truncate(count * _KEY)
         names = (folder / "keys.sha256").read_bytes()
-        keys = [names[n * _KEY : (n + 1) * _KEY] for n in range(count)]
-        self._row_of = dict(zip(reversed(keys), range(count - 1, -1, -1), strict=True))  # of equal keys the first row
+        self._row_of = {names[n * _KEY : (n + 1) * _KEY]: n for n in range(count)}
         if len(self._row_of) != count:
-            self._heal(folder)
-        else:
-            self._row_of = dict(zip(keys, range(count), strict=True))
+            raise InputError("holds a key twice, delete the folder", file=folder / "keys.sha256")
 
-    def _heal(self, folder: Path) -> None:
-        """Leaves out the rows whose key stands in an earlier one, as older versions could write them.
 
-        Killed half-way it leaves a store without store.json, which counts as empty.
-        """
-        first_of = sorted(self._row_of.items(), key=lambda item: item[1])
-        stored = np.memmap(folder / "features.f32", np.float32, "r").reshape(-1, self._width)
-        for name in ("features.f32", "keys.sha256"):
-            with (folder / f"{name}.new").open("wb") as file:
-                for key, row in first_of:
-                    file.write(stored[row].tobytes() if name == "features.f32" else key)
-                file.flush()
-                os.fsync(file.fileno())
-        self._features.close()
-        self._keys.close()
-        (folder / "store.json").unlink()
-        for name in ("features.f32", "keys.sha256"):
-            (folder / f"{name}.new").replace(folder / name)
-        write_json(folder / "store.json", {"width": self._width})
-        self._features, self._keys = (folder / "features.f32").open("ab"), (folder / "keys.sha256").open("ab")
-        self._row_of = {key: n for n, (key, _) in enumerate(first_of)}
-
-    def _cut(self, features: int, keys: int) -> None:
-        self._features.truncate(features)
-        self._keys.truncate(keys)
-
-    @staticmethod
-    def _append(file: Any, content: bytes) -> None:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+def _append(file: Any, content: bytes) -> None:
+    file.write(content)
+    file.flush()
+    os.fsync(file.fileno())

@@ -43,7 +43,7 @@ class Extractor(Protocol):
 
     @property
     def identity(self) -> str:
-        """Name and version or weight hash: what a feature depends on beside the image. Fit for a folder name."""
+        """Name and version or weight hash: all that a feature depends on beside the image. Fit for a folder name."""
         ...
 
     def features(self, images: Sequence[np.ndarray]) -> np.ndarray:
@@ -78,7 +78,7 @@ def load_extractor(name: ExtractorName, weights: str = "") -> Extractor:
 
 
 def make_extractor(place: str, weights: str) -> Extractor:
-    """What stands at `module:class or function`; weights "" where it takes none. Raises InputError as it does."""
+    """Makes the extractor `module:class or function`; weights "" where it takes none. Raises InputError as it does."""
     module, member = place.split(":")
     make = vars(import_module(module))[member]
     return make(weights) if weights else make()
@@ -165,12 +165,12 @@ def read_images(
     engine: Engine = compute_here,
     hashes: Sequence[str] | None = None,
 ) -> tuple[Images, dict[int, InputError]]:
-    """What can be read of the images, in order, and by its index in `paths` why the rest cannot.
+    """The images that can be read, in order, and by its index in `paths` why another cannot.
 
     Args:
         batch: images per call of the extractor. Does not change the result.
         cache: folder of features by image content; made where it is missing, shared by extractors.
-        engine: what computes the rows that the cache lacks.
+        engine: computes the rows that the cache lacks.
         hashes: `hash_images(paths)`, where it is known already.
 
     Raises:

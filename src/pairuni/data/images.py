@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 from pairuni.errors import InputError
 
 BROKEN_IMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
-"""What PIL raises for images that it cannot read."""
+"""PIL's errors for images that it cannot read."""
 _PLAYS = frozenset({"GIF", "PNG", "WEBP", "AVIF"})
 """Formats whose further pictures are the frames of an animation."""
 _WIDE = {"I": "32-bit grey", "F": "floating-point grey"}
@@ -43,7 +43,7 @@ class LoadedImage:
     content_hash: str
     """SHA-256 of the file."""
     notes: tuple[str, ...] = ()
-    """What is unusual about it and was put right."""
+    """Unusual features of the file that were corrected while it was decoded."""
 
 
 @dataclass(frozen=True)

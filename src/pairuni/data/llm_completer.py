@@ -23,7 +23,7 @@ from pairuni.types import Quadruple, Sample, Side
 
 LETTERS = "ABCD"
 INSTRUCTION = "Answer with the options letter from the given choices directly."
-"""As in the published PairUG data (paper 2.3)."""
+"""The instruction in the published PairUG data (paper 2.3)."""
 NO_REPLY = "no reply"
 """Begins the reason of samples that were not answered for; a later run asks again."""
 _COMPLAINT = "An earlier try was refused: $complaint Do better."
@@ -53,7 +53,7 @@ class QuestionReply(Reply):
 
 
 class Verdict(Reply):
-    """Of the second call."""
+    """The reply to the second call."""
 
     contradiction: bool
     reason: str

@@ -1,6 +1,6 @@
-"""What is known of a pairs file: counts over it, and the pairing.json that `pairuni pair` wrote beside it.
+"""Counts over a pairs file, and the pairing.json that `pairuni pair` wrote beside it.
 
-For those who show or hand on a pairs file as it is: the gallery and the data card. No images are opened here.
+The gallery and the data card of an export show them. No images are opened here.
 """
 
 from collections import Counter
@@ -39,12 +39,12 @@ class Overview:
     tags: list[HalfCount]
     """The most frequent first; a half without a tag counts as ""."""
     similarities: list[float]
-    """Of retrieved pairs, in file order."""
+    """Those of retrieved pairs, in file order."""
 
 
 @dataclass(frozen=True)
 class PairingRecord:
-    """What pairing.json says, as far as it is shown elsewhere."""
+    """The parts of pairing.json that are shown elsewhere."""
 
     __pydantic_config__ = _PLAIN
     options: dict[str, Any] = field(default_factory=dict)

@@ -4,9 +4,9 @@ Images of both sides are clustered together; each cluster's medoid becomes an al
 images are matched to the remaining understanding images by similarity and become retrieved pairs. Every image is used
 at most once. The paper is silent on the visiting order (here: shuffled by the seed, recorded) and on duplicates.
 
-Duplicates: files with equal content are one image. The first quadruple of it, in file order and whichever its side, is
-kept and the others are counted as duplicates; hence no image is matched with a copy of itself. The stage leaves out
-near copies too where asked (cleaning.py).
+Duplicates: files with equal content are one image. The first quadruple of it in file order, of either side, is kept and
+the others are counted as duplicates; so no image is matched with a copy of itself. The stage removes near copies too
+where asked (cleaning.py).
 """
 
 import os
@@ -47,7 +47,7 @@ ALONE, TAKEN, CUT = "no candidate reaches the floor", "every candidate is in ano
 
 @dataclass(frozen=True)
 class Counts:
-    """What became of the quadruples."""
+    """How many quadruples went where."""
 
     inputs: int
     duplicates: int
@@ -76,7 +76,7 @@ class Pairing:
     generation_order: list[str]
     """Ids of the remaining generation quadruples in the order in which they were visited."""
     unmatched: list[tuple[Quadruple, str]]
-    """What is in no pair, in file order, with the reason."""
+    """Quadruples in no pair, in file order, each with the reason."""
     kmeans: dict[str, Any]
     """How the clustering ended: passes, settled, mean_cosine."""
     graph: dict[str, Any]
@@ -208,11 +208,21 @@ def _pair(config: PairConfig) -> dict[str, Any]:
         images, broken = read_images(paths, extractor, config.feature_batch, cache, engine)
         clock.lap("features")
         rows = np.setdiff1d(np.arange(len(paths)), list(broken))
-        removals = clean([quadruples[n] for n in rows], images, config, extractor, cache)
+        readable = [quadruples[n] for n in rows]
+        removals = clean(readable, images, config, extractor, cache)
         clock.lap("clean")
     except InputError as err:
-        raise _with_line(err, source, paths) from None
-    pairing = _paired([quadruples[n] for n in rows], images.features_ND, removals, config)
+        if err.file is None or Path(err.file) not in paths:
+            raise
+        # An image that is wrong: the line that names it is what the user has to mend.
+        line = [n for n, _ in read_jsonl(source)][paths.index(Path(err.file))]
+        raise InputError(f"{err.file}: {err.message}", file=source, line=line, field="image_path") from None
+    left = np.setdiff1d(np.arange(len(rows)), [r.index for r in removals])
+    if not len(left):
+        raise InputError("nothing is left: every quadruple is in a reference set", file=source)
+    # A copy of the features only where it is needed: they may be many.
+    features_ND = images.features_ND[left] if removals else images.features_ND
+    pairing = build_pairs([readable[n] for n in left], features_ND, config)
     removals = [replace(r, index=int(rows[r.index])) for r in removals]
     removals += [Removal(n, UNREADABLE, err.message, None) for n, err in broken.items()]
     removals.sort(key=lambda r: r.index)
@@ -221,6 +231,12 @@ def _pair(config: PairConfig) -> dict[str, Any]:
     write_jsonl(output / "removed.jsonl", (r.to_json(quadruples[r.index]) for r in removals))
     write_jsonl(output / "unmatched.jsonl", ({**q.to_json(), "reason": why} for q, why in pairing.unmatched))
     clock.lap("write")
+    reasons = Counter(r.reason for r in removals)
+    _, across = _first_of_each(readable, images.hashes)
+    # Cosines of random pairs of different images, to set the floor against.
+    i, j = generator(config.seed, Stream.RANDOM_COSINES).integers(len(rows), size=(2, _RANDOM_PAIRS))
+    different = np.array([images.hashes[a] != images.hashes[b] for a, b in zip(i.tolist(), j.tolist(), strict=True)])
+    cosines = np.einsum("nd,nd->n", images.features_ND[i[different]], images.features_ND[j[different]])
     summary = {
         "options": {name: value for name, value in asdict(config).items() if name != "overwrite"},
         "image_root": _relative(root, output),
@@ -230,40 +246,23 @@ def _pair(config: PairConfig) -> dict[str, Any]:
             "images": sha256(" ".join(images.hashes).encode()).hexdigest(),
         },
         "pairs_hash": file_hash(output / "pairs.jsonl"),
-        "counts": asdict(pairing.counts) | _removed(quadruples, rows, images.hashes, removals),
+        "counts": asdict(pairing.counts)
+        | {"inputs": len(quadruples), "duplicates": reasons[COPY], "duplicates_across_sides": across}
+        | {"removed": {reason: reasons[reason] for reason in REASONS}},
         "kmeans": pairing.kmeans,
         "graph": pairing.graph,
         "similarity": _quantiles([p.similarity for p in pairing.pairs if p.kind == "retrieved"]),
-        "random_pair_cosine": _quantiles(_random_cosines(images.features_ND, images.hashes, config.seed)),
+        "random_pair_cosine": _quantiles(cosines),
         "notices": _notices(config, pairing.counts, len(broken), output, root),
         "seconds": clock.seconds,
-        "peak_rss_mb": _peak_rss_mb(),
+        "peak_rss_mb": None,
         "generation_order": pairing.generation_order,
     }
+    if resource is not None:  # bytes on macOS, KiB elsewhere
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        summary["peak_rss_mb"] = round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
     write_json(output / "pairing.json", summary)
     return summary
-
-
-def _paired(
-    quadruples: Sequence[Quadruple], features_ND: np.ndarray, removals: Sequence[Removal], config: PairConfig
-) -> Pairing:
-    """Algorithm 1 without what was removed. Raises InputError where nothing is left."""
-    left = np.setdiff1d(np.arange(len(quadruples)), [r.index for r in removals])
-    if not len(left):
-        raise InputError("nothing is left: every quadruple is in a reference set", file=config.quadruples)
-    if len(left) < len(quadruples):  # else no copy: they may be many
-        features_ND = features_ND[left]
-    return build_pairs([quadruples[n] for n in left], features_ND, config)
-
-
-def _removed(
-    quadruples: Sequence[Quadruple], rows: np.ndarray, hashes: Sequence[str], removals: Sequence[Removal]
-) -> dict[str, Any]:
-    """Counts of what never reached Algorithm 1. `rows` are those with a readable image, whose `hashes` these are."""
-    _, across = _first_of_each([quadruples[n] for n in rows], hashes)
-    counted = Counter(r.reason for r in removals)
-    duplicates = {"duplicates": counted[COPY], "duplicates_across_sides": across}
-    return {"inputs": len(quadruples), **duplicates, "removed": {reason: counted[reason] for reason in REASONS}}
 
 
 class _Clock:
@@ -279,26 +278,10 @@ class _Clock:
         self._start = now
 
 
-def _with_line(err: InputError, source: Path, paths: Sequence[Path]) -> InputError:
-    """The error of an image, with the line that names the image; other errors as they are."""
-    if err.file is None or Path(err.file) not in paths:
-        return err
-    lines = [n for n, _ in read_jsonl(source)]
-    line = lines[list(paths).index(Path(err.file))]
-    return InputError(f"{err.file}: {err.message}", file=source, line=line, field="image_path")
-
-
 def _quantiles(values: Sequence[float] | np.ndarray) -> dict[str, float] | None:
     if not len(values):
         return None
     return {f"{q:g}": round(float(v), 6) for q, v in zip(QUANTILES, np.quantile(values, QUANTILES), strict=True)}
-
-
-def _random_cosines(features_ND: np.ndarray, hashes: Sequence[str], seed: int) -> np.ndarray:
-    """Cosines of random pairs of different images: what the floor has to be seen against."""
-    i, j = generator(seed, Stream.RANDOM_COSINES).integers(len(hashes), size=(2, _RANDOM_PAIRS))
-    different = np.array([hashes[a] != hashes[b] for a, b in zip(i.tolist(), j.tolist(), strict=True)])
-    return np.einsum("nd,nd->n", features_ND[i[different]], features_ND[j[different]])
 
 
 def _notices(config: PairConfig, counts: Counts, broken: int, output: Path, root: Path) -> list[str]:
@@ -320,10 +303,3 @@ def _relative(root: Path, output: Path) -> str:
         return Path(os.path.relpath(root.resolve(), output.resolve())).as_posix()
     except ValueError:  # another drive
         return root.resolve().as_posix()
-
-
-def _peak_rss_mb() -> float | None:
-    if resource is None:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)  # bytes on macOS, KiB elsewhere

@@ -9,7 +9,7 @@ Partners = Mapping[tuple[Side, str], frozenset[str]]
 
 
 def true_partners(pairs: Sequence[Pair]) -> Partners:
-    """Who is joined with whom in a file, before any mixing."""
+    """The partners of each half in a pairs file, before any mixing."""
     found: dict[tuple[Side, str], set[str]] = {}
     for pair in pairs:
         found.setdefault((Side.UNDERSTANDING, pair.understand.id), set()).add(pair.generate.id)
@@ -28,5 +28,5 @@ def co_batching(batch: Mapping[Side, Sequence[Half]], partners: Partners) -> flo
 
 
 def chance(pairs: int, batch: int) -> float:
-    """What `co_batching` would be of so many pairs in batches of so many, were each half joined with any other."""
+    """The `co_batching` of random joins, given the numbers of pairs and of pairs per batch."""
     return min(1.0, (batch - 1) / (pairs - 1)) if pairs > 1 else 1.0

@@ -1,6 +1,6 @@
 """Images as data URIs for pages that refer to nothing outside themselves: the report and the gallery of pairs.
 
-What cannot be shown (missing, broken, outside its folder) becomes a note: a page is often made where data has gone.
+An image that cannot be shown (missing, broken, outside its folder) becomes a note: pages outlive their data.
 """
 
 import io

@@ -38,7 +38,7 @@ _SLOTS = 3
 """CPU slots that extractors leave free. Ray reads, filters by checkpoint and writes in tasks of its own; where these
 find no slot a resumed run makes no progress."""
 _SHARD_BATCHES = 16
-"""Batches of the extractor per shard: what one task does, and about what a kill loses per worker."""
+"""Batches of the extractor per shard: the work of one task, and about the loss of a kill per worker."""
 _PLAN_ROWS = 1 << 17
 _CONNECT = 10.0  # seconds
 _POLL = 2.0  # seconds between looks at how far it is
@@ -68,7 +68,7 @@ class RayEngine:
     """`module:class or function` of the extractor; workers make their own."""
     weights: str
     address: str = ""
-    """Of a cluster; empty: a Ray that is started for this run on this machine."""
+    """Address of a cluster; empty: a Ray that is started for this run on this machine."""
 
     def __call__(
         self, path_of: Mapping[str, Path], extractor: Extractor, batch: int, store: FeatureStore
@@ -79,10 +79,16 @@ class RayEngine:
         failed: dict[str, InputError] = {}
         if path_of:
             store.reserve()  # keeps a second run out of the folder from here on
-            _plan(work / "plan", path_of)
+            shutil.rmtree(work / "plan", ignore_errors=True)
+            (work / "plan").mkdir(parents=True)
+            keys = list(path_of)
+            for start in range(0, len(keys), _PLAN_ROWS):
+                some = keys[start : start + _PLAN_ROWS]
+                table = pa.table({"key": some, "path": [str(path_of[key].resolve()) for key in some]}, schema=_PLAN)
+                pq.write_table(table, work / "plan" / f"{start:012d}.parquet")
             with ray_session(self.address) as ray:
                 self._run(ray, work, extractor.identity, batch, len(path_of))
-            failed = _fold(work, list(path_of), store)
+            failed = _fold(work, keys, store)
         shutil.rmtree(work, ignore_errors=True)
         unreadable = {key: _told_here(path, failed[key]) for key, path in path_of.items() if key in failed}
         missing = sum(key not in store for key in path_of.keys() - failed.keys())
@@ -98,7 +104,6 @@ class RayEngine:
         cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0)) if self.weights else 0
         if cpus <= _SLOTS:
             raise InputError(f"has {cpus} CPU slots, needs at least {_SLOTS + 1}", field="ray_address")
-        job = _Job(self.place, self.weights, identity, batch, DECODERS if gpus else 1)
         # A file system of its own, since Ray takes a path for a URI and so stumbles over some characters.
         here = SubTreeFileSystem(str(work), LocalFileSystem())
         data = ray.data.read_parquet("plan", filesystem=here)
@@ -108,7 +113,7 @@ class RayEngine:
         data.context.enable_progress_bars = data.context.print_on_execution_start = False
         data = data.repartition(target_num_rows_per_block=batch * _SHARD_BATCHES).map_batches(
             _Worker,
-            fn_constructor_args=(job,),
+            fn_constructor_args=(self.place, self.weights, identity, batch, DECODERS if gpus else 1),
             batch_size=None,  # a block is a batch, and becomes a shard
             batch_format="pyarrow",
             num_cpus=1,
@@ -120,7 +125,7 @@ class RayEngine:
 
 
 def _told_here(path: Path, failure: InputError) -> InputError:
-    """What this process says of an image that a worker could not read. Raises InputError where only a worker fails."""
+    """This process' error for an image that a worker could not read. Raises InputError where only a worker fails."""
     if failure.field is None:
         try:
             load_image(path)
@@ -129,54 +134,31 @@ def _told_here(path: Path, failure: InputError) -> InputError:
     raise InputError(f"on a worker: {failure.message}", field=failure.field)
 
 
-@dataclass(frozen=True)
-class _Job:
-    """What a worker is told."""
-
-    place: str
-    weights: str
-    identity: str
-    """The extractor must have it here too: weights of the same name may differ between machines."""
-    batch: int
-    decoders: int
-
-
 class _Worker:
     """One process of the cluster with an extractor of its own: rows (key, path) -> rows of a shard."""
 
-    def __init__(self, job: _Job) -> None:
-        self._job = job
+    def __init__(self, place: str, weights: str, identity: str, batch: int, decoders: int) -> None:
+        self._batch, self._decoders = batch, decoders
         self._extractor: Extractor | InputError
         try:
-            self._extractor = make_extractor(job.place, job.weights)
-            if self._extractor.identity != job.identity:
-                raise InputError(f"a worker has {self._extractor.identity}, not {job.identity}", field="weights")
+            self._extractor = make_extractor(place, weights)
+            if self._extractor.identity != identity:  # weights of the same name may differ between machines
+                raise InputError(f"a worker has {self._extractor.identity}, not {identity}", field="weights")
         except InputError as err:
             self._extractor = err
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        path_of = {key: Path(path) for key, path in zip(*(rows[c].to_pylist() for c in _PLAN.names), strict=True)}
+        path_of = {row["key"]: Path(row["path"]) for row in rows.to_pylist()}
         failed: dict[str, InputError] = {}
-        parts: list[tuple[list[str], np.ndarray]] = []
+        shard: list[dict[str, Any]] = []
         if isinstance(self._extractor, InputError):
             failed = dict.fromkeys(path_of, self._extractor)
         else:
-            parts = list(feature_rows(path_of, self._extractor, self._job.batch, self._job.decoders, failed))
-        return _shard(parts, failed)
-
-
-def _shard(parts: Sequence[tuple[list[str], np.ndarray]], failed: Mapping[str, InputError]) -> pa.Table:
-    keys = [key for part, _ in parts for key in part]
-    features = [row for _, rows_ND in parts for row in rows_ND]
-    return pa.table(
-        {
-            "key": [*keys, *failed],
-            "features": [*features, *[None] * len(failed)],
-            "error": [*[None] * len(keys), *(err.message if err.field else str(err) for err in failed.values())],
-            "field": [*[None] * len(keys), *(err.field for err in failed.values())],
-        },
-        schema=_SHARD,
-    )
+            for keys, rows_ND in feature_rows(path_of, self._extractor, self._batch, self._decoders, failed):
+                shard += [{"key": key, "features": row} for key, row in zip(keys, rows_ND, strict=True)]
+        for key, err in failed.items():
+            shard.append({"key": key, "error": err.message if err.field else str(err), "field": err.field})
+        return pa.Table.from_pylist(shard, schema=_SHARD)
 
 
 def _ray() -> Any:
@@ -228,16 +210,6 @@ def _join(ray: Any, address: str, options: Mapping[str, Any]) -> None:
     except (OSError, ValueError, OverflowError, RuntimeError) as err:
         reason = " ".join(str(err).split())[:200]
         raise InputError(f"no Ray cluster answers at {address} ({reason})", field="ray_address") from None
-
-
-def _plan(folder: Path, path_of: Mapping[str, Path]) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    keys = list(path_of)
-    for start in range(0, len(keys), _PLAN_ROWS):
-        some = keys[start : start + _PLAN_ROWS]
-        table = pa.table({"key": some, "path": [str(path_of[key].resolve()) for key in some]}, schema=_PLAN)
-        pq.write_table(table, folder / f"{start:012d}.parquet")
 
 
 @contextmanager

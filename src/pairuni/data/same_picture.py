@@ -36,7 +36,7 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """What is kept of an image for comparing it."""
+    """A small version of an image, for comparing it."""
 
     picture: Image.Image
     """RGB, square."""

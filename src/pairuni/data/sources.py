@@ -1,9 +1,8 @@
 """Understanding and generation samples from where they are (paper 2, inputs), one at a time.
 
 JSON Lines beside image files, and everything that the `datasets` library streams: hub data sets, parquet, arrow,
-folders of images, tar shards. Errors in a JSON Lines file's format stop the run. What is wrong with a single image or
-a single row of the others does not, since large collections always hold some: it is said in `Item.fault`, to be
-counted and rejected.
+folders of images, tar shards. A wrong line of a JSON Lines file stops the run. A wrong image, or a wrong row of the
+other forms, does not, since large collections always hold some: it gets an `Item.fault` and is counted and rejected.
 """
 
 import hashlib
@@ -25,7 +24,7 @@ from pairuni.types import Sample, Side
 _HALF = {Side.UNDERSTANDING: ("question", "answer"), Side.GENERATION: ("prompt",)}
 _SAFE = re.compile(r"[^A-Za-z0-9._-]+")
 _BROKEN = (OSError, EOFError, ValueError, RuntimeError, TypeError, LookupError, tarfile.TarError)
-"""What `datasets` raises for files and names that it cannot use, besides its own errors, which derive from these."""
+"""Errors of `datasets` for files and names that it cannot use; its own errors derive from these."""
 
 
 @dataclass(frozen=True)
@@ -57,42 +56,32 @@ class Sources:
         seen: set[bytes] = set()
         for side in Side:
             location, how = _source(self.config, side)
-            for line, item in self._items(side, location, how):
+            for line, item in self.items(side, location, how):
                 digest = hashlib.blake2b(item.sample.id.encode(), digest_size=8).digest()
                 if digest in seen and line is not None:
                     raise InputError(f"{item.sample.id!r} occurs twice", file=location, line=line, field="id")
                 yield replace(item, fault="the id occurs twice") if digest in seen else item
                 seen.add(digest)
 
-    def check(self) -> None:
-        """Reads what is JSON Lines through, so that a mistake in it is seen before any work. Raises InputError."""
-        if not self.gathers:
-            for _ in self:
-                pass
-        for side in Side if self.gathers else ():
-            location, how = _source(self.config, side)
-            if kind(location, how) == "jsonl":
-                for _ in self._items(side, location, how):
-                    pass
-
-    def _items(self, side: Side, location: str, how: SourceConfig) -> Iterator[tuple[int | None, Item]]:
-        """(line of a JSON Lines file, item)."""
+    def items(self, side: Side, location: str, how: SourceConfig) -> Iterator[tuple[int | None, Item]]:
+        """(line of a JSON Lines file, item) of one source."""
         if kind(location, how) == "jsonl":
             root = Path(location).parent if self.config.image_root is None else Path(self.config.image_root)
             samples = iter_samples(location, side, root)
             for n, sample in itertools.islice(samples, how.limit or None):
-                place = resolve_image(sample.image_path, root)
-                yield n, Item(self._gathered(sample) if self.gathers else sample, place)
+                file = resolve_image(sample.image_path, root)
+                if self.gathers:
+                    place = image_place(sample.id, sample.side, Path(sample.image_path).suffix)
+                    sample = replace(sample, image_path=place)
+                yield n, Item(sample, file)
             return
         for n, row in enumerate(itertools.islice(stream_rows(location, how), how.limit or None)):
-            skipped = _skipped(row, how)
+            found = ((name, _text(_pick(row, name))) for name in how.skip)
+            skipped = next((f"{name}: {value}" for name, value in found if value in how.skip[name]), None)
             if skipped is not None:
                 self.left_out[skipped] += 1
             else:
                 yield None, _item(row, side, how, f"{side[0]}{n:08d}", Path(location))
-
-    def _gathered(self, sample: Sample) -> Sample:
-        return replace(sample, image_path=image_place(sample.id, sample.side, Path(sample.image_path).suffix))
 
 
 def open_sources(config: CompleteConfig) -> Sources:
@@ -110,7 +99,13 @@ def open_sources(config: CompleteConfig) -> Sources:
         raise InputError("is needed, because the two files lie in different folders", field="image_root")
     root = Path(config.output) if gathers(config) else Path(config.image_root or Path(config.understanding).parent)
     sources = Sources(config, root, gathers(config))
-    sources.check()
+    # JSON Lines are read through, so that a mistake in them is seen before any work.
+    for _ in sources if not sources.gathers else ():
+        pass
+    for side in Side if sources.gathers else ():
+        location, how = _source(config, side)
+        for _ in sources.items(side, location, how) if kind(location, how) == "jsonl" else ():
+            pass
     return sources
 
 
@@ -216,7 +211,7 @@ def _image(value: Any, location: Path) -> tuple[bytes, str, str | None]:
 
 
 def _pick(row: Any, path: str) -> Any:
-    """What `path` leads to, None where it leads nowhere. A name that has dots itself is found first."""
+    """The value at a dotted path, None where there is none. A name that has dots itself is found first."""
     if isinstance(row, Mapping) and path in row:
         return row[path]
     for part in path.split("."):
@@ -238,9 +233,3 @@ def _text(value: Any) -> str:
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     return "" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _skipped(row: Mapping[str, Any], how: SourceConfig) -> str | None:
-    """The "field: value" for which the row is left out."""
-    found = ((name, _text(_pick(row, name))) for name in how.skip)
-    return next((f"{name}: {value}" for name, value in found if value in how.skip[name]), None)

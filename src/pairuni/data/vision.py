@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from pairuni.errors import InputError
 from pairuni.preparation import HALF, IMAGENET, OPENAI, Preparation
 
-# What transformers and safetensors raise for files that are absent, cut off or of another model.
+# Errors of transformers and safetensors for files that are absent, cut off or of another model.
 _BROKEN = (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError, StrictDataclassError)
 
 

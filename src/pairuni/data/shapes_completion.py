@@ -1,25 +1,82 @@
-"""Does a completed quadruple hold together? (paper 2.1, the check after generation)
+"""Completer and verifier of the Shapes world: exact, offline and free (paper 2.1).
 
-`ShapesVerifier` decides it exactly for the Shapes world: it reads things from the image and from the caption and
-answers the question with each. The caption must not contradict the image and must carry the evidence that the
-question needs, and the answer must follow from both.
+The completer reads an image with the detector, captions it, and asks about it. The verifier reads things from the image
+and from the caption and answers the question with each: the caption must not contradict the image and must carry the
+evidence that the question needs, and the answer must follow from both.
 """
 
 import re
 from collections import Counter
 from dataclasses import dataclass
 
+import numpy as np
+
 from pairuni.data.completion import Attempt
 from pairuni.data.images import LoadedImage
-from pairuni.shapes.captions import RELATIONS, fits, read
+from pairuni.shapes.captions import (
+    RELATIONS,
+    Requirement,
+    describe,
+    fits,
+    placed,
+    prompt_split,
+    read,
+    relation_held_out,
+    write,
+)
 from pairuni.shapes.detector import read_scene
+from pairuni.shapes.questions import ask
 from pairuni.shapes.scenes import CELLS, COLOURS, GRID, SHAPES
-from pairuni.types import Quadruple
+from pairuni.streams import Stream, generator
+from pairuni.types import Quadruple, Sample
+
+WORDINGS = 20
+"""Tries at a caption whose wording is not held out; one in six is."""
+
+
+class ShapesCompleter:
+    """Captions whole Shapes images, and asks questions that a caption can answer.
+
+    It writes training data: captions of the held-out split, which evaluation asks for, are never written.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def caption(self, sample: Sample, image: LoadedImage, attempt: Attempt) -> str | None:
+        scene = read_scene(image.pixels)
+        if scene is None:
+            return None
+        requirement = describe(scene)
+        if (sample.question or "").startswith(("Where is the", "Is the ")):
+            requirement = Requirement(tuple(placed(group, scene) for group in requirement.groups))
+        if relation_held_out(requirement):
+            requirement = Requirement(requirement.groups)
+        rng = self._rng(sample, attempt)
+        written = (write(requirement, rng) for _ in range(WORDINGS))
+        return next((text for text in written if prompt_split(text, requirement) == "train"), None)
+
+    def question(self, sample: Sample, image: LoadedImage, attempt: Attempt) -> tuple[str, str] | None:
+        scene = read_scene(image.pixels)
+        if scene is None:
+            return None
+        rng, things = self._rng(sample, attempt), told(sample.prompt or "")
+        types = ["existence", "comparison", "count"]
+        if any(k.colour is not None for k in things):
+            types += ["colour", "binding"]
+        if any(k.cell is not None for k in things):
+            types.append("position")
+        drawn = (ask(scene, str(kind), rng) for kind in rng.permutation(types))
+        question = next((q for q in drawn if q is not None), None)
+        return None if question is None else (question.text, question.answer)
+
+    def _rng(self, sample: Sample, attempt: Attempt) -> np.random.Generator:
+        return generator(self.seed, Stream.SHAPES_COMPLETER, sample.id, attempt.number)
 
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of one thing; None where it is not said."""
+    """Facts about one thing; None where a fact is not known."""
 
     shape: str
     colour: str | None = None
