@@ -220,7 +220,7 @@ def test_only_an_earlier_export_is_replaced(pairs: Path, tmp_path: Path) -> None
     write_hf_dataset(HfDatasetConfig(str(pairs), str(out)))
     shard = out / "data" / "train-00000-of-00009.parquet"
     shard.write_bytes(b"of another shape")
-    with pytest.raises(InputError, match="is there already, and not from this command"):
+    with pytest.raises(InputError, match="exists, and this command did not write it"):
         write_hf_dataset(HfDatasetConfig(str(pairs), str(out)))
     shard.unlink()
     write_hf_dataset(HfDatasetConfig(str(pairs), str(out)))

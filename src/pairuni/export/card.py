@@ -28,7 +28,7 @@ _LOCAL = {"quadruples", "output", "image_root", "ray_address"}
 
 @dataclass(frozen=True)
 class Card:
-    """What a card says. `record` is pairuni_export.json; `examples` are pairs in their JSON form."""
+    """The contents of a card. `record` is pairuni_export.json; `examples` are pairs in their JSON form."""
 
     config: HfDatasetConfig
     overview: Overview
@@ -64,7 +64,7 @@ def write_card(path: Path, card: Card) -> None:
 
 
 def front_matter(card: Card, title: str) -> dict[str, Any]:
-    """The YAML block: what the Hub shows, and where `datasets` finds the rows."""
+    """The YAML block: it tells the Hub the facts to show, and `datasets` where the rows are."""
     config, pairs = card.config, card.record["pairs"]
     licence = {"license": config.license, "license_name": config.license_name, "license_link": config.license_link}
     size = next((name for most, name in SIZES if pairs < most), "n>1M")

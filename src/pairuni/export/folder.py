@@ -1,11 +1,12 @@
-"""What the exports share: a folder that replaces nothing but an earlier export, images of pairs, and parquet files.
+"""Shared by the exports: a folder that replaces only an earlier export, images of pairs, and parquet files.
 
-Nothing here knows what a row says. Rows are streamed: what is in memory is one row group.
+Nothing here knows the contents of a row. Rows are streamed: one row group is in memory.
 """
 
 import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -16,12 +17,13 @@ import pyarrow
 import pyarrow.parquet
 from PIL import Image
 
+from pairuni.config import HfDatasetConfig, UnirlConfig, VerlOmniConfig
 from pairuni.data.images import load_image
 from pairuni.errors import InputError
-from pairuni.files import check_folder, read_jsonl
+from pairuni.files import atomic_path, check_folder, locked, read_jsonl
 from pairuni.outputs import RECORD as WRITTEN
-from pairuni.outputs import Outputs
-from pairuni.records import read_pairs, resolve_image
+from pairuni.outputs import Outputs, record_folder
+from pairuni.records import pairs_root, read_pairs, resolve_image
 from pairuni.types import Pair
 
 RECORD = "pairuni_export.json"
@@ -30,44 +32,45 @@ _GROUP_ROWS, _GROUP_BYTES = 100, 32_000_000
 """A row group ends at either, so that readers and this writer hold few images at once."""
 
 
-def read_from(path: Path, root: Path, pairs: Iterable[Pair]) -> Iterator[Path]:
-    """All files and folders that an export of these pairs reads."""
-    yield from (path, root)
-    yield from {root / half.image_path for pair in pairs for half in (pair.generate, pair.understand)}
-
-
-def read_numbered(path: Path, root: Path) -> list[tuple[int, Pair]]:
-    """The pairs of a file, each with its line, which messages about its images name. Raises as `read_pairs` does."""
-    pairs = read_pairs(path, root)
-    return list(zip((n for n, _ in read_jsonl(path)), pairs, strict=True))
-
-
-def check_output(output: Path, overwrite: bool, inputs: Iterable[Path], written: str) -> None:
-    """Looks at the folder that an export would replace, before any work is done.
+@contextmanager
+def export_folder(
+    config: HfDatasetConfig | VerlOmniConfig | UnirlConfig, written: str, plain: bool = False
+) -> Iterator[tuple[Path, list[tuple[int, Pair]], "PairImages"]]:
+    """Yields (a new folder to fill, each pair with its line, their images); the folder appears whole or not at all.
 
     Args:
-        inputs: what is read, images too; it may not lie in `output`, whatever `overwrite` says.
-        written: a pattern of the files that this export writes into `output`, beside RECORD.
+        written: a pattern of the files that this export writes, beside RECORD.
+        plain: as `PairImages`.
 
     Raises:
-        InputError: writing would lose something that is not an earlier export of this form, or `output` is a link.
+        InputError: a line of the pairs is wrong, or writing would lose something that is not an earlier export of this
+            form: `config.overwrite` allows it, but never where the pairs or their images lie in the folder.
     """
+    path, output = Path(config.pairs), Path(config.output)
+    root = pairs_root(path, config.image_root)
+    pairs = read_pairs(path, root)
+    numbered = list(zip((n for n, _ in read_jsonl(path)), pairs, strict=True))
     check_folder(output)
     if output.is_symlink():
         raise InputError("is a link; name the folder itself", file=output)
     whole = output.resolve()
-    for path in (*inputs, Path.cwd()):
-        if path.resolve().is_relative_to(whole):
-            raise InputError(f"would be replaced, and {path} lies in it", file=output)
-    if overwrite or not output.is_dir() or not any(output.iterdir()):
-        return
-    files = [path.relative_to(output).as_posix() for path in output.rglob("*") if not path.is_dir()]
-    if RECORD not in files:
-        raise InputError("is not empty and no earlier export; overwrite = true replaces it", file=output)
-    if foreign := sorted(file for file in files if file not in (RECORD, WRITTEN) and not re.fullmatch(written, file)):
-        message = f"holds {foreign[0]}, which this export does not write; overwrite = true deletes it with the rest"
-        raise InputError(message, file=output)
-    Outputs(output, "export", ["**"])
+    images = {root / half.image_path for pair in pairs for half in (pair.generate, pair.understand)}
+    for place in (path, root, *images, Path.cwd()):
+        if place.resolve().is_relative_to(whole):
+            raise InputError(f"would be replaced, and {place} lies in it", file=output)
+    if not config.overwrite and output.is_dir() and any(output.iterdir()):
+        files = [file.relative_to(output).as_posix() for file in output.rglob("*") if not file.is_dir()]
+        if RECORD not in files:
+            raise InputError("is not empty and no earlier export; overwrite = true replaces it", file=output)
+        foreign = sorted(file for file in files if file not in (RECORD, WRITTEN) and not re.fullmatch(written, file))
+        if foreign:
+            message = f"holds {foreign[0]}, which this export does not write; overwrite = true deletes it with the rest"
+            raise InputError(message, file=output)
+        Outputs(output, "export", ["**"])  # refuses files that were edited since
+    with locked(output, beside=True), atomic_path(output) as folder:
+        folder.mkdir(parents=True)
+        yield folder, numbered, PairImages(path, root, plain)
+        record_folder(folder, "export")
 
 
 @dataclass
@@ -91,22 +94,19 @@ class PairImages:
         except InputError as err:
             raise InputError(f"{place}: {err.message}", file=self.pairs, line=line, field=where) from None
         self.hashes[image_path] = sha256(content).hexdigest()
-        if not self.plain or pixels is None or _shows(content, pixels):
+        if not self.plain or pixels is None:
             return content
+        with Image.open(io.BytesIO(content)) as file:  # as a reader sees it that opens the file as it is
+            if np.array_equal(np.asarray(file.convert("RGB")), pixels):
+                return content
         self.encoded_anew.add(image_path)
         encoded = io.BytesIO()
         Image.fromarray(pixels).save(encoded, "PNG")
         return encoded.getvalue()
 
     def hash(self) -> str:
-        """Of all images, by their paths' order."""
+        """The hash of all images, in the order of their paths."""
         return sha256(" ".join(self.hashes[path] for path in sorted(self.hashes)).encode()).hexdigest()
-
-
-def _shows(content: bytes, pixels: np.ndarray) -> bool:
-    """Whether a reader that opens the file as it is sees these pixels, uint8 [H, W, 3]."""
-    with Image.open(io.BytesIO(content)) as file:
-        return np.array_equal(np.asarray(file.convert("RGB")), pixels)
 
 
 class ParquetFile:
@@ -115,7 +115,7 @@ class ParquetFile:
     def __init__(self, path: Path, schema: pyarrow.Schema, group_bytes: int = _GROUP_BYTES) -> None:
         self.path = path
         self.image_bytes = 0
-        """Of the rows so far, those that wait for their row group included."""
+        """Bytes of images in the rows so far, those that wait for their row group included."""
         self._schema, self._group_bytes = schema, min(_GROUP_BYTES, group_bytes)
         self._writer = pyarrow.parquet.ParquetWriter(path, schema, write_page_index=True)
         self._rows: list[dict[str, Any]] = []

@@ -2,12 +2,11 @@
 
     pairuni export hf-dataset PAIRS.jsonl --output DIR
 
-One row per pair: both halves as columns (`features`), images as the bytes of their files. Rows are streamed: what is in
-memory is the pairs' text and one row group. The data card is card.py's.
+One row per pair: both halves as columns (`features`), images as the bytes of their files. Rows are streamed: the
+pairs' text and one row group are in memory. The data card is card.py's.
 """
 
 import json
-from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,16 +16,14 @@ import datasets
 from pairuni.config import HfDatasetConfig
 from pairuni.data.overview import overview, read_pairing
 from pairuni.export.card import Card, similarity_png, write_card
-from pairuni.export.folder import RECORD, PairImages, ParquetFile, check_output, read_from, read_numbered
-from pairuni.files import atomic_path, file_hash, locked, write_json
-from pairuni.outputs import record_folder
+from pairuni.export.folder import RECORD, PairImages, ParquetFile, export_folder
+from pairuni.files import file_hash, write_json
 from pairuni.progress import track
-from pairuni.records import pairs_root
 from pairuni.types import Pair, Quadruple
 
 _WRITTEN = r"README\.md|similarity\.png|data/train-\d{5}-of-\d{5}\.parquet"
 _FIELDS = ("prompt", "question", "answer", "tag", "id", "side", "image_path")
-"""Of each half, beside its image."""
+"""The columns of each half, beside its image."""
 _HALVES = {"generate": "generate_ann", "understand": "understand_ann"}
 
 
@@ -47,24 +44,26 @@ def write_hf_dataset(config: HfDatasetConfig) -> dict[str, Any]:
         InputError: a line of the pairs is wrong, an image is missing or broken (naming file, line and field), or
             `output` holds something else than an earlier export and `overwrite` is not set.
     """
-    path, output = Path(config.pairs), Path(config.output)
-    root = pairs_root(path, config.image_root)
-    numbered = read_numbered(path, root)
-    pairs = [pair for _, pair in numbered]
-    check_output(output, config.overwrite, read_from(path, root, pairs), _WRITTEN)
+    path = Path(config.pairs)
     pairing = read_pairing(path)
     fresh = pairing[0] if pairing is not None and pairing[1] else None
-    notes = _notes(config, pairing is not None, fresh is not None)
-    with locked(output, beside=True), atomic_path(output) as folder:
-        (folder / "data").mkdir(parents=True)
+    notes = [] if config.license else ["no license was named: the data card states none"]
+    if pairing is None:
+        notes.append("no pairing.json beside the pairs: the data card does not say how they were made")
+    elif fresh is None:
+        notes.append("pairing.json was written with another pairs file: the data card leaves it out")
+    with export_folder(config, _WRITTEN) as (folder, numbered, images):
+        pairs = [pair for _, pair in numbered]
+        (folder / "data").mkdir()
         shards = _Shards(folder / "data", config.shard_mb * 1_000_000)
-        images = PairImages(path, root)
         try:
             for n, pair in track(numbered, "export", unit="pair"):
                 shards.add(_row(pair, images, n))
         finally:
             shards.close()
-        files = _counted(shards.files)
+        # The Hub's names, which tell how many files there are.
+        of = len(shards.files)
+        files = [f.rename(f.with_name(f"train-{n:05d}-of-{of:05d}.parquet")) for n, f in enumerate(shards.files)]
         record = {
             "pairuni": metadata.version("pairuni"),
             "pairs": len(pairs),
@@ -75,10 +74,12 @@ def write_hf_dataset(config: HfDatasetConfig) -> dict[str, Any]:
         }
         counted = overview(pairs)
         similarity_png(counted.similarities, folder / "similarity.png")
-        examples = [pair.to_json() for pair in _examples(pairs)]
+        examples = []  # two of each kind, from the middle of its range of similarity
+        for kind in ("aligned", "retrieved"):
+            found = sorted((pair for pair in pairs if pair.kind == kind), key=lambda pair: pair.similarity)
+            examples += [pair.to_json() for pair in found[len(found) // 2 :][:2]]
         write_card(folder / "README.md", Card(config, counted, fresh, record, examples))
         write_json(folder / RECORD, record)
-        record_folder(folder, "export")
     return {**record, "notes": notes}
 
 
@@ -119,25 +120,3 @@ def _row(pair: Pair, images: PairImages, line: int) -> dict[str, Any]:
         extra |= {key: half.extra} if half.extra else {}
     row["extra"] = json.dumps(extra, ensure_ascii=False) if extra else None
     return row
-
-
-def _counted(files: Sequence[Path]) -> list[Path]:
-    """The files under the names that the Hub gives them, which tell how many there are."""
-    named = [file.with_name(f"train-{n:05d}-of-{len(files):05d}.parquet") for n, file in enumerate(files)]
-    return [file.rename(name) for file, name in zip(files, named, strict=True)]
-
-
-def _examples(pairs: Sequence[Pair]) -> Iterator[Pair]:
-    """Two of each kind, from the middle of its range of similarity."""
-    for kind in ("aligned", "retrieved"):
-        found = sorted((pair for pair in pairs if pair.kind == kind), key=lambda pair: pair.similarity)
-        yield from found[len(found) // 2 :][:2]
-
-
-def _notes(config: HfDatasetConfig, known: bool, fresh: bool) -> list[str]:
-    notes = [] if config.license else ["no license was named: the data card states none"]
-    if not known:
-        notes.append("no pairing.json beside the pairs: the data card does not say how they were made")
-    elif not fresh:
-        notes.append("pairing.json was written with another pairs file: the data card leaves it out")
-    return notes

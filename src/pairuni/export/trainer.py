@@ -1,11 +1,11 @@
-"""What the exports for other trainers share: a row per half of a pair, what it says of the pair, the pair's weight.
+"""Shared by the exports for other trainers: a row per half of a pair, with the facts and the weight of its pair.
 
 A trainer draws rows, not pairs. So each row carries its pair's id, kind, similarity and weight, and row i of either
 side is pair i. docs/exporters.md says where the weight enters in each trainer.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -15,15 +15,13 @@ import numpy as np
 
 from pairuni.algo.weights import pair_weights
 from pairuni.config import UnirlConfig, VerlOmniConfig
-from pairuni.export.folder import RECORD, PairImages, check_output, read_from, read_numbered
-from pairuni.files import atomic_path, file_hash, locked, write_json
-from pairuni.outputs import record_folder
+from pairuni.export.folder import RECORD, PairImages, export_folder
+from pairuni.files import file_hash, write_json
 from pairuni.progress import track
-from pairuni.records import pairs_root
 from pairuni.types import Pair, Side
 
 IMAGE_FIELD = "understand_ann.image_path"
-"""Of the one image that a trainer is given: that of the question."""
+"""The field of the one image that a trainer gets: the question's."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ class WeightedPair:
     weight: float
 
     def facts(self, side: Side) -> dict[str, str | float]:
-        """What the row of one side says of the pair and of its half."""
+        """The facts about the pair and its half in the row of one side."""
         half = self.pair.half(side)
         return {
             "pair_id": self.pair.id,
@@ -63,17 +61,11 @@ def write_folder(config: VerlOmniConfig | UnirlConfig, form: str, written: str, 
         InputError: a line of the pairs is wrong, an image is missing or broken (naming file, line and field), or
             `output` holds something else than an earlier export and `overwrite` is not set.
     """
-    path, output = Path(config.pairs), Path(config.output)
-    root = pairs_root(path, config.image_root)
-    numbered = read_numbered(path, root)
-    check_output(output, config.overwrite, read_from(path, root, (pair for _, pair in numbered)), written)
-    similarity_B = np.array([pair.similarity for _, pair in numbered], dtype=np.float64)
-    aligned_B = [pair.kind == "aligned" for _, pair in numbered]
-    weights: list[float] = pair_weights(similarity_B, aligned_B, config.weighting).tolist()
-    pairs = [WeightedPair(n, pair, weight) for (n, pair), weight in zip(numbered, weights, strict=True)]
-    images = PairImages(path, root, plain=True)
-    with locked(output, beside=True), atomic_path(output) as folder:
-        folder.mkdir(parents=True)
+    with export_folder(config, written, plain=True) as (folder, numbered, images):
+        similarity_B = np.array([pair.similarity for _, pair in numbered], dtype=np.float64)
+        aligned_B = [pair.kind == "aligned" for _, pair in numbered]
+        weights: list[float] = pair_weights(similarity_B, aligned_B, config.weighting).tolist()
+        pairs = [WeightedPair(n, pair, weight) for (n, pair), weight in zip(numbered, weights, strict=True)]
         write(folder, track(pairs, "export", unit="pair"), images)
         kinds = Counter(pair.kind for _, pair in numbered)
         record = {
@@ -86,18 +78,13 @@ def write_folder(config: VerlOmniConfig | UnirlConfig, form: str, written: str, 
             "images": len(images.hashes),
             "images_encoded_anew": len(images.encoded_anew),
             "bytes": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
-            "pairs_hash": file_hash(path),
+            "pairs_hash": file_hash(config.pairs),
             "images_hash": images.hash(),
         }
         write_json(folder / RECORD, record)
-        record_folder(folder, "export")
-    return {**record, "notes": _notes(images, weights)}
-
-
-def _notes(images: PairImages, weights: Sequence[float]) -> list[str]:
     notes = []
     if anew := len(images.encoded_anew):
         notes.append(f"images turned by EXIF, transparent or of 16 bits, written as plain PNG: {anew}")
     if idle := weights.count(0.0):
         notes.append(f"pairs of weight 0, from which nothing is learned: {idle}")
-    return notes
+    return {**record, "notes": notes}

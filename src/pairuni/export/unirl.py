@@ -3,8 +3,8 @@
     pairuni export unirl PAIRS.jsonl --output DIR
 
 understanding.jsonl asks about the images in images/, generation.jsonl has prompts. They are two files because most
-models take no batch in which some rows have an image and some have none. What the keys are, from the sources of
-https://github.com/Tencent-Hunyuan/UniRL as of autumn 2026:
+models take no batch in which some rows have an image and some have none. The keys follow the sources of
+https://github.com/Tencent-Hunyuan/UniRL, as of autumn 2026:
 
 - unirl/data/datasets.py: `TextPromptDataset` reads one object per line with `prompt`, `prompt_id`, `media_refs`
   (modality, role and uri alone; a relative uri is looked for beside the file) and `metadata`, and keeps nothing else.

@@ -3,7 +3,7 @@
     pairuni export verl-omni PAIRS.jsonl --output DIR
 
 understanding.parquet asks about an image, for trainers of text; generation.parquet has prompts, for trainers of
-images. What the columns are, from the sources as of autumn 2026:
+images. The columns follow these sources, as of autumn 2026:
 
 - https://github.com/verl-project/verl, verl/utils/dataset/rl_dataset.py: `RLHFDataset` loads parquet with `datasets`,
   takes `prompt` as chat messages, puts the entries of `images` in the places of `<image>` in their text (one each, or
@@ -38,10 +38,9 @@ _NUMBERS = ("similarity", "weight")
 
 
 def schema(side: Side, negative: bool = False) -> pyarrow.Schema:
-    """The columns of one side's file. What both sides have has the same type, so that they can be read as one data set.
+    """The columns of one side's file. Columns of both sides have one type, so that both can be read as one data set.
 
-    Plain arrow types: what the `datasets` library would add to the file about lists and images, its versions before 4
-    cannot read.
+    Plain arrow types: versions of `datasets` before 4 cannot read its own metadata about lists and images.
     """
     text = pyarrow.string()
     messages = pyarrow.list_(pyarrow.struct({"role": text, "content": text}))
