@@ -162,7 +162,7 @@ def locked_bytes(file: IO[bytes], start: int, length: int = 1) -> Iterator[None]
 def writing(
     folder: str | Path, command: str, names: Sequence[str], overwrite: bool, many: Sequence[str] = ()
 ) -> Iterator[None]:
-    """What every command that writes a folder does first: it holds the folder, and looks at what it would replace.
+    """Every command that writes a folder opens this first: it locks the folder and checks the files in the way.
 
     Raises:
         InputError: another process is at work there (`locked`), or a file is there that may not be replaced
@@ -308,7 +308,7 @@ def parse_json(text: str, path: str | Path, n: int | None, *, shown: bool = Fals
         InputError: naming file, line and, for a value that JSON cannot hold, its field.
     """
     try:
-        value = json.loads(text, parse_constant=_not_finite, parse_float=_finite)
+        value = json.loads(text, parse_constant=_finite, parse_float=_finite)
     except _NotFinite:
         field, what = next(_not_finite_in(json.loads(text)))
         message = f"is {what}, which JSON cannot hold; write null, or leave it out"
@@ -343,13 +343,10 @@ class _NotFinite(ValueError):
     pass
 
 
-def _not_finite(word: str) -> float:
-    raise _NotFinite
-
-
-def _finite(digits: str) -> float:
-    value = float(digits)
-    if math.isinf(value):
+def _finite(text: str) -> float:
+    """A number of JSON text. Raises _NotFinite for NaN, Infinity, and digits that no double holds."""
+    value = float(text)
+    if not math.isfinite(value):
         raise _NotFinite
     return value
 

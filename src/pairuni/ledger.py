@@ -15,7 +15,7 @@ from pairuni.files import check_folder, locked_bytes
 
 _KEY_BYTES = 16
 _OLD_FAILURES = ("the reply is empty", "the reply is not JSON", "the reply is not one of the chat protocol")
-"""What ledgers up to version 0.1 hold of failed calls, without a token: those rows are passed over."""
+"""Faults of failed calls, without a token, in ledgers up to version 0.1: those rows are passed over."""
 
 
 class Ledger:

@@ -1,4 +1,4 @@
-"""What a command may replace: files that it wrote itself and that nobody edited since, and others when it is told to.
+"""A command replaces only files that it wrote itself and that nobody edited since, and others when it is told to.
 
 A command opens `Outputs` on its folder, which looks at what is there before any work. While it is open, every file that
 files.py puts in place below that folder is looked at again, and its hash is recorded in .pairuni.json of the folder
@@ -50,7 +50,10 @@ class Outputs:
         self.names, self.many = tuple(names), tuple(many)
         self._written = self._read().get(command, {})
         self._changed = False
-        self._check()
+        for name in self.names if self.folder.is_dir() and not overwrite else ():
+            for path in sorted(self.folder.glob(f"{name}/*" if name.endswith("**") else name)):
+                if path.is_file() and path.name != RECORD:
+                    self.check_one(path.relative_to(self.folder).as_posix())
 
     def __enter__(self) -> "Outputs":
         with _lock:
@@ -65,19 +68,28 @@ class Outputs:
             self.save()
 
     def place_of(self, path: Path) -> str | None:
-        """What `names` know the path as; None where it is none of them."""
+        """The path as `names` know it, relative to the folder; None where it is none of them."""
         path, folder = Path(os.path.abspath(path)), Path(os.path.abspath(self.folder))
         if not path.is_relative_to(folder):
             return None
         place = path.relative_to(folder).as_posix()
         return place if any(_fits(place, name) for name in (*self.names, *self.many)) else None
 
-    def about_to_write(self, place: str, digest: str, save: bool = True) -> None:
-        """Raises InputError where something else must not be replaced; records what will be there."""
-        self._check_one(place, digest)
-        self.record(place, digest)
-        if save:
-            self.save()
+    def check_one(self, place: str, digest: str = "") -> None:
+        """Raises InputError where a file is at `place` that this command may not replace.
+
+        Args:
+            digest: of the content that is to replace it; equal content is no loss.
+        """
+        path = self.folder / place
+        if self.overwrite or not path.is_file():
+            return
+        known, found = self._written.get(place, []), _hash(path)
+        if found in known or found == digest:
+            return
+        what = "was edited since this command wrote it" if known else "exists, and this command did not write it"
+        message = f"{what}; move it away or choose another output, or --overwrite to replace it"
+        raise InputError(message, file=path)
 
     def record(self, place: str, digest: str) -> None:
         """Says what this command has written, or is about to."""
@@ -85,23 +97,6 @@ class Outputs:
         if not kept or kept[-1] != digest:
             self._written[place] = [*kept, digest][-_KEPT:]
             self._changed = True
-
-    def _check(self) -> None:
-        for name in self.names if self.folder.is_dir() and not self.overwrite else ():
-            for path in sorted(self.folder.glob(f"{name}/*" if name.endswith("**") else name)):
-                if path.is_file() and path.name != RECORD:
-                    self._check_one(path.relative_to(self.folder).as_posix())
-
-    def _check_one(self, place: str, digest: str = "") -> None:
-        path = self.folder / place
-        if self.overwrite or not path.is_file():
-            return
-        known, found = self._written.get(place, []), _hash(path)
-        if found in known or found == digest:
-            return
-        what = "was edited since this command wrote it" if known else "is there already, and not from this command"
-        message = f"{what}; move it away or choose another output, or --overwrite to replace it"
-        raise InputError(message, file=path)
 
     def _read(self) -> dict[str, Any]:
         path = self.folder / RECORD
@@ -138,22 +133,26 @@ def before_replacing(path: Path, content: Path | bytes, save: bool = True) -> No
     Raises InputError where not.
     """
     with _lock:
-        for outputs in reversed(_active):
-            place = outputs.place_of(path)
-            if place is not None:
-                outputs.about_to_write(place, _hash(content), save)
-                return
+        for outputs, place in _owner(path):
+            digest = _hash(content)
+            outputs.check_one(place, digest)
+            outputs.record(place, digest)
+            if save:
+                outputs.save()
 
 
 def wrote(path: Path) -> None:
     """Records a file that was appended to as it is now."""
     with _lock:
-        for outputs in reversed(_active):
-            place = outputs.place_of(path)
-            if place is not None:
-                outputs.record(place, _hash(path))
-                outputs.save()
-                return
+        for outputs, place in _owner(path):
+            outputs.record(place, _hash(path))
+            outputs.save()
+
+
+def _owner(path: Path) -> list[tuple[Outputs, str]]:
+    """The innermost open `Outputs` that knows the path, and the path as it knows it; empty where none does."""
+    found = ((outputs, outputs.place_of(path)) for outputs in reversed(_active))
+    return next(([(outputs, place)] for outputs, place in found if place is not None), [])
 
 
 def record_folder(folder: Path, command: str) -> None:

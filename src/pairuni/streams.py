@@ -20,7 +20,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 
 VERSION = 2
-"""Of all streams but the frozen ones. Version 1, without names, is whatever says no version."""
+"""The version of all streams but the frozen ones. A record that names none is of version 1."""
 
 
 def other_streams(recorded: Mapping[str, Any]) -> str | None:
@@ -35,109 +35,71 @@ def other_streams(recorded: Mapping[str, Any]) -> str | None:
 
 
 class Stream(StrEnum):
-    """What each stream draws, and its indices."""
+    """Each stream, with its use and its indices."""
 
     # Training
     SAMPLER_ORDER = "order of pairs in training"
     """The order in which an epoch visits pairs, or halves. Index: the epoch."""
-    RANDOM_PARTNERS = "partners of random pairs"
-    """Who is joined with whom in mode random_pairs."""
-    UNPAIRED_ORDER = "order of choice in unpaired"
-    """Which generation half chooses first in mode unpaired."""
+    RANDOM_PARTNERS = "partners of random pairs"  # who is joined with whom in mode random_pairs
+    UNPAIRED_ORDER = "order of choice in unpaired"  # which generation half chooses first in mode unpaired
     ADAPTERS = "adapters at the start of training"
     """Python's, NumPy's and torch's own generators while a model is loaded."""
-    TRAINING = "training"
-    """The same generators in the steps of training, for what in a model draws by itself."""
-    ROLLOUTS = "rollouts"
-    """Tokens of a rollout. Keyed by (run, step, pair, side, rollout): policies/sampling.py."""
+    TRAINING = "training"  # the same generators in the steps of training, for what in a model draws by itself
+    ROLLOUTS = "rollouts"  # tokens of a rollout. Keyed by (run, step, pair, side, rollout): policies/sampling.py.
     SCORING = "what is scored of a rollout"
     """Masks and steps of the estimators of diffusion policies. Keyed by the rollout's key, changed: `beside`."""
     FILL_ORDER = "order in which a prompt's slots are filled"
-    """Of diffusion policies. Keyed by the prompt's ids: policies/dimoo/decode.py."""
+    """For diffusion policies. Keyed by the prompt's ids: policies/dimoo/decode.py."""
 
     # Pairing
-    CLUSTERS = "k-means"
-    """Where k-means begins, and its mini-batches."""
-    CLUSTER_MEMBER = "random member of a cluster"
-    """Which image stands for a cluster where that is drawn."""
-    VISITING_ORDER = "visiting order of generation images"
-    """In Algorithm 1."""
-    CUT = "aligned pairs that max_pairs keeps"
-    """Where there are more of them than pairs are wanted."""
-    RANDOM_COSINES = "cosines of random images"
-    """Which images are compared for the report of a pairing."""
-    INDEX_LISTS = "lists of the approximate index"
-    """Seeds the k-means of faiss."""
-    INDEX_TRAINING = "training rows of the approximate index"
-    """From which its lists are made."""
-    INDEX_RECALL = "rows whose recall is measured"
-    """Of an approximate graph."""
+    CLUSTERS = "k-means"  # where k-means begins, and its mini-batches
+    CLUSTER_MEMBER = "random member of a cluster"  # which image stands for a cluster where that is drawn
+    VISITING_ORDER = "visiting order of generation images"  # In Algorithm 1
+    CUT = "aligned pairs that max_pairs keeps"  # where there are more of them than pairs are wanted
+    RANDOM_COSINES = "cosines of random images"  # which images are compared for the report of a pairing
+    INDEX_LISTS = "lists of the approximate index"  # seeds the k-means of faiss
+    INDEX_TRAINING = "training rows of the approximate index"  # from which its lists are made
+    INDEX_RECALL = "rows whose recall is measured"  # of an approximate graph
 
     # Completion
-    LETTERS = "letters of right options"
-    """Where the right option stands. Index: the block of samples."""
-    SHAPES_COMPLETER = "questions and captions of Shapes images"
-    """Indices: sample id, attempt."""
+    LETTERS = "letters of right options"  # where the right option stands. Index: the block of samples.
+    SHAPES_COMPLETER = "questions and captions of Shapes images"  # indices: sample id, attempt
 
     # Shapes world
-    WORLD_QUESTION = "understanding sample of a world"
-    """Scene, question and image. Index: the sample."""
-    WORLD_CAPTION = "generation sample of a world"
-    """Caption, scene and image. Index: the sample."""
+    WORLD_QUESTION = "understanding sample of a world"  # scene, question and image. Index: the sample.
+    WORLD_CAPTION = "generation sample of a world"  # caption, scene and image. Index: the sample.
     WORLD_COMMON = "scenes that both sources show"
     """Which generation samples show which scene of an understanding sample."""
     WORLD_BACKGROUND = "background of an image of a world"
     """Where backgrounds are mixed. Indices: source (1 understanding, 2 generation), sample."""
-    TEST_QUESTION = "test question"
-    """Frozen: published results are of these items. Index: the item."""
-    TEST_PROMPT = "test prompt"
-    """Frozen. Index: the item."""
-    VALIDATION_QUESTION = "validation question"
-    """Index: the item."""
-    VALIDATION_PROMPT = "validation prompt"
-    """Index: the item."""
+    TEST_QUESTION = "test question"  # frozen: published results are of these items. Index: the item.
+    TEST_PROMPT = "test prompt"  # frozen. Index: the item.
+    VALIDATION_QUESTION = "validation question"  # index: the item
+    VALIDATION_PROMPT = "validation prompt"  # index: the item
 
     # Measures
-    SCORE_ERROR = "standard error of a score"
-    """Bootstrap over groups of items."""
-    GRADIENT_PAIRS = "pairs whose gradients are measured"
-    """By `analyse gradients`."""
-    GRADIENT_SKETCH = "sketch of a gradient"
-    """Places and signs of entries."""
-    GRADIENT_INTERVAL = "interval of gradient agreement"
-    """Bootstrap over pairs."""
-    GRADIENT_ADAPTERS = "adapters whose gradients are measured"
-    """Torch's generator in `analyse gradients`."""
-    CORRELATION = "interval of a correlation of arms"
-    """Bootstrap over arms and seeds."""
-    GALLERY = "pairs of a gallery"
-    """Which pairs of a stretch are shown."""
-    SMOKE_MODEL = "model of the smoke test"
-    """Torch's generator in `pairuni smoke`."""
-    SMOKE_DRAWING = "drawing of the smoke test"
-    """Index: the drawing."""
-    MEMORY_NOISE = "noise images"
-    """Of the measured prompts in `policies/memory.py`."""
+    SCORE_ERROR = "standard error of a score"  # Bootstrap over groups of items
+    GRADIENT_PAIRS = "pairs whose gradients are measured"  # by `analyse gradients`
+    GRADIENT_SKETCH = "sketch of a gradient"  # places and signs of entries
+    GRADIENT_INTERVAL = "interval of gradient agreement"  # Bootstrap over pairs
+    GRADIENT_ADAPTERS = "adapters whose gradients are measured"  # Torch's generator in `analyse gradients`
+    CORRELATION = "interval of a correlation of arms"  # Bootstrap over arms and seeds
+    GALLERY = "pairs of a gallery"  # which pairs of a stretch are shown
+    SMOKE_MODEL = "model of the smoke test"  # Torch's generator in `pairuni smoke`
+    SMOKE_DRAWING = "drawing of the smoke test"  # index: the drawing
+    MEMORY_NOISE = "noise images"  # of the measured prompts in `policies/memory.py`
 
     # Pre-training of the shipped checkpoints: frozen, since the checkpoints were made so
     PRETRAIN_WEIGHTS = "weights of pre-training"
     """Torch's generator: initial weights, noise on codes. Its number is the seed itself."""
-    PRETRAIN_CODEBOOK = "images of the first codebook"
-    """Which scenes they show."""
-    PRETRAIN_TOKENIZER = "batch of the image tokenizer"
-    """Indices: phase, step."""
-    PRETRAIN_READABLE = "scenes that a tokenizer must keep"
-    """Held-out scenes."""
-    PRETRAIN_POOL = "scenes of pre-training"
-    """The pool that questions and captions are about."""
-    PRETRAIN_LANGUAGE = "batch of questions and captions"
-    """Index: the step."""
-    PRETRAIN_SIGHT = "batch of the sight stage"
-    """Index: the step."""
-    PRETRAIN_ANSWERS = "batch of questions alone"
-    """Index: the step."""
-    PRETRAIN_CORPUS = "texts for a tokenizer"
-    """From which its vocabulary is made."""
+    PRETRAIN_CODEBOOK = "images of the first codebook"  # which scenes they show
+    PRETRAIN_TOKENIZER = "batch of the image tokenizer"  # indices: phase, step
+    PRETRAIN_READABLE = "scenes that a tokenizer must keep"  # held-out scenes
+    PRETRAIN_POOL = "scenes of pre-training"  # the pool that questions and captions are about
+    PRETRAIN_LANGUAGE = "batch of questions and captions"  # index: the step
+    PRETRAIN_SIGHT = "batch of the sight stage"  # index: the step
+    PRETRAIN_ANSWERS = "batch of questions alone"  # index: the step
+    PRETRAIN_CORPUS = "texts for a tokenizer"  # from which its vocabulary is made
 
 
 _FROZEN: dict[Stream, tuple[tuple[int, ...], int]] = {
@@ -152,7 +114,7 @@ _FROZEN: dict[Stream, tuple[tuple[int, ...], int]] = {
     Stream.PRETRAIN_ANSWERS: ((7,), 1),
     Stream.PRETRAIN_CORPUS: ((99,), 0),
 }
-"""Streams that stay as in version 1: what stands between seed and indices in their entropy, and how many indices they
+"""Streams that stay as in version 1: the numbers between seed and indices in their entropy, and how many indices they
 have. With other numbers of indices two of them could be equal, since NumPy pads with zeros."""
 
 _KEY_BYTES: dict[Stream, int] = {Stream.ROLLOUTS: 8, Stream.FILL_ORDER: 16}
@@ -160,7 +122,7 @@ _KEY_BYTES: dict[Stream, int] = {Stream.ROLLOUTS: 8, Stream.FILL_ORDER: 16}
 others', and their generator (Philox) is another than that of the rest (PCG64)."""
 
 _BESIDE: dict[Stream, int] = {Stream.SCORING: 0x6D61736B}
-"""What the keys of streams that go beside rollouts differ in from the rollouts' own."""
+"""Streams beside rollouts: their keys are the rollouts' keys, XORed with this."""
 
 _PLAIN = Stream.PRETRAIN_WEIGHTS
 

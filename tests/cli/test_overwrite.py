@@ -185,7 +185,7 @@ def test_names_reach_as_far_as_they_say(tmp_path: Path) -> None:
         (tmp_path / name).write_text("mine")
     Outputs(tmp_path, "x", ["b*"])
     for name, found in (("*.txt", "a.txt"), ("sub/*", "sub/a.txt"), ("sub/deep/**", "deep/a.txt")):
-        with pytest.raises(InputError, match=f"{found}: is there already"):
+        with pytest.raises(InputError, match=f"{found}: exists, and this command did not write it"):
             Outputs(tmp_path, "x", [name])
     with writing(tmp_path, "x", [], False, many=["sub/*"]):
         write_text(tmp_path / "other.txt", "not its own")

@@ -125,8 +125,8 @@ class PairuniModel(lmms):
             # A task may repeat a document's request to see how much the answers vary.
             seed = counter_seed(self.seed, 0, f"{task}/{split}/{doc_id}", Side.UNDERSTANDING, seen[task, split, doc_id])
             seen[task, split, doc_id] += 1
-            look = _Look(self.task_dict[task][split], doc_id, visuals, where)
-            questions.append(_Question(place, text, look, spec, until, seed))
+            documents = self.task_dict[task][split]
+            questions.append(_Question(place, text, documents, doc_id, visuals, where, spec, until, seed))
         if unused:
             warnings.warn(f"generation_kwargs that are not used: {', '.join(sorted(unused))}", stacklevel=3)
         return questions
@@ -134,12 +134,12 @@ class PairuniModel(lmms):
     def _texts(self, batch: Sequence["_Question"]) -> list[str]:
         if self.policy is None:
             raise RuntimeError("lmms-eval has evaluated and cleaned this model: make another")
-        prompts = [Prompt(Side.UNDERSTANDING, question.text, question.look.images()) for question in batch]
+        prompts = [Prompt(Side.UNDERSTANDING, question.text, question.images()) for question in batch]
         seeds = np.array([[question.seed] for question in batch], dtype=np.uint64)
         try:
             rollouts = self.policy.sample(Side.UNDERSTANDING, prompts, 1, batch[0].spec, seeds)
         except ValueError as err:
-            blind = [q.look.where for q, prompt in zip(batch, prompts, strict=True) if not prompt.images]
+            blind = [q.where for q, prompt in zip(batch, prompts, strict=True) if not prompt.images]
             if not blind:
                 raise
             raise InputError(f"has no image, and the model does not answer without ({err})", file=blind[0]) from err
@@ -148,31 +148,25 @@ class PairuniModel(lmms):
 
 
 @dataclass(frozen=True)
-class _Look:
-    """What a document shows; images are decoded when their batch is asked."""
-
+class _Question:
+    place: int
+    """Of its answer."""
+    text: str
     documents: Any
     doc_id: int
     visuals: Callable[[Any], Any]
     where: str
+    spec: SamplingSpec
+    until: tuple[str, ...]
+    seed: int
 
     def images(self) -> tuple[np.ndarray, ...]:
-        """uint8 [H, W, 3] each. Raises InputError: something that is no image."""
+        """The document's images, uint8 [H, W, 3] each, decoded now. Raises InputError: something that is no image."""
         found = self.visuals(self.documents[self.doc_id])
         found = [found] if isinstance(found, Image.Image) else found or []
         for other in (one for one in found if not isinstance(one, Image.Image)):
             raise InputError(f"shows a {type(other).__name__}; only images can be seen", file=self.where)
         return tuple(np.asarray(image.convert("RGB")) for image in found)
-
-
-@dataclass(frozen=True)
-class _Question:
-    place: int
-    text: str
-    look: _Look
-    spec: SamplingSpec
-    until: tuple[str, ...]
-    seed: int
 
 
 def sampling_spec(options: Mapping[str, Any], max_new_tokens: int) -> SamplingSpec:

@@ -1,7 +1,7 @@
 """`pairuni check PATH`: validates a config, a JSON Lines file or a run directory and says what to mend."""
 
 import argparse
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,9 @@ def _check_meaning(config: object) -> None:
 
 
 def _jsonl(path: Path, image_root: str | None) -> str:
+    from pairuni.data.images import load_image
+    from pairuni.rewards.choice import gold_fault
+
     faults: list[InputError] = []
     _, first = next(read_jsonl(path, faults), (0, None))
     if first is None:
@@ -97,33 +100,42 @@ def _jsonl(path: Path, image_root: str | None) -> str:
     faults.clear()  # they are found again
     kind = _kind(path, first)
     root = path.parent if image_root is None else Path(image_root)
-    images: list[tuple[int, str, str]] = []
+    samples: list[tuple[int, str, Quadruple | Sample]] = []
+    """With the line, and the part of the row that the sample is."""
     if kind == "pairs":
         root = pairs_root(path, image_root)
         pairs = numbered_pairs(path, image_root, faults)
-        images = [(n, f"{k}_ann.image_path", vars(p)[k].image_path) for n, p in pairs.items() for k in _HALVES]
-        golds = [(n, f"{k}_ann.answer", vars(p)[k]) for n, p in pairs.items() for k in _HALVES]
+        samples = [(n, f"{half}_ann.", vars(p)[half]) for n, p in pairs.items() for half in _HALVES]
         aligned = sum(p.kind == "aligned" for p in pairs.values())
         found = f"{len(pairs)} pairs ({aligned} aligned, {len(pairs) - aligned} retrieved), every image opens"
     elif kind == "quadruples":
-        quadruples = numbered_quadruples(path, image_root, faults)
-        images = [(n, "image_path", q.image_path) for n, q in quadruples.items()]
-        golds = [(n, "answer", q) for n, q in quadruples.items()]
-        found = f"{len(quadruples)} quadruples, every image opens"
+        samples = [(n, "", q) for n, q in numbered_quadruples(path, image_root, faults).items()]
+        found = f"{len(samples)} quadruples, every image opens"
     elif kind in _SAMPLES:
-        side = _SAMPLES[kind]
-        samples = numbered_samples(path, side, image_root, faults)
-        images = [(n, "image_path", s.image_path) for n, s in samples.items()]
-        golds = [(n, "answer", s) for n, s in samples.items()]
-        found = f"{len(samples)} {side} samples, every image opens"
+        samples = [(n, "", s) for n, s in numbered_samples(path, _SAMPLES[kind], image_root, faults).items()]
+        found = f"{len(samples)} {kind}, every image opens"
     else:
-        golds = []
         found = f"{len(list(read_jsonl(path, faults)))} rows of {kind}"
-    faults += _broken_images(path, root, images)
-    faults += _impossible_golds(path, golds)
-    if faults:
-        raise _as_one(path, sorted(faults, key=lambda fault: fault.line or 0))
-    return f"{path}: {found}"
+    opened: set[str] = set()
+    for line, part, sample in samples:
+        if sample.image_path not in opened:
+            opened.add(sample.image_path)
+            image = resolve_image(sample.image_path, root)
+            try:
+                load_image(image)
+            except InputError as err:
+                faults.append(InputError(f"{image}: {err.message}", file=path, line=line, field=f"{part}image_path"))
+        fault = gold_fault(sample.question, sample.answer) if sample.question and sample.answer else None
+        if fault is not None:
+            faults.append(InputError(fault, file=path, line=line, field=f"{part}answer"))
+    if not faults:
+        return f"{path}: {found}"
+    faults.sort(key=lambda fault: fault.line or 0)
+    if len(faults) == 1:
+        raise faults[0]
+    shown = [f"  {fault}" for fault in faults[:_SHOWN]]
+    more = [f"  and {len(faults) - _SHOWN:,} more"] if len(faults) > _SHOWN else []
+    raise InputError("\n".join([f"{len(faults):,} faults", *shown, *more]), file=path)
 
 
 def _kind(path: Path, first: Mapping[str, Any]) -> str:
@@ -144,41 +156,6 @@ def _kind(path: Path, first: Mapping[str, Any]) -> str:
     raise InputError(
         f"is of no known kind; nearest are {near}, which need {', '.join(lacks)} as well", file=path, line=1
     )
-
-
-def _broken_images(path: Path, root: Path, images: Iterable[tuple[int, str, str]]) -> Iterator[InputError]:
-    """Opens each image of the (line, field, image path) once. Yields what is wrong, with what names it first."""
-    from pairuni.data.images import load_image
-
-    opened: set[str] = set()
-    for line, field, image_path in images:
-        if image_path in opened:
-            continue
-        opened.add(image_path)
-        image = resolve_image(image_path, root)
-        try:
-            load_image(image)
-        except InputError as err:
-            yield InputError(f"{image}: {err.message}", file=path, line=line, field=field)
-
-
-def _impossible_golds(path: Path, golds: Iterable[tuple[int, str, Quadruple | Sample]]) -> Iterator[InputError]:
-    """Answers of (line, field, sample) that are none of the options in their question."""
-    from pairuni.rewards.choice import gold_fault
-
-    for line, field, sample in golds:
-        fault = gold_fault(sample.question, sample.answer) if sample.question and sample.answer else None
-        if fault is not None:
-            yield InputError(fault, file=path, line=line, field=field)
-
-
-def _as_one(path: Path, faults: list[InputError]) -> InputError:
-    """One error that says the first faults and their number."""
-    if len(faults) == 1:
-        return faults[0]
-    shown = [f"  {fault}" for fault in faults[:_SHOWN]]
-    more = [f"  and {len(faults) - _SHOWN:,} more"] if len(faults) > _SHOWN else []
-    return InputError("\n".join([f"{len(faults):,} faults", *shown, *more]), file=path)
 
 
 def _run(path: Path) -> str:

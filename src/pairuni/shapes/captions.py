@@ -1,4 +1,4 @@
-"""Captions of the Shapes world: what a text asks of a scene, written in varied wording and read back again.
+"""Captions of the Shapes world: the requirements of a text on a scene, written in varied words and read back again.
 
 `Requirement` is the meaning, `write` and `read` go between it and text, `fits` and `credit` compare it with a scene.
 The six tasks mirror GenEval's: single object, two objects, counting, colours, position, attribution.
@@ -142,9 +142,7 @@ def write(requirement: Requirement, rng: np.random.Generator, openings: Sequence
 def _phrase(group: Group, rng: np.random.Generator) -> str:
     colour = "" if group.colour is None else group.colour + " "
     if group.number == 1:
-        where = (
-            "" if group.cell is None else f" in the {group.cell}" if group.cell == "centre" else f" at the {group.cell}"
-        )
+        where = f" {'in' if group.cell == 'centre' else 'at'} the {group.cell}" if group.cell else ""
         return f"a {colour}{group.shape}{where}"
     plural = group.shape + ("es" if group.shape.endswith("s") else "s")
     number = next(word for word, n in NUMBERS.items() if n == group.number)
@@ -219,20 +217,16 @@ def relation_held_out(requirement: Requirement) -> bool:
 def _draw(task: str, rng: np.random.Generator) -> Requirement:
     shapes = [str(s) for s in rng.choice(SHAPES, size=2, replace=False)]
     colours = [str(c) for c in rng.choice(list(COLOURS), size=2, replace=False)]
-    if task == "single":
-        return Requirement((Group(1, shapes[0]),))
-    if task == "two":
-        return Requirement((Group(1, shapes[0]), Group(1, shapes[1])))
+    plain, coloured = ([Group(1, *said) for said in zip(shapes, c, strict=True)] for c in ((None, None), colours))
     if task == "counting":
         colour = colours[0] if rng.random() < 0.5 else None
         return Requirement((Group(int(rng.integers(2, MOST + 1)), shapes[0], colour),))
-    if task == "colours":
-        return Requirement((Group(1, shapes[0], colours[0]),))
-    if task == "attribution":
-        return Requirement((Group(1, shapes[0], colours[0]), Group(1, shapes[1], colours[1])))
     if task == "position":
-        return Requirement((Group(1, shapes[0]), Group(1, shapes[1])), str(rng.choice(list(RELATIONS))))
-    raise ValueError(f"unknown task {task!r}")
+        return Requirement(tuple(plain), str(rng.choice(list(RELATIONS))))
+    groups = {"single": plain[:1], "two": plain, "colours": coloured[:1], "attribution": coloured}
+    if task not in groups:
+        raise ValueError(f"unknown task {task!r}")
+    return Requirement(tuple(groups[task]))
 
 
 def example(requirement: Requirement, rng: np.random.Generator, split: Split) -> Scene:

@@ -28,7 +28,7 @@ _LEAST_AREA = 0.004
 
 @dataclass(frozen=True)
 class Detection:
-    """What was read: things, and how many regions could not be read."""
+    """The things that were read, and the number of regions that could not be read."""
 
     things: tuple[Thing, ...]
     unread: int

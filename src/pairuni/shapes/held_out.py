@@ -1,7 +1,7 @@
 """Held-out items of the Shapes world: the test, which is reported, and validation, on which options are chosen.
 
-Training, validation and test share no scene, hence no question about one, and no prompt. What training must not show
-follows from combinations and wordings (scenes.py, captions.py). Of what is left
+Training, validation and test share no scene, hence no question about one, and no prompt. Combinations and wordings
+decide what training may not show (scenes.py, captions.py). Of the rest
 
 - a hash of the scene gives validation a quarter of the scenes of several things, without those of the first 2,000 test
   questions: published results are of these, so they stay what they were before validation had scenes of its own. Later

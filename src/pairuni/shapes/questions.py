@@ -6,13 +6,13 @@ gives the words before the letter that a model is taught to write ("blue (B)").
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from pairuni.shapes.captions import RELATIONS, related
-from pairuni.shapes.scenes import CELLS, COLOURS, MOST, SHAPES, Scene, random_kind
+from pairuni.shapes.scenes import CELLS, COLOURS, MOST, SHAPES, Scene, Thing, random_kind
 
 TYPES = ("existence", "comparison", "count", "colour", "position", "binding")
 LETTERS = "ABCD"
@@ -55,9 +55,8 @@ def ask(scene: Scene, type: str, rng: np.random.Generator) -> Question | None:
     if drawn is None:
         return None
     stem, right, wrong = drawn
-    options = [right, *wrong] if right in ("yes", "no") else [str(o) for o in rng.permutation([right, *wrong])]
-    if right in ("yes", "no"):
-        options = ["yes", "no"]
+    yes_no = right in ("yes", "no")
+    options = ["yes", "no"] if yes_no else [str(option) for option in rng.permutation([right, *wrong])]
     return Question(type, stem, tuple(options), LETTERS[options.index(right)])
 
 
@@ -74,12 +73,11 @@ Drawn = tuple[str, str, list[str]] | None
 
 
 def _yes_no(stem: str, truth: bool) -> Drawn:
-    return stem, "yes" if truth else "no", ["no" if truth else "yes"]
+    return stem, "yes" if truth else "no", []
 
 
-def _others(right: str, pool: list[str] | tuple[str, ...], rng: np.random.Generator, most: int = 3) -> list[str]:
-    others = [p for p in pool if p != right]
-    return [str(o) for o in rng.permutation(others)[:most]]
+def _others(right: str, pool: Iterable[str], rng: np.random.Generator) -> list[str]:
+    return [str(other) for other in rng.permutation([each for each in pool if each != right])[:3]]
 
 
 def _existence(scene: Scene, rng: np.random.Generator) -> Drawn:
@@ -114,15 +112,15 @@ def _count(scene: Scene, rng: np.random.Generator) -> Drawn:
 
 
 def _colour(scene: Scene, rng: np.random.Generator) -> Drawn:
-    single = [t for t in scene.things if sum(o.shape == t.shape for o in scene.things) == 1]
+    single = _single(scene)
     if not single:
         return None
     thing = single[int(rng.integers(len(single)))]
-    return f"What colour is the {thing.shape}?", thing.colour, _others(thing.colour, list(COLOURS), rng)
+    return f"What colour is the {thing.shape}?", thing.colour, _others(thing.colour, COLOURS, rng)
 
 
 def _position(scene: Scene, rng: np.random.Generator) -> Drawn:
-    single = [t for t in scene.things if sum(o.shape == t.shape for o in scene.things) == 1]
+    single = _single(scene)
     if not single:
         return None
     if len(single) > 1 and rng.random() < 0.5:
@@ -148,6 +146,11 @@ def _binding(scene: Scene, rng: np.random.Generator) -> Drawn:
         if (colour, shape) not in kinds and f"{colour} {shape}" not in wrong:
             wrong.append(f"{colour} {shape}")
     return "Which of these is there?", right, wrong
+
+
+def _single(scene: Scene) -> list[Thing]:
+    """Things that are the only ones of their shape."""
+    return [t for t in scene.things if sum(o.shape == t.shape for o in scene.things) == 1]
 
 
 def _plural(shape: str) -> str:

@@ -85,7 +85,7 @@ def is_held_out(*combination: object) -> bool:
 
 
 def _hash(content: object) -> int:
-    """Of what has a plain `repr`, in 0..255."""
+    """A fixed hash in 0..255 of a value with a plain `repr`."""
     return hashlib.sha256(repr(content).encode()).digest()[0]
 
 

@@ -39,12 +39,15 @@ def write_world(config: ShapesConfig) -> None:
 
     Understanding samples have a question and no caption, generation samples a caption and no question, as from two
     unrelated sources. Half of the captions describe scenes, half are prompts of the six tasks, unless `tasks` says
-    otherwise. What one option draws at random it draws apart, so that no option changes what the others leave alone.
+    otherwise. Each option has random streams of its own, so that changing one does not change the draws of the others.
 
     Raises:
         InputError: a question type or task that there is not, or files that cannot be written.
     """
-    _check_names(config)
+    for field, known in (("question_types", TYPES), ("tasks", (SCENE, *TASKS))):
+        unknown = [name for name in vars(config)[field] if name not in known]
+        if unknown:
+            raise InputError(f"{unknown[0]!r} is not one of {', '.join(known)}", field=field)
     folder = Path(config.output)
     check_folder(folder / "images")
     with writing(folder, "shapes", SOURCES, config.overwrite, many=("images/*.png",)):
@@ -58,12 +61,18 @@ def _write(config: ShapesConfig, folder: Path) -> None:
         row = {"id": f"u{i:05d}", "image_path": f"images/u{i:05d}.png"}
         _save(folder / row["image_path"], render(scene, rng, background=_background(1, i, config)))
         questions.append(row | {"question": question.text, "answer": question.answer, "tag": question.type})
-    again = _again(config)
+    # Generation samples that show the scene of an understanding sample once more: each another while they last.
+    rng = generator(config.seed, Stream.WORLD_COMMON)
+    chosen = rng.permutation(config.generation)[: round(config.common * config.generation)]
+    scenes = np.resize(rng.permutation(config.understanding), len(chosen))
+    again = dict(zip(chosen.tolist(), scenes.tolist(), strict=True))
     for i in range(config.generation):
         rng = generator(config.seed, Stream.WORLD_CAPTION, i)
         if i in again:
             scene, tag = _asked(again[i], config)[0], SCENE
-            text = _train_caption(scene, rng)
+            text = caption(scene, rng)
+            while not _is_train(text):
+                text = caption(scene, rng)
         else:
             text, scene, tag = _captioned(i, rng, config.tasks)
         row = {"id": f"g{i:05d}", "image_path": f"images/g{i:05d}.png"}
@@ -73,13 +82,6 @@ def _write(config: ShapesConfig, folder: Path) -> None:
         write_jsonl(folder / name, rows)
 
 
-def _check_names(config: ShapesConfig) -> None:
-    for field, known in (("question_types", TYPES), ("tasks", (SCENE, *TASKS))):
-        unknown = [name for name in vars(config)[field] if name not in known]
-        if unknown:
-            raise InputError(f"{unknown[0]!r} is not one of {', '.join(known)}", field=field)
-
-
 def _asked(i: int, config: ShapesConfig) -> tuple[Scene, Question, np.random.Generator]:
     """Understanding sample i, and the generator that goes on to draw it."""
     rng = generator(config.seed, Stream.WORLD_QUESTION, i)
@@ -87,16 +89,8 @@ def _asked(i: int, config: ShapesConfig) -> tuple[Scene, Question, np.random.Gen
     return *random_question(types[i % len(types)], rng, "train"), rng
 
 
-def _again(config: ShapesConfig) -> dict[int, int]:
-    """Generation samples that show the scene of an understanding sample once more: each has another while they last."""
-    rng = generator(config.seed, Stream.WORLD_COMMON)
-    chosen = rng.permutation(config.generation)[: round(config.common * config.generation)]
-    scenes = np.resize(rng.permutation(config.understanding), len(chosen))
-    return dict(zip(chosen.tolist(), scenes.tolist(), strict=True))
-
-
 def _background(source: int, i: int, config: ShapesConfig) -> tuple[int, int, int]:
-    """Of image i of source 1 (understanding) or 2 (generation)."""
+    """The background of image i of source 1 (understanding) or 2 (generation)."""
     if config.backgrounds == "mixed":
         return TINTS[int(generator(config.seed, Stream.WORLD_BACKGROUND, source, i).integers(len(TINTS)))]
     return TINTS[source - 1] if config.backgrounds == "apart" else BACKGROUND
@@ -112,13 +106,6 @@ def _captioned(i: int, rng: np.random.Generator, tasks: Sequence[str]) -> tuple[
         text = caption(scene, rng)
         if _is_train(text):
             return text, scene, SCENE
-
-
-def _train_caption(scene: Scene, rng: np.random.Generator) -> str:
-    while True:
-        text = caption(scene, rng)
-        if _is_train(text):
-            return text
 
 
 def _is_train(text: str) -> bool:
