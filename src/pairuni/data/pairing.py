@@ -107,8 +107,9 @@ def build_pairs(
     images = [quadruples[i] for i in kept]
     features_ND = normalise(features_ND if len(kept) == len(quadruples) else features_ND[kept])
     clusters = max(1, min(options.clusters, len(images) // 2))
-    how = options.kmeans, options.select, options.kmeans_passes
-    clustering = cluster(features_ND, clusters, options.seed, *how)
+    clustering = cluster(
+        features_ND, clusters, options.seed, options.kmeans, options.select, passes=options.kmeans_passes
+    )
     rest = np.setdiff1d(np.arange(len(images)), clustering.selected)
     is_generation = np.array([q.side is Side.GENERATION for q in images])
     und, gen = rest[~is_generation[rest]], rest[is_generation[rest]]
@@ -147,12 +148,13 @@ def build_pairs(
 
 def _graph(gen_GD: np.ndarray, und_UD: np.ndarray, options: PairConfig) -> tuple[Edges, dict[str, Any]]:
     """The candidates and what is written about them."""
-    limits = options.neighbours, options.similarity_floor
+    neighbours, floor = options.neighbours, options.similarity_floor
     if options.index == "exact" or not len(gen_GD) or not len(und_UD):
-        edges = candidates(gen_GD, und_UD, *limits)
+        edges = candidates(gen_GD, und_UD, neighbours, floor)
         return edges, {"index": "exact", "edges": len(edges.g_E)}
-    edges = approximate_candidates(gen_GD, und_UD, *limits, probes=options.index_probes, seed=options.seed)
-    share, truth = recall(edges, gen_GD, und_UD, *limits, seed=options.seed)
+    probes, seed = options.index_probes, options.seed
+    edges = approximate_candidates(gen_GD, und_UD, neighbours, floor, probes=probes, seed=seed)
+    share, truth = recall(edges, gen_GD, und_UD, neighbours, floor, seed=seed)
     return edges, {"index": "ivf", "edges": len(edges.g_E), "recall": share, "recall_of_edges": truth}
 
 

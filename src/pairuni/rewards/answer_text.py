@@ -27,10 +27,8 @@ ANSWER_PREFIX = re.compile(
     re.IGNORECASE,
 )
 
-_WORDS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
-)
-NUMBERS = {str(n): word for n, word in enumerate([*_WORDS.split(), "eighteen", "nineteen", "twenty"])}
+_WORDS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
+NUMBERS = {str(n): word for n, word in enumerate(f"{_WORDS} seventeen eighteen nineteen twenty".split())}
 """{numeral: English word}."""
 
 
@@ -56,9 +54,7 @@ def spoken(text: str) -> str:
     """NFKC, after the thinking, without special tokens and the name of the role."""
     text = unicodedata.normalize("NFKC", text)
     text = re.split(r"</think(?:ing)?\s*>", text, flags=re.IGNORECASE)[-1]
-    text = re.split(r"<think(?:ing)?\s*>", text, flags=re.IGNORECASE)[
-        0
-    ]  # thinking that never ended has no answer after it
+    text = re.split(r"<think(?:ing)?\s*>", text, flags=re.IGNORECASE)[0]  # of thinking that never ended, the start
     turns = [turn for turn in re.split(rf"{_ENDS.pattern}|{_TURN}", text) if turn.strip()]
     return _ROLE.sub("", _TOKENS.sub(" ", turns[0])) if turns else ""
 

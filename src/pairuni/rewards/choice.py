@@ -67,9 +67,12 @@ def _chosen(text: str, texts: Mapping[str, str], letters: Mapping[str, str]) -> 
     """As `extract_choice`, with keys by `texts` (normalised) and by upper-case `letters`."""
     final = final_answer(text)
     answer = plain(final).strip()
-    taken_back = _after_answer(spoken(text))
-    if taken_back:
-        answer = f"{answer}.\n{plain(taken_back)}"
+    # The text after the last <answer> or \boxed{} counts too, where it takes something back.
+    said = spoken(text)
+    tagged, box = re.split(r"</answer\s*>", said, flags=re.IGNORECASE), last_box(said)
+    after = plain(tagged[-1] if len(tagged) > 1 else said[box[1] + 1 :] if box else "")
+    if patterns.CORRECTED.search(f".{after}"):
+        answer = f"{answer}.\n{after}"
     lone = LONE.fullmatch(answer) or _REPEATED.fullmatch(answer)
     if lone and lone[1].upper() in letters:
         return letters[lone[1].upper()]
@@ -101,14 +104,6 @@ def _in_bold(markdown: str, texts: Mapping[str, str]) -> set[str]:
         letter = texts.get(normalise(plain(bold))) or (label[1] if label else None)
         found |= {letter} if letter else set()
     return found
-
-
-def _after_answer(said: str) -> str:
-    """The text after the last <answer> or \\boxed{}, where it takes something back; else nothing."""
-    tagged = re.split(r"</answer\s*>", said, flags=re.IGNORECASE)
-    box = last_box(said)
-    after = tagged[-1] if len(tagged) > 1 else said[box[1] + 1 :] if box else ""
-    return after if patterns.CORRECTED.search(f".{plain(after)}") else ""
 
 
 def _decided(answer: str, texts: Mapping[str, str], letters: frozenset[str], bold: set[str]) -> str | None:
@@ -159,22 +154,17 @@ def _unstated(answer: str, weak: Sequence[Mention], letters: frozenset[str], bol
     by_text = {mention.letter for mention in weak if mention.kind == "text"}
     if len(bold) == 1 and bold <= named | by_text:
         return min(bold)
-    if after := _after_conclusion(answer, weak):
-        return after
+    last = [piece for piece in pieces(answer) if piece.start() <= weak[-1].start][-1]
+    signs = [sign.end() for sign in patterns.CONCLUDED.finditer(answer, last.start(), weak[-1].start)]
+    concluded = {mention.letter for mention in weak if signs and mention.start >= signs[-1]}
+    if len(concluded) == 1:
+        return concluded.pop()
     opening = pieces(answer)[0].end()
     clear = weak[-1] in is_it or any(_is_hinted(answer, mention) or mention.start < opening for mention in is_it)
     if clear and len({mention.letter for mention in is_it}) == 1:
         return is_it[-1].letter
     several = any(mention.joined for mention in weak)
     return (named or by_text).pop() if len(named or by_text) == 1 and not several else None
-
-
-def _after_conclusion(answer: str, weak: Sequence[Mention]) -> str | None:
-    """The one option after "therefore" in the last sentence that names any."""
-    last = [piece for piece in pieces(answer) if piece.start() <= weak[-1].start][-1]
-    signs = [sign.end() for sign in patterns.CONCLUDED.finditer(answer, last.start(), weak[-1].start)]
-    after = {mention.letter for mention in weak if signs and mention.start >= signs[-1]}
-    return after.pop() if len(after) == 1 else None
 
 
 def _is_predicate(answer: str, mention: Mention) -> bool:

@@ -49,7 +49,12 @@ def _found(question: str) -> tuple[dict[str, str], bool]:
 
 def _best_run(question: str, pattern: str) -> dict[str, str]:
     """The longest run A, B, C, ... of labels; of equals one that follows a sentence, then the last one."""
-    labels = [(_as_letter(m[1]), m.start(), m.end()) for m in re.finditer(pattern, question)]
+    labels: list[tuple[str, int, int]] = []
+    for found in re.finditer(pattern, question):
+        letter = found[1].upper()  # "a" and "1" are A; a number beyond 26 is no label
+        if letter.isdecimal():
+            letter = _LETTERS[int(letter) - 1] if 0 < int(letter) <= len(_LETTERS) else ""
+        labels.append((letter, found.start(), found.end()))
     best, best_rank = {}, (0, False)
     for first, (letter, start, _) in enumerate(labels):
         if letter != "A":
@@ -66,13 +71,6 @@ def _best_run(question: str, pattern: str) -> dict[str, str]:
         if rank >= best_rank:
             best, best_rank = options, rank
     return best
-
-
-def _as_letter(label: str) -> str:
-    """ "a" and "1" as "A"; a number beyond 26 is no label."""
-    if not label.isdecimal():
-        return label.upper()
-    return _LETTERS[int(label) - 1] if 0 < int(label) <= len(_LETTERS) else ""
 
 
 def _texts(question: str, run: list[tuple[str, int, int]]) -> dict[str, str]:
