@@ -144,9 +144,8 @@ def _reassign(features_ND: np.ndarray, run: _Run, moved_C: np.ndarray) -> None:
         for start in range(0, len(rows) if len(columns) else 0, _ROWS):
             some = rows[start : start + _ROWS]
             features_RD, centroids_CD = np.take(features_ND, some, axis=0), run.centroids_CD[columns]
-            known_R1 = torch.from_numpy(run.score_N[some].astype(np.float32))[
-                :, None
-            ]  # the nearest reaches at least this
+            # The product with the nearest centroid is at least this.
+            known_R1 = torch.from_numpy(run.score_N[some].astype(np.float32))[:, None]
 
             def limit(
                 products_RS: torch.Tensor, first: int, margin_R1: torch.Tensor, known_R1: torch.Tensor = known_R1
@@ -160,9 +159,7 @@ def _reassign(features_ND: np.ndarray, run: _Run, moved_C: np.ndarray) -> None:
             row_E, column_E = (np.concatenate(part) for part in zip(*found, strict=True))
             score_E, name_E = exact(features_RD, centroids_CD, row_E, column_E), columns[column_E]
             order = np.lexsort((name_E, -score_E, row_E))
-            best = order[
-                np.flatnonzero(np.diff(row_E[order], prepend=-1))
-            ]  # of each row the nearest, the first of equals
+            best = order[np.flatnonzero(np.diff(row_E[order], prepend=-1))]  # the first place of each row
             image, score, name = some[row_E[best]], score_E[best], name_E[best]
             nearer = (score > run.score_N[image]) | ((score == run.score_N[image]) & (name < run.assignment_N[image]))
             run.score_N[image[nearer]], run.assignment_N[image[nearer]] = score[nearer], name[nearer]

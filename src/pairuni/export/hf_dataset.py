@@ -44,15 +44,15 @@ def write_hf_dataset(config: HfDatasetConfig) -> dict[str, Any]:
         InputError: a line of the pairs is wrong, an image is missing or broken (naming file, line and field), or
             `output` holds something else than an earlier export and `overwrite` is not set.
     """
-    path = Path(config.pairs)
-    pairing = read_pairing(path)
-    fresh = pairing[0] if pairing is not None and pairing[1] else None
-    notes = [] if config.license else ["no license was named: the data card states none"]
-    if pairing is None:
-        notes.append("no pairing.json beside the pairs: the data card does not say how they were made")
-    elif fresh is None:
-        notes.append("pairing.json was written with another pairs file: the data card leaves it out")
     with export_folder(config, _WRITTEN) as (folder, numbered, images):
+        path = Path(config.pairs)
+        pairing = read_pairing(path)
+        fresh = pairing[0] if pairing is not None and pairing[1] else None
+        notes = [] if config.license else ["no license was named: the data card states none"]
+        if pairing is None:
+            notes.append("no pairing.json beside the pairs: the data card does not say how they were made")
+        elif fresh is None:
+            notes.append("pairing.json was written with another pairs file: the data card leaves it out")
         pairs = [pair for _, pair in numbered]
         (folder / "data").mkdir()
         shards = _Shards(folder / "data", config.shard_mb * 1_000_000)
