@@ -6,8 +6,9 @@ whether the pairs are still the same. Mixing modes that change the pairs themsel
 
 import hashlib
 import json
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,12 @@ class PairSampler:
         together = [(side,) for side in sides] if mode == "vanilla" else [sides]
         self._units = [(pair, group) for group in together for pair in self._pairs]
         self._draws = batch * len(together)
-        self._orders: dict[int, np.ndarray] = {}
+
+        @lru_cache(maxsize=2)  # a batch may span two epochs
+        def order(epoch: int) -> np.ndarray:
+            return generator(seed, Stream.SAMPLER_ORDER, epoch).permutation(len(self._units))
+
+        self._order = order
         rows = json.dumps([p.to_json() for p in self._pairs], sort_keys=True)
         what = f"{rows}|{batch}|{seed}|{mode == 'vanilla'}|{VERSION}"
         self.fingerprint = hashlib.sha256(what.encode()).hexdigest()
@@ -70,32 +76,16 @@ class PairSampler:
             raise InputError("the checkpoint was made with other pairs, batch size, seed or mixing mode")
         return int(state["step"])
 
-    def _order(self, epoch: int) -> np.ndarray:
-        if epoch not in self._orders:
-            kept = {e: o for e, o in self._orders.items() if e == epoch - 1}
-            self._orders = kept | {
-                epoch: generator(self.seed, Stream.SAMPLER_ORDER, epoch).permutation(len(self._units))
-            }
-        return self._orders[epoch]
-
 
 class ImageCache:
     """The last `capacity` images, decoded and read-only."""
 
     def __init__(self, capacity: int = 256) -> None:
-        """Raises ValueError: capacity < 1."""
-        if capacity < 1:
-            raise ValueError(f"capacity must be positive, not {capacity}")
-        self.capacity, self._images = capacity, OrderedDict[Path, np.ndarray]()
+        self.load = lru_cache(maxsize=capacity)(_read_only)
+        """The image at a path, as `load_image` gives it. Raises InputError likewise."""
 
-    def load(self, path: str | Path) -> np.ndarray:
-        """The image, as `load_image` gives it. Raises InputError likewise."""
-        path = Path(path)
-        if path not in self._images:
-            image = load_image(path)
-            image.setflags(write=False)
-            self._images[path] = image
-            if len(self._images) > self.capacity:
-                self._images.popitem(last=False)
-        self._images.move_to_end(path)
-        return self._images[path]
+
+def _read_only(path: str | Path) -> np.ndarray:
+    image = load_image(path)
+    image.setflags(write=False)
+    return image
