@@ -54,9 +54,9 @@ def _verified_points(scores: Sequence[float]) -> float:
 class _Wise:
     """One version of WISE."""
 
+    keys: tuple[str, ...]
+    """Names of the scores of an image."""
     parse: Callable[[str], dict[str, float]]
-    scores: int
-    """Numbers of a record after its id."""
     points: Callable[[Sequence[float]], float]
     ranges: dict[str, tuple[int, int, float]]
     """Category -> first id, last id, weight."""
@@ -64,8 +64,8 @@ class _Wise:
 
 WISE_VERSIONS = {
     "legacy": _Wise(
+        LEGACY_KEYS,
         _parse_legacy,
-        3,
         lambda scores: (0.7 * scores[0] + 0.2 * scores[1] + 0.1 * scores[2]) / 2,
         {
             "culture": (1, 400, 0.4),
@@ -77,8 +77,8 @@ WISE_VERSIONS = {
         },
     ),
     "verified": _Wise(
+        ("score",),
         _parse_verified,
-        1,
         _verified_points,
         {
             "culture": (1, 400, 0.4),
@@ -120,8 +120,8 @@ def wise_score(records: Iterable[Sequence[float]], version: str) -> dict[str, An
     rules = rule_of(version, WISE_VERSIONS, "WISE")
     points: dict[str, list[float]] = {category: [] for category in rules.ranges}
     for prompt_id, *scores in records:
-        if len(scores) != rules.scores:
-            raise ValueError(f"a {version} WISE record is an id and {rules.scores} numbers, not {[prompt_id, *scores]}")
+        if (wanted := len(rules.keys)) != len(scores):
+            raise ValueError(f"a {version} WISE record is an id and {wanted} numbers, not {[prompt_id, *scores]}")
         inside = [name for name, (first, last, _) in rules.ranges.items() if first <= prompt_id <= last]
         if not inside:
             raise ValueError(f"WISE has prompts 1 to 1000, not {prompt_id}")

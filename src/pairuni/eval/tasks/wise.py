@@ -19,7 +19,6 @@ from pairuni.eval.tasks.items import Row
 from pairuni.eval.tasks.judging import Judged
 from pairuni.files import parse_json, read_text
 
-_KEYS = {"legacy": judged.LEGACY_KEYS, "verified": ("score",)}
 _FILES = ("cultural_common_sense.json", "spatio-temporal_reasoning.json", "natural_science.json")
 
 
@@ -39,7 +38,7 @@ class Wise(Judged):
 
     def answer(self, item: Item, output: str | np.ndarray) -> Answer:
         fields = {name.lower(): str(item.gold.get(name, "")) for name in ("Prompt", "Explanation")}
-        keys = _KEYS[self.protocol]
+        keys = judged.WISE_VERSIONS[self.protocol].keys
 
         def read(reply: str) -> list[float]:
             found = judged.parse_wise(reply, self.protocol)
