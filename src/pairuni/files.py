@@ -215,7 +215,7 @@ def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
 def check_folder(path: str | Path) -> None:
     """Raises InputError where `path` can be no folder, because it or what it lies in is a file. Writes nothing.
 
-    For what comes before long work; whatever else can go wrong shows when something is written.
+    Call it before long work; other faults show when something is written.
     """
     for place in (Path(path), *Path(path).parents):
         if os.path.lexists(place):

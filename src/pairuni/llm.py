@@ -27,9 +27,9 @@ from pairuni.progress import say
 from pairuni.replies import check_address, json_object, unmask, words_of
 
 _FATAL_STATUS = (401, 402, 403, 404)
-"""No later call can fare better: wrong key, no money, no such model."""
+"""No later call can succeed: wrong key, no money, no such model."""
 _FATAL_CODES = ("insufficient_quota", "unsupported_parameter", "unsupported_value", "unknown_parameter")
-"""Nor can one where a server of whatever status says this."""
+"""Nor where a server says this, whatever its status."""
 _PARAMETERS = ("max_tokens", "max_completion_tokens", "temperature", "response_format", "json_schema", "model")
 """Parameters that all calls of a run share. A 400 about one of these comes back at every call."""
 _ABOUT_THE_REQUEST = (400, 422)
@@ -275,7 +275,7 @@ class Chat:
 
 
 def _is_final(err: Any, words: str) -> bool:
-    """Whether no later call can fare better, as far as the server says."""
+    """Whether, by the server's words, no later call can succeed."""
     body = err.body if isinstance(err.body, dict) else {}
     code, about = str(body.get("code")), str(body.get("param") or "")
     if err.status_code in _FATAL_STATUS or (code in _FATAL_CODES and not about.startswith("messages")):

@@ -40,7 +40,7 @@ class Outputs:
         Args:
             names: patterns of the files that the command writes, relative to `folder`, as for Path.glob; `**` at the
                 end is all that is below.
-            overwrite: replace whatever is there.
+            overwrite: replace any file.
             many: patterns of files that are looked at only when they are written, since they are many, or grow.
 
         Raises:

@@ -29,8 +29,8 @@ def other_streams(recorded: Mapping[str, Any]) -> str | None:
     if found == VERSION:
         return None
     return (
-        f"was made with random streams version {found}, and this release draws version {VERSION}: what follows would "
-        "not belong to what is there. Start anew in another output folder, or finish it with the release that began it"
+        f"was made with random streams version {found}, and this release draws version {VERSION}: the rest would "
+        "not match the beginning. Start again in another output folder, or finish it with the release that began it"
     )
 
 

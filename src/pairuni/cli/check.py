@@ -42,7 +42,7 @@ KINDS: dict[str, tuple[tuple[tuple[str, ...], ...], tuple[str, ...]]] = {
 _SAMPLES = {f"{side} samples": side for side in Side}
 _HALVES = ("generate", "understand")
 _SHOWN = 20
-"""Faults of a file that are said one by one."""
+"""Faults of a file that are shown one by one."""
 
 
 def check(arguments: list[str]) -> int:
@@ -142,7 +142,7 @@ def _kind(path: Path, first: Mapping[str, Any]) -> str:
     """Which of KINDS a file is, by the keys of its first row.
 
     Raises:
-        InputError: it is none; the nearest kind is said, and what is missing.
+        InputError: it is none; the message names the nearest kind and the missing keys.
     """
     has = {ours for ours, other in ALIASES.items() if other in first} | first.keys()
     for kind, (tells, _) in KINDS.items():

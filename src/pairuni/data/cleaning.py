@@ -1,7 +1,6 @@
 """Quadruples that are left out before Algorithm 1, and why: copies, and images and texts of reference sets (paper 2.2).
 
-An image that is there twice, within or across sides, would become a pair of an image with itself at a similarity near
-1. Exact copies are found by content. Near copies are proposed by perceptual hash and by the cosine of features, and
+A duplicate image, within or across sides, would become a pair of an image with itself at a similarity near 1. Exact copies are found by content. Near copies are proposed by perceptual hash and by the cosine of features, and
 pixels decide (same_picture.py). Of copies the first in file order is kept. Texts are text_overlap.py's.
 Shapes: N images, R reference images, D features.
 """
@@ -122,7 +121,7 @@ class PerceptualHash:
 
 
 def cosine_of_bits(different: int) -> float:
-    """The cosine of two hashes that differ in so many bits."""
+    """The cosine of two hashes that differ in this number of bits."""
     return 1 - 2 * different / _BITS
 
 
@@ -131,7 +130,7 @@ def proposed(
 ) -> dict[tuple[int, int], float]:
     """{(row, other row): cosine of their features} of what may be near copies, by row, the most similar first.
 
-    Proposed are each row's `_MOST` nearest others by features and by hash, as far as their features are alike enough.
+    It proposes each row's `_MOST` nearest others by features and by hash, if their features reach `floor`.
 
     Args:
         rows, others: features [N, D], finite and not zero, and the bits [N, 64] of `PerceptualHash`.

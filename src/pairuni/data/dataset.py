@@ -24,8 +24,8 @@ from pairuni.types import Half, Pair, Side
 class PairSampler:
     """Batches of halves for any step.
 
-    Pairs are shuffled anew each epoch and every epoch visits each pair once; a batch may span two epochs, so that a
-    pair can occur twice in it (and must where the batch is larger than the file). In mode vanilla (paper 3, mixed
+    Each epoch shuffles the pairs and visits each of them once. A batch may span two epochs, so that a pair can occur
+    twice in it (and must where the batch is larger than the file). In mode vanilla (paper 3, mixed
     unpaired batches) the single halves of both sides form one pool, of which 2 * batch unrelated ones are drawn: a
     side may have few or none of them.
     """

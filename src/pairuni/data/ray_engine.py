@@ -61,7 +61,7 @@ def choose_engine(config: PairConfig) -> Engine:
 class RayEngine:
     """An `Engine`; the store must have a folder.
 
-    Images that cannot be read are told of in the words of this process, as by the engine of one process.
+    Errors of images that cannot be read are worded by this process, as those of the engine of one process.
     """
 
     place: str

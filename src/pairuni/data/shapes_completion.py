@@ -89,7 +89,7 @@ _OPTION = re.compile(r"\b([A-Z])\. (.*?)(?=\s+[A-Z]\. |\n|$)")
 
 
 class ShapesVerifier:
-    """Exact for captions and questions in the words of the Shapes world; others are said to be unknown."""
+    """Exact for captions and questions in the words of the Shapes world; other texts are contradictions."""
 
     def contradiction(self, quadruple: Quadruple, image: LoadedImage, attempt: Attempt) -> str | None:
         scene = read_scene(image.pixels)

@@ -27,7 +27,7 @@ class VisionModel:
         """pooled: (model, pixels [n, 3, S, S]) -> features [n, D]."""
         self._model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
         self._preparation, self._pooled = preparation, pooled
-        # The number changes with what preparation.py does: rows of before are then computed anew.
+        # Raise the number when preparation.py changes: cached rows are then computed again.
         digest = hashlib.sha256(f"2 {preparation!r}".encode())
         for key, tensor in sorted(self._model.state_dict().items()):
             digest.update(key.encode() + tensor.cpu().numpy().tobytes())

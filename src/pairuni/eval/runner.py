@@ -72,7 +72,7 @@ def evaluate(
 
 
 def _readable(name: str, benchmark: Benchmark, sampler: Sampler) -> tuple[Sequence[Item], list[str]]:
-    """The items that fit the model's positions with their answer, and the ids of the others, which are said.
+    """The items that fit the model's positions with their answer, and the ids of the others, which are printed.
 
     Raises:
         InputError: none fits.

@@ -225,7 +225,7 @@ def find(source: str, file: str | None, field_name: str) -> Path | str:
     """A local path where there is one: of the file, or of the folder where `file` is None; otherwise the hub id.
 
     Raises:
-        InputError: neither a path that is there nor in the form of a hub id.
+        InputError: it is neither an existing path nor in the form of a hub id.
     """
     path = Path(source).expanduser()
     if path.is_dir():

@@ -84,7 +84,7 @@ class _Handler(BaseHTTPRequestHandler):
                 scores = score_all(reward, items)
         except InputError as err:
             return self._refuse(422, str(err))
-        except Exception as err:  # the reward's own fault: said here, while the server goes on
+        except Exception as err:  # the reward's own fault: it is shown here, and the server continues
             traceback.print_exc()
             return self._refuse(500, f"{type(err).__name__} in {reward.name}: {err}")
         self._send(200, encode_reply(scores))

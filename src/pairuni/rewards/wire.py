@@ -72,7 +72,7 @@ def encode_request(items: Sequence[RewardInput]) -> bytes:
 
 
 def decode_request(body: bytes) -> list[RewardInput]:
-    """The items of a request. Raises InputError, in the client's words, for whatever is not as version 1 has it."""
+    """The items of a request. Raises InputError, for the client, where it is not of version 1."""
     try:
         request = _Request.model_validate_json(body)
     except ValidationError as err:

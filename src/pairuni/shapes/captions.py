@@ -97,8 +97,8 @@ def fits(requirement: Requirement, scene: Scene) -> bool:
 def credit(requirement: Requirement, things: tuple[Thing, ...]) -> float:
     """How much of the requirement `things` meet, in [0, 1]; 1 exactly where `fits`.
 
-    The best assignment of things to required places: each place gives the share of what is said of it (shape, colour,
-    cell) that is so, over the larger of required and found numbers; a relation counts as one more place.
+    The best assignment of things to required places: each place gives the share of its stated facts (shape, colour,
+    cell) that are true, over the larger of required and found numbers; a relation counts as one more place.
     """
     places = [g for g in requirement.groups for _ in range(g.number)]
     size = max(len(places), len(things))

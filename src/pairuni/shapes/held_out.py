@@ -36,7 +36,7 @@ from pairuni.shapes.world import random_question
 from pairuni.streams import Stream, generator
 
 FIXED_QUESTIONS = 2000
-"""Test questions that stay whatever they are about."""
+"""Test questions that stay, about any scene."""
 _SEED = 20261124
 _QUESTIONS = {"test": Stream.TEST_QUESTION, "validation": Stream.VALIDATION_QUESTION}
 _PROMPTS = {"test": Stream.TEST_PROMPT, "validation": Stream.VALIDATION_PROMPT}

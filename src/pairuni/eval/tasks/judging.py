@@ -61,7 +61,7 @@ class Judged(Benchmark):
                 continue
             except Unanswered as err:
                 # Not a score of 0: that would be kept. Replies that came are in the ledger.
-                message = f"{err}; the same command goes on from here"
+                message = f"{err}; the same command continues from here"
                 raise InputError(message, field=f"{self.config.group}judge.base_url") from None
             numbers = read(without_thinking(reply))
             if numbers:
