@@ -1,7 +1,8 @@
 """Quadruples that are left out before Algorithm 1, and why: copies, and images and texts of reference sets (paper 2.2).
 
-A duplicate image, within or across sides, would become a pair of an image with itself at a similarity near 1. Exact copies are found by content. Near copies are proposed by perceptual hash and by the cosine of features, and
-pixels decide (same_picture.py). Of copies the first in file order is kept. Texts are text_overlap.py's.
+A duplicate image, within or across sides, would become a pair of an image with itself at a similarity near 1. Exact
+copies are found by content. Near copies are proposed by perceptual hash and by the cosine of features, and pixels
+decide (same_picture.py). Of copies the first in file order is kept. Texts are text_overlap.py's.
 Shapes: N images, R reference images, D features.
 """
 

@@ -1,9 +1,9 @@
 """The understanding reward: accuracy of a multiple-choice answer, and the parser that reads letters out of free text.
 
 An answer counts only where it clearly chooses one option. Guessing from stray letters would reward "A dog is sitting"
-for A, so an answer that names no option, or several without deciding, is None. Of several statements the last undoubted
-one counts, since models correct themselves; a denial or a correction takes back the statement before it. The phrases are the table
-in choice_patterns.py. Benchmarks use the same parser (eval/), with their official ones beside it.
+for A, so an answer that names no option, or several without deciding, is None. Of several statements the last
+undoubted one counts, since models correct themselves; a denial or a correction takes back the statement before it.
+The phrases are those of phrases.yaml. Benchmarks use the same parser, and their official ones (eval/).
 """
 
 import re
