@@ -1,4 +1,7 @@
-"""Replies of language models by key, on disk: none is paid twice, whoever asks and however often a run is killed."""
+"""Replies of language models by key, on disk: none is paid twice, even after kills and with several processes.
+
+JSON Lines, because several hosts may share the folder: SQLite's locks are not safe on network file systems.
+"""
 
 import json
 import os

@@ -2,7 +2,8 @@
 
 Pure functions, numpy in and numpy out. The graph of candidates holds every edge whose cosine similarity reaches the
 floor (or the top n per generation image); three strategies choose edges from it. Order and seed are the caller's:
-generation images are visited in row order.
+generation images are visited in row order. The exact graph is made here, because faiss decides in float32, so that its
+edges at the floor may change with threads and BLAS.
 Shapes: G generation images, U understanding images, E edges, D features.
 """
 

@@ -1,4 +1,7 @@
-"""Work on many items side by side, results in the items' order, memory bounded."""
+"""Work on many items side by side, results in the items' order, memory bounded.
+
+By hand, because `Executor.map` takes all items at once.
+"""
 
 import itertools
 from collections import deque
