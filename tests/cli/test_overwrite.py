@@ -199,7 +199,7 @@ def test_another_commands_file_is_not_its_own(tmp_path: Path) -> None:
     for command in ("x", "x"):
         with writing(tmp_path, command, ["a"], False):
             write_text(tmp_path / "a", command)
-    with pytest.raises(InputError, match="not from this command"), writing(tmp_path, "y", ["a"], False):
+    with pytest.raises(InputError, match="this command did not write it"), writing(tmp_path, "y", ["a"], False):
         pass
 
 

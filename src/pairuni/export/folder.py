@@ -94,11 +94,8 @@ class PairImages:
         except InputError as err:
             raise InputError(f"{place}: {err.message}", file=self.pairs, line=line, field=where) from None
         self.hashes[image_path] = sha256(content).hexdigest()
-        if not self.plain or pixels is None:
+        if not self.plain or pixels is None or _shows(content, pixels):
             return content
-        with Image.open(io.BytesIO(content)) as file:  # as a reader sees it that opens the file as it is
-            if np.array_equal(np.asarray(file.convert("RGB")), pixels):
-                return content
         self.encoded_anew.add(image_path)
         encoded = io.BytesIO()
         Image.fromarray(pixels).save(encoded, "PNG")
@@ -107,6 +104,12 @@ class PairImages:
     def hash(self) -> str:
         """The hash of all images, in the order of their paths."""
         return sha256(" ".join(self.hashes[path] for path in sorted(self.hashes)).encode()).hexdigest()
+
+
+def _shows(content: bytes, pixels: np.ndarray) -> bool:
+    """Whether a reader that opens the file as it is sees these pixels, uint8 [H, W, 3]."""
+    with Image.open(io.BytesIO(content)) as file:
+        return np.array_equal(np.asarray(file.convert("RGB")), pixels)
 
 
 class ParquetFile:
