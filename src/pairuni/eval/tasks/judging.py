@@ -46,10 +46,10 @@ class Judged(Benchmark):
 
         Raises InputError: the endpoint does not answer.
         """
-        reply, pictures = "", []
+        reply, pictures, side = "", [], self.config.judge.image_side
         for pixels in images:
             image, buffer = Image.fromarray(pixels), io.BytesIO()
-            image.thumbnail((self.config.judge.image_side,) * 2, Image.Resampling.LANCZOS)
+            image.thumbnail((side, side), Image.Resampling.LANCZOS)
             image.save(buffer, "PNG")
             content = buffer.getvalue()
             pictures.append(Picture(hashlib.sha256(content).hexdigest(), lambda content=content: content, "png"))
