@@ -94,7 +94,7 @@ def test_a_checkpoint_of_other_random_streams_is_refused_by_name(other):
     state = sampler.state(17)
     del state["streams"]  # as in checkpoints of version 1
     version = other.get("streams", 1)
-    with pytest.raises(InputError, match=f"random streams version {version}, .* version 2.* Start anew .*release"):
+    with pytest.raises(InputError, match=f"random streams version {version}, .* version 2.* Start again .*release"):
         sampler.restore(state | other)
 
 
