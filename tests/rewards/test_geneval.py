@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pairuni.rewards.geneval import iou, judge, relations, score
+from pairuni.rewards.geneval import judge, relations, score
 from reference_cases import needs_reference, reference, reference_lines
 
 
@@ -179,13 +179,9 @@ def test_sizes_take_a_tenth_of_their_sum_off_the_offset() -> None:
     )
 
 
-def test_overlap_counts_corner_pixels_and_is_off_by_default() -> None:
-    assert iou((0, 0, 9, 9), (0, 0, 9, 9)) == 1 and iou((0, 0, 9, 9), (10, 0, 19, 9)) == 0
-    assert iou((0, 0, 9, 9), (9, 9, 18, 18)) == pytest.approx(1 / 199)
-    assert iou((5, 5, 2, 2), (5, 5, 2, 2)) == 0
+def test_overlapping_boxes_all_count() -> None:
     twins = [box("cat", 0.95), box("cat", 0.94, at=(1, 0, 11, 10)), box("cat", 0.93, at=(50, 50, 60, 60))]
     assert not score(twins, TWO_CATS)
-    assert judge(twins, TWO_CATS, max_overlap=0.5).correct
 
 
 @needs_reference
@@ -197,7 +193,5 @@ def test_the_reference_decisions() -> None:
         verdict = judge(case["detections"], metadata[case["prompt_index"]])
         assert verdict.correct == case["correct"], case
         assert len(verdict.reasons) == len(case["reason"].splitlines()), case
-    for case in cases["iou"]:
-        assert iou(case["a"], case["b"]) == case["iou"]
     for case in cases["relative_position"]:
         assert relations(case["a"], case["b"]) == set(case["relations_a_to_b"])

@@ -52,12 +52,10 @@ def mix(pairs: Sequence[Pair], mode: PairingMode, seed: int, features: Features 
     return mixed
 
 
-def image_features(
-    quadruples: Sequence[Quadruple], root: Path, config: PairSelectionConfig, cache: Path | None = None
-) -> np.ndarray:
+def image_features(quadruples: Sequence[Quadruple], root: Path, config: PairSelectionConfig) -> np.ndarray:
     """Feature rows [n, D] of the quadruples' images by the config's extractor. Raises InputError as `extract`."""
     extractor = load_extractor(config.extractor, config.weights)
-    return extract([root / q.image_path for q in quadruples], extractor, 64, cache)
+    return extract([root / q.image_path for q in quadruples], extractor, 64)
 
 
 def _from_source(pairs: Sequence[Pair], side: Side) -> list[Pair]:

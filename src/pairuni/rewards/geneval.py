@@ -1,6 +1,7 @@
 """GenEval's decision on one image, from the boxes that a detector found in it: pure, no models.
 
-Rule: Ghosh et al. 2023, section 3, as in djghosh13/geneval `evaluation/evaluate_images.py` (MIT), with its defaults.
+Rule: Ghosh et al. 2023, section 3, as in djghosh13/geneval `evaluation/evaluate_images.py` (MIT), with its defaults,
+which drop no overlapping boxes.
 Finding the boxes and their colours is another's job; the mean over images is eval/geneval.py.
 """
 
@@ -37,7 +38,7 @@ def score(detections: Sequence[Detection], metadata: Metadata) -> bool:
     return judge(detections, metadata).correct
 
 
-def judge(detections: Sequence[Detection], metadata: Metadata, max_overlap: float = 1.0) -> Verdict:
+def judge(detections: Sequence[Detection], metadata: Metadata) -> Verdict:
     """Checks the clauses of `metadata`: every one of `include` must be met and none of `exclude`.
 
     Only the surest `count` boxes of a class are looked at for colour and position; all of them (up to MAX_BOXES) for
@@ -45,13 +46,17 @@ def judge(detections: Sequence[Detection], metadata: Metadata, max_overlap: floa
 
     Args:
         detections: all boxes of the image, in any order.
-        max_overlap: below 1, a box that overlaps a surer one of its class by this much is dropped. Published numbers
-            use 1, which drops none.
 
     Raises:
         ValueError: a colour is asked for and a box has none.
     """
-    boxes = _kept(detections, COUNTING_THRESHOLD if metadata["tag"] == "counting" else THRESHOLD, max_overlap)
+    threshold = COUNTING_THRESHOLD if metadata["tag"] == "counting" else THRESHOLD
+    boxes: dict[str, list[Detection]] = {}
+    # The surest first. Of equal scores the later box comes first: upstream turns an ascending order around.
+    for detection in sorted(detections, key=lambda d: d["score"])[::-1]:
+        of_class = boxes.setdefault(detection["class"], [])
+        if detection["score"] > threshold and len(of_class) < MAX_BOXES:
+            of_class.append(detection)
     reasons: list[str] = []
     groups: list[list[Detection] | None] = []
     for clause in metadata.get("include", []):
@@ -85,32 +90,6 @@ def relations(box: Sequence[float], target: Sequence[float]) -> frozenset[str]:
     right, down = (part / length for part in shortened)
     named = {"left of": -right, "right of": right, "above": -down, "below": down}
     return frozenset(name for name, part in named.items() if part > 0.5)
-
-
-def iou(a: Sequence[float], b: Sequence[float]) -> float:
-    """Intersection over union of two boxes. Corners are pixels that belong to the box, hence the 1 in each size."""
-    shared = [max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])]
-    union = _area(a) + _area(b) - _area(shared)
-    return _area(shared) / union if union else 0.0
-
-
-def _area(box: Sequence[float]) -> float:
-    return max(box[2] - box[0] + 1, 0) * max(box[3] - box[1] + 1, 0)
-
-
-def _kept(detections: Sequence[Detection], threshold: float, max_overlap: float) -> dict[str, list[Detection]]:
-    """The boxes that count, by class, surest first."""
-    by_class: dict[str, list[Detection]] = {}
-    # Of equal scores the later box comes first: upstream turns an ascending order around.
-    for detection in sorted(detections, key=lambda d: d["score"])[::-1]:
-        if detection["score"] > threshold:
-            by_class.setdefault(detection["class"], []).append(detection)
-    kept: dict[str, list[Detection]] = {name: [] for name in by_class}
-    for name, boxes in by_class.items():
-        for box in boxes[:MAX_BOXES]:
-            if max_overlap == 1 or all(iou(box["box"], other["box"]) < max_overlap for other in kept[name]):
-                kept[name].append(box)
-    return kept
 
 
 def _unmet(clause: Mapping[str, Any], found: list[Detection], groups: Sequence[list[Detection] | None]) -> str | None:
