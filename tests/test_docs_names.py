@@ -17,13 +17,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-import jsonargparse
 import pytest
 from accelerate.commands.launch import launch_command_parser
 from torch.distributed.run import get_args_parser
 
 from pairuni import config
 from pairuni.cli.main import COMMANDS
+from pairuni.config.fields import bare
 from pairuni.policies.base import Policy, Sampler, Scorer, Trainable
 from pairuni.rewards import REWARDS
 from test_docs import DOCS, FENCE, ROOT, fences, keys, pairuni_arguments, prose, shell_lines
@@ -81,8 +81,7 @@ def takes_options(module: str | Path, arguments: list[str], monkeypatch: pytest.
 
         return parse_and_stop
 
-    for parser in (argparse.ArgumentParser, jsonargparse.ArgumentParser):
-        monkeypatch.setattr(parser, "parse_args", stop_after(parser.parse_args))
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop_after(argparse.ArgumentParser.parse_args))
     monkeypatch.setattr(sys, "argv", [str(module), *arguments])
     if isinstance(module, Path):
         monkeypatch.syspath_prepend(module.parent)
@@ -210,7 +209,7 @@ def options_of(cls: type, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
     """Name, type and default of every option and group of a config."""
     for option in fields(cls):
         made = option.default_factory
-        yield prefix + option.name, option.type, option.default if made is MISSING else made()
+        yield prefix + option.name, bare(option.type), option.default if made is MISSING else made()
         if isinstance(option.type, type) and is_dataclass(option.type):
             yield from options_of(option.type, f"{prefix}{option.name}.")
 

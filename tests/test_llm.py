@@ -87,8 +87,8 @@ def test_pictures_and_schema_are_sent(endpoint, tmp_path):
         (completion('{"contradiction": fal', "length"), "cut off"),
         (completion(None, refusal="no"), "refuses"),
         (completion('{"contradiction": fal'), "not as asked for"),
-        (completion('{"contradiction": false}'), "reason: Field required"),
-        (completion('{"contradiction": false, "reason": "", "more": 1}'), "more: Extra"),
+        (completion('{"contradiction": false}'), "reason: is missing"),
+        (completion('{"contradiction": false, "reason": "", "more": 1}'), "more: unknown field"),
         (completion('{"contradiction": "perhaps", "reason": ""}'), "contradiction"),
     ],
 )

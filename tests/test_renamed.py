@@ -10,11 +10,11 @@ import yaml
 from pairuni.cli.main import main
 from pairuni.cli.options import parse_config
 from pairuni.config import DataConfig, EvaluateConfig, SampleConfig, SmokeConfig, TrainConfig
+from pairuni.config.renamed import NEW_NAMES, first_name, new_name, with_new_names
 from pairuni.errors import InputError
-from pairuni.renamed import NEW_NAMES, first_name, new_name, with_new_names
 from pairuni.report.data import read_run
 from pairuni.runs import RunDir
-from pairuni.train.resume import find_start
+from pairuni.train.resume import find_start, flat
 
 TRAIN = "output: {folder}/run\ndata:\n  pairs: pairs.jsonl\n"
 OLD: dict[str, Any] = {
@@ -88,7 +88,7 @@ def test_a_file_names_the_new_option_and_its_line(lines: str, message: str, tmp_
 
 
 def test_a_run_from_before_is_read_and_not_continued(tmp_path: Path) -> None:
-    now = TrainConfig(str(tmp_path), data=DataConfig("pairs.jsonl"))
+    now = flat(asdict(TrainConfig(str(tmp_path), data=DataConfig("pairs.jsonl"))))
     run = RunDir(tmp_path)
     run.config.write_text(yaml.safe_dump(OLD), encoding="utf-8")
     run.metrics.write_text('{"step": 1, "seconds/total": 1.0}\n', encoding="utf-8")

@@ -13,9 +13,9 @@ from typing import get_args
 from urllib.parse import unquote
 
 import pytest
-from jsonargparse import ArgumentParser
 
 from pairuni import config
+from pairuni.cli.help import options_of
 from pairuni.config import PlanConfig, SmokeConfig
 
 ROOT = Path(__file__).parents[1]
@@ -133,8 +133,10 @@ def test_nothing_is_loaded_from_elsewhere(site: Path, html: dict[Path, Html]) ->
 
 
 def texts_under_fields() -> Iterator[tuple[str, str, str]]:
-    """Class, field and the string under it, for every dataclass of config.py, from its source."""
-    for node in ast.parse(inspect.getsource(config)).body:
+    """Class, field and the string under it, for every dataclass of pairuni.config, from its source."""
+    classes = [each for each in vars(config).values() if isinstance(each, type) and is_dataclass(each)]
+    sources = [inspect.getsource(module) for module in {sys.modules[each.__module__] for each in classes}]
+    for node in [node for source in sources for node in ast.parse(source).body]:
         if not isinstance(node, ast.ClassDef) or not is_dataclass(vars(config)[node.name]):
             continue
         named = {field.name for field in fields(vars(config)[node.name])}
@@ -169,9 +171,7 @@ def commands() -> dict[str, type]:
 
 @pytest.mark.parametrize("command", commands())
 def test_the_options_are_those_of_the_command_line(command: str, site: Path, html: dict[Path, Html]) -> None:
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(commands()[command], None)
-    taken = set(vars(parser.get_defaults().as_flat()))
+    taken = {option.name for option in options_of(commands()[command])}
     start = f"{command.replace(' ', '-')}-"
     entries = {a: t.split()[0] for a, t, _ in html[site / "configuration.html"].terms}
     shown = {name for anchor, name in entries.items() if anchor == start + name.replace(".", "-").replace("_", "-")}

@@ -1,4 +1,4 @@
-"""The configuration reference: every option of every command, from the dataclasses of config.py, as Markdown.
+"""The configuration reference: every option of every command, from the dataclasses of pairuni.config, as Markdown.
 
 A command's config is the dataclass whose doc string begins with `pairuni COMMAND`. Of several the most derived one
 counts. The text of an option is the string under its field, as in `--help`.
@@ -8,11 +8,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, fields, is_dataclass
 from types import UnionType
-from typing import Any, Literal, get_args, get_origin
-
-from docstring_parser import parse_from_object
+from typing import Any, Literal, Union, get_args, get_origin
 
 from pairuni import config
+from pairuni.cli.help import texts_of
+from pairuni.config.fields import bare
 
 _COMMAND = re.compile(r"`pairuni ([\w -]+)`[:,]\s+")
 _NAMES = {bool: "true or false", int: "whole number", float: "number", str: "text", Any: "any value"}
@@ -21,7 +21,7 @@ _PLAIN = re.compile(r"(`[^`]*`)|docs/([\w-]+\.md)|([\\*_<>\[\]{}$|#])")
 
 
 def commands() -> dict[str, type]:
-    """The config of each command, in the order of config.py."""
+    """The config of each command."""
     found: dict[str, type] = {}
     for cls in vars(config).values():
         match = _COMMAND.match(cls.__doc__ or "") if isinstance(cls, type) and is_dataclass(cls) else None
@@ -35,19 +35,12 @@ def reference() -> str:
     return "\n".join(line for name, cls in commands().items() for line in _command(name, cls))
 
 
-def field_docs(cls: type) -> dict[str, str]:
-    """The text under each field, also of fields that are inherited, in one line each."""
-    found = {}
-    for base in reversed(cls.__mro__[:-1]):
-        found |= {p.arg_name: " ".join((p.description or "").split()) for p in parse_from_object(base).params}
-    return found
-
-
 def type_name(of: Any) -> str:
     """A field's type in words."""
+    of = bare(of)
     if get_origin(of) is Literal:
         return "one of " + ", ".join(f"`{value}`" for value in get_args(of))
-    if isinstance(of, UnionType):
+    if get_origin(of) in (Union, UnionType):
         return " or ".join(type_name(each) for each in get_args(of) if each is not type(None))
     if get_origin(of) is list:
         return f"list; each is {type_name(get_args(of)[0])}"
@@ -66,11 +59,11 @@ def _command(name: str, cls: type) -> Iterator[str]:
 
 def _group(cls: type, command: str, prefix: str, instance: Any) -> Iterator[str]:
     """A class' own options, then its groups, each as a section."""
-    docs = field_docs(cls)
+    docs = texts_of(cls)
     nested = []
     for option in fields(cls):
         default = vars(instance)[option.name] if instance is not None else _default(option)
-        group = next((c for c in (option.type, *get_args(option.type)) if is_dataclass(c)), None)
+        group = next((c for c in (option.type, *get_args(bare(option.type))) if is_dataclass(c)), None)
         if group is not None:
             nested.append((option, group, default if is_dataclass(default) else None))
         if group is None or group is not option.type:

@@ -25,6 +25,7 @@ from pairuni.errors import InputError
 from pairuni.ledger import Ledger
 from pairuni.progress import say
 from pairuni.replies import check_address, json_object, unmask, words_of
+from pairuni.validation import input_error
 
 _FATAL_STATUS = (401, 402, 403, 404)
 """No later call can succeed: wrong key, no money, no such model."""
@@ -128,9 +129,7 @@ class Chat:
         try:
             return schema.model_validate_json(json_object(row["text"]))
         except ValidationError as err:
-            first = err.errors()[0]
-            place = ".".join(str(p) for p in first["loc"])
-            raise BadReply(f"the reply is not as asked for: {place}{': ' if place else ''}{first['msg']}") from None
+            raise BadReply(f"the reply is not as asked for: {input_error(err)}") from None
         except ValueError as err:
             raise BadReply(str(err)) from None
 

@@ -19,6 +19,7 @@ from pydantic import ConfigDict, StrictFloat, TypeAdapter, ValidationError
 from pairuni.errors import InputError
 from pairuni.files import gathering, read_json, read_jsonl
 from pairuni.types import Kind, Pair, Quadruple, Sample, Side
+from pairuni.validation import input_error
 
 ALIASES = {"image_path": "image", "prompt": "caption"}
 """Our name of a key -> the other one under which samples and quadruples may have it."""
@@ -238,8 +239,7 @@ def validate_row(adapter: TypeAdapter[Row], raw: dict[str, Any], path: Path, n: 
     try:
         return adapter.validate_python(raw)
     except ValidationError as err:
-        first = err.errors()[0]
-        raise InputError(first["msg"], file=path, line=n, field=".".join(str(p) for p in first["loc"])) from None
+        raise input_error(err, file=path, line=n) from None
 
 
 def _to_quadruple(

@@ -121,7 +121,10 @@ CASES = {
     ),
     "unknown key": (lambda w: config(w, "optim:\n  lrr: 1\n"), ["c.yaml:5", "optim.lrr"]),
     "unknown top key": (lambda w: config(w, "stepz: 3\n"), ["c.yaml:4", "stepz", "unknown option"]),
-    "wrong type": (lambda w: config(w, "optim:\n  lr: fast\n"), ["c.yaml:5", "optim.lr", "float"]),
+    "wrong type": (
+        lambda w: config(w, "optim:\n  lr: fast\n"),
+        ["c.yaml:5", "optim.lr", "must be a number, not 'fast'"],
+    ),
     "not a choice": (lambda w: config(w, "weighting: cubic\n"), ["c.yaml:4", "weighting", "cubic"]),
     "out of range": (lambda w: config(w, "optim:\n  lr: -1\n"), ["c.yaml:5", "optim.lr", "positive"]),
     "adapters of negative rank": (
@@ -197,7 +200,7 @@ CASES = {
         lambda w: pairs(w, {**half(image_path="cut.png"), "kind": "aligned", "similarity": 1.0}),
         ["p.jsonl:1", "kind", "aligned"],
     ),
-    "similarity alone": (lambda w: pairs(w, {"similarity": 0.5}), ["p.jsonl:1", "generate_ann", "required"]),
+    "similarity alone": (lambda w: pairs(w, {"similarity": 0.5}), ["p.jsonl:1", "generate_ann", "is missing"]),
     "empty prompt": (
         lambda w: ["check", str(write(w / "g.jsonl", lines({**PROMPTED, "prompt": " \t"})))],
         ["g.jsonl:1", "prompt", "empty"],
@@ -217,7 +220,7 @@ CASES = {
     "lone surrogate": (lambda w: pairs(w, half(prompt="\ud800")), ["p.jsonl:1", "surrogate"]),
     "deep yaml": (lambda w: config(w, "steps: " + "[" * 3000 + "\n"), ["c.yaml", "deep"]),
     "long number in yaml": (lambda w: config(w, "steps: " + "9" * 5000 + "\n"), ["c.yaml", "digits"]),
-    "no such day": (lambda w: config(w, "steps: 2001-99-99\n"), ["c.yaml", "month"]),
+    "a day for a number": (lambda w: config(w, "steps: 2001-99-99\n"), ["c.yaml:4: steps: must be a whole number"]),
     "key given twice": (lambda w: config(w, "steps: 1\nsteps: 2\n"), ["c.yaml:5", "steps", "twice", "line 4"]),
     "key of a group given twice": (
         lambda w: config(w, "optim:\n  lr: 1.0\n  lr: 2.0\n"),

@@ -36,7 +36,7 @@ def test_every_option_stands_in_a_titled_group_with_its_text(name: str, capsys: 
         if option.text:
             assert " ".join(option.text.split())[:40] in " ".join(page.split())
     assert first is None or f"pairuni {name} {first.upper()} " in page
-    assert not any(is_dataclass(option.field.type) for option in options)
+    assert not any(is_dataclass(option.kind) for option in options)
 
 
 def test_train_shows_the_common_options_and_says_how_to_see_the_rest(capsys: pytest.CaptureFixture[str]) -> None:

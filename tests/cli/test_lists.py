@@ -11,6 +11,7 @@ from pairuni import config
 from pairuni.cli.help import CONFIGS, Option, options_of
 from pairuni.cli.options import parse_config
 from pairuni.config import EvalConfig, PairConfig, RewardConfig, TrainConfig
+from pairuni.errors import InputError
 from pairuni.runs import RunDir
 
 NEEDED = {"output": "o", "suite": "pairing", "pairs": "p", "quadruples": "q", "run": "r"}
@@ -29,7 +30,7 @@ LISTS = [
     (name, option.name)
     for name, (cls, _) in CONFIGS.items()
     for option in options_of(vars(config)[cls])
-    if get_origin(option.field.type) is list
+    if get_origin(option.kind) is list
 ]
 
 
@@ -103,7 +104,7 @@ def test_a_file_keeps_its_lines_and_other_values(tmp_path: Path) -> None:
         "quadruples: q\noutput: o\nreferences: a.jsonl, b.jsonl\nsimilarity_floor: 1e-1\ndedup: exact\nclusters: many\n"
     )
     (tmp_path / "c.yaml").write_text(text, encoding="utf-8")
-    with pytest.raises(config.InputError) as error:
+    with pytest.raises(InputError) as error:
         parse_config(PairConfig, ["--config", str(tmp_path / "c.yaml")], "pair")
     assert (error.value.line, error.value.field) == (6, "clusters")
     (tmp_path / "c.yaml").write_text(text.replace("clusters: many\n", ""), encoding="utf-8")

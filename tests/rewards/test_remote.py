@@ -320,7 +320,7 @@ def test_requests_that_are_not_of_the_protocol(serve):
         return good | {"items": [{k: v for k, v in (item | fields).items() if v is not None}]}
 
     for wrong, message in (
-        (b"{", "Invalid JSON"),
+        (b"{", "invalid JSON"),
         (good | {"protocol": 2}, "protocol: .*speaks protocol 1"),
         ({"items": []}, "protocol: "),
         (good | {"more": 1}, "more: "),

@@ -13,7 +13,7 @@ from pairuni.cli.main import main
 from pairuni.config import TrainConfig
 
 PACKAGE = Path(pairuni.__file__).parent
-ABOVE = ("cli", "lab", "analysis", "config", "config.py", "trainer.py")
+ABOVE = ("cli", "lab", "analysis", "config", "trainer.py")
 """The trainer, what calls it, applications beside it, and the config itself."""
 HANDS_OUT = {"train/loop.py:train"} | {
     f"train/plan.py:{name}" for name in ("make_plan", "workload", "_device", "_obstacle")

@@ -23,13 +23,13 @@ from pairuni.algo.gradients import count_sketch
 from pairuni.algo.pair_grpo import weighted_advantages
 from pairuni.analysis.gradient_summary import KINDS, summarise, write_summary
 from pairuni.config import GradientsConfig, PairingMode, SideWeights, TrainConfig
+from pairuni.config.renamed import new_name
 from pairuni.data.dataset import ImageCache
 from pairuni.errors import InputError
 from pairuni.files import check_folder, read_json, read_jsonl, write_json, write_jsonl, writing
 from pairuni.policies.base import Policy
 from pairuni.progress import track
 from pairuni.records import pairs_root, resolve_image
-from pairuni.renamed import new_name
 from pairuni.rewards import side_reward
 from pairuni.rewards.combined import total
 from pairuni.streams import VERSION, Stream, generator, other_streams, seed_all

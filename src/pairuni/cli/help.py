@@ -1,11 +1,12 @@
 """What `--help` prints: options in groups with titles, their kinds, defaults and texts, without any parser.
 
-Texts are the docstrings under the fields in config.py, read from its source. Nothing heavy is imported, so that help
-is there at once.
+Texts are the docstrings under the fields in pairuni/config, read from its source. Nothing heavy is imported, so that
+help is there at once.
 """
 
 import ast
 import inspect
+import sys
 import textwrap
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
@@ -15,6 +16,7 @@ from itertools import pairwise
 from typing import Any, Literal, get_args, get_origin
 
 from pairuni import config
+from pairuni.config.fields import bare
 
 HELP = frozenset({"-h", "--help"})
 ALL = "--help-all"
@@ -80,19 +82,21 @@ class Option:
     name: str
     group: str
     field: Field
+    kind: Any
+    """Its type without constraints."""
     text: str
 
 
 def options_of(cls: Any, group: str = "") -> Iterator[Option]:
     """All options of a config in the order of its fields, those of a group after the group's owner."""
-    texts = _texts(cls)
+    texts = texts_of(cls)
     groups = []
     for each in fields(cls):
         if is_dataclass(each.type):
             groups.append(each)
         else:
             prefix = f"{group}." if group else ""
-            yield Option(prefix + each.name, group, each, texts.get(each.name, ""))
+            yield Option(prefix + each.name, group, each, bare(each.type), texts.get(each.name, ""))
     for each in groups:
         yield from options_of(each.type, f"{group}.{each.name}" if group else each.name)
 
@@ -114,17 +118,18 @@ def help_of(command: str, cls: Any, first: str | None, everything: bool) -> str:
         for option in shown:
             if option.group == group:
                 lines += [
-                    f"  --{option.name} {kind_of(option.field.type)}{_default(option.field)}",
+                    f"  --{option.name} {kind_of(option.kind)}{_default(option.field)}",
                     *_wrapped(option.text),
                 ]
     if len(shown) < len(options):
         lines += ["", f"These are {len(shown)} of {len(options)} options: `pairuni {command} {ALL}` has all."]
     lists = "Lists are written a,b or [a, b] or as words one after the other."
-    return "\n".join([*lines, *(["", lists] if any(_is_list(o.field.type) for o in shown) else [])])
+    return "\n".join([*lines, *(["", lists] if any(_is_list(o.kind) for o in shown) else [])])
 
 
 def kind_of(kind: Any) -> str:
     """How a value is written: {a,b}, NUMBER, TEXT, true|false, A,B, JSON."""
+    kind = bare(kind)
     kinds = [part for part in get_args(kind) if part is not type(None)]
     if get_origin(kind) is Literal:
         return "{" + ",".join(str(value) for value in get_args(kind)) + "}"
@@ -183,12 +188,11 @@ def _default(field: Field) -> str:
 
 
 @cache
-def _texts(cls: type) -> dict[str, str]:
+def texts_of(cls: type) -> dict[str, str]:
     """Docstrings under the fields of a config and of what it derives from."""
-    tree = _classes()
     found: dict[str, str] = {}
-    for each in reversed(cls.__mro__):
-        body = tree[each.__name__].body if each.__name__ in tree else []
+    for each in reversed(cls.__mro__[:-1]):
+        body = _classes(each.__module__)[each.__name__].body
         for before, after in pairwise(body):
             documented = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
             if isinstance(before, ast.AnnAssign) and isinstance(before.target, ast.Name) and documented:
@@ -197,6 +201,6 @@ def _texts(cls: type) -> dict[str, str]:
 
 
 @cache
-def _classes() -> dict[str, ast.ClassDef]:
-    tree = ast.parse(inspect.getsource(config))
+def _classes(module: str) -> dict[str, ast.ClassDef]:
+    tree = ast.parse(inspect.getsource(sys.modules[module]))
     return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}

@@ -1,35 +1,84 @@
-"""From a command line and a YAML file to a stage's frozen config; every mistake names file, line and field.
+"""From a command line and YAML files to a stage's frozen config; every mistake names file, line and field.
 
-jsonargparse does the parsing (types, unknown keys, help from the field docstrings); this file words its errors.
+Files and `--group.field value` become one dictionary, later ones over earlier ones, which pydantic validates once
+(pairuni/config). This file reads them and remembers where each value stands.
 """
 
-import json
-import re
-from argparse import ArgumentError as ArgparseError
-from argparse import ArgumentParser as ArgumentParserOfPython
-from argparse import Namespace
+from argparse import ArgumentError, ArgumentParser, Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar, get_origin
+from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+from pydantic import TypeAdapter, ValidationError
 
 from pairuni.cli.configs import config_file
-from pairuni.cli.help import Option, nearest, options_of
+from pairuni.cli.help import nearest, options_of
+from pairuni.cli.yaml_values import Loader
+from pairuni.config.fields import bare
+from pairuni.config.renamed import refuse_old_name
 from pairuni.errors import InputError
 from pairuni.files import read_text
-from pairuni.renamed import refuse_old_name
+from pairuni.validation import input_error
 
 Config = TypeVar("Config")
-_KEY = re.compile(r"[Kk]ey ['\"]([\w.]+)['\"]")
-_UNKNOWN = re.compile(r"Group ['\"]([\w.]+)['\"] does not accept option ['\"]([\w.]+)['\"]")
-_IN_MAPPING = re.compile(r"Parser key ['\"]([\w.]+)['\"]:\s+Problem with given class_path '[\w.]+':\s+(.+)", re.DOTALL)
-_UNKNOWN_TOP = re.compile(r"Option ['\"]([\w.]+)['\"] is not accepted")
 
-set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+class Place(NamedTuple):
+    """Where a value stands in a file."""
+
+    file: Path
+    line: int
+
+
+class _Values:
+    """What files and options say so far, as one nested dictionary, with the places of what stands in a file."""
+
+    def __init__(self, cls: type, command: str) -> None:
+        self.kinds = {option.name: option.kind for option in options_of(cls)}
+        self.command = command
+        self.values: dict[str, Any] = {}
+        self.places: dict[str, Place] = {}
+
+    def group(self, name: str) -> list[str]:
+        """The options of a group, by their names in it; none where `name` is no group."""
+        return [each.removeprefix(f"{name}.") for each in self.kinds if each.startswith(f"{name}.")]
+
+    def kind(self, name: str) -> Any:
+        """The type of an option, or of a key of one that is a mapping; None where there is no such option."""
+        return self._path(name)[1]
+
+    def set(self, name: str, value: Any) -> None:
+        """Puts a value in the place of what was there."""
+        parts, _ = self._path(name)
+        owner = self.values
+        for part in parts[:-1]:
+            if not isinstance(owner.get(part), dict):
+                owner[part] = {}
+            owner = owner[part]
+        owner[parts[-1]] = value
+        self.places = {n: place for n, place in self.places.items() if n != name and not n.startswith(f"{name}.")}
+
+    def refuse(self, name: str, place: Place | None = None) -> None:
+        """Raises InputError for a name that is no option: the new name of a renamed one, or the nearest."""
+        where = {} if place is None else {"file": place.file, "line": place.line}
+        bare_name = name.removeprefix("--")
+        refuse_old_name(bare_name, self.kinds, **where)
+        message = f"unknown option{nearest(bare_name, list(self.kinds))}; see `pairuni {self.command} --help`"
+        raise InputError(message, field=name, **where)
+
+    def _path(self, name: str) -> tuple[list[str], Any]:
+        """The keys that lead to an option, and its type. A key of a mapping may have dots: a reward's `module:name`."""
+        owners = (n for n, kind in self.kinds.items() if get_origin(kind) is dict and name.startswith(f"{n}."))
+        mapping = next(owners, None)
+        if mapping is None:
+            return name.split("."), self.kinds.get(name)
+        keys, key = mapping.split("."), name.removeprefix(f"{mapping}.")
+        kind = bare(get_args(self.kinds[mapping])[1])
+        first, _, last = key.rpartition(".")
+        inner = {each.name: bare(each.type) for each in fields(kind)} if is_dataclass(kind) else {}
+        return ([*keys, first, last], inner[last]) if first and last in inner else ([*keys, key], kind)
 
 
 def parse_config(
@@ -38,43 +87,42 @@ def parse_config(
     """Fills `cls` from `--config FILE` and `--field value` overrides (later ones win).
 
     Args:
-        verify: what else is looked at before the command begins. It raises InputError with the field.
+        verify: further checks before the command begins. It raises InputError with the field.
 
     Raises:
         InputError: an unknown key, a value of the wrong type or out of range, a missing key, a broken or missing file.
     """
-    options = list(options_of(cls))
-    lists = {option.name for option in options if get_origin(option.field.type) is list}
-    arguments = _found_configs(_one_value(_spelled(arguments, _flags(cls)), lists))
-    _check_names(arguments, options, command)
-    parser = ArgumentParser(prog=f"pairuni {command}", exit_on_error=False)
-    parser.add_argument("--config", action="config", help="YAML file with any of the options below.")
-    parser.add_class_arguments(cls, None)
-    files = [Path(b) for a, b in pairwise(arguments) if a == "--config"]
-    files += [Path(a.removeprefix("--config=")) for a in arguments if a.startswith("--config=")]
-    texts = {str(file): _check_yaml(file, cls, lists) for file in files}
+    given = _Values(cls, command)
+    for name, words in list(_options(arguments, given)):
+        if name == "config":
+            _read(config_file(words[0]), given)
+        else:
+            _set_words(name, words, given)
     try:
-        values = vars(parser.instantiate(parser.parse_args(_with_texts(arguments, texts))))
-        config = cls(**{k: v for k, v in values.items() if k != "config"})
+        config = TypeAdapter(cls).validate_python(given.values)
         if verify is not None:
             verify(config)
         return config
-    except ArgumentError as err:
-        error = _worded(str(err.message), command)
-        if error.field is not None and error.message == "unknown option":
-            near = nearest(error.field, [option.name for option in options])
-            error = InputError(f"unknown option{near}; see `pairuni {command} --help`", field=error.field)
+    except ValidationError as err:
+        error = input_error(err, indices=False)
+        missing = [".".join(map(str, each["loc"])) for each in err.errors() if each["type"] == "missing"]
+        if error.message == "is missing":
+            error = InputError(f"is needed; see `pairuni {command} --help`", field=", ".join(missing))
     except InputError as err:
         error = err
-    given = {a.removeprefix("--").partition("=")[0] for a in arguments if a.startswith("--")}
-    raise _located(error, [] if error.field in given else files) from None
+    if error.message == "unknown option":  # in a mapping, such as the options of a reward
+        error = InputError(f"unknown option; see `pairuni {command} --help`", field=error.field)
+    place = given.places.get(error.field or "")
+    if place is None or error.file is not None:
+        raise error from None
+    raise InputError(error.message, file=place.file, line=place.line, field=error.field) from None
 
 
-def parse_arguments(parser: ArgumentParserOfPython, arguments: list[str]) -> Namespace:
+def parse_arguments(parser: ArgumentParser, arguments: list[str]) -> Namespace:
     """What a command without a config takes. Raises InputError: an unknown option, or a value that is wrong."""
     try:
         options, others = parser.parse_known_args(arguments)
-    except ArgparseError as err:
+    except ArgumentError as err:
         raise InputError(str(err)) from None
     for other in others:
         known = [name.removeprefix("--") for action in parser._actions for name in action.option_strings]
@@ -88,100 +136,74 @@ def with_first(arguments: list[str], first: str) -> list[str]:
     return [f"--{first}", *arguments] if arguments and not arguments[0].startswith("-") else arguments
 
 
-def _one_value(arguments: list[str], lists: set[str]) -> list[str]:
-    """Lists as one value each, JSON: `--x A B`, `--x A,B` and `--x [A, B]` are one."""
-    spread: list[str] = []
-    gathered: list[str] | None = None
-    for argument in [*arguments, "--"]:
-        if gathered is not None and argument.startswith("--"):
-            spread += [_listed(gathered)] * bool(gathered)  # without one, the parser says that a value is missing
-            gathered = None
-        name, equals, value = argument.partition("=")
-        if gathered is not None:
-            gathered.append(argument)
-        elif argument == "--":
-            continue
-        elif name.removeprefix("--") in lists and name.startswith("--"):
-            spread.append(name)
-            gathered = [value] if equals else []
-        else:
-            spread.append(argument)
-    return spread
+def _options(arguments: list[str], given: _Values) -> Iterator[tuple[str, list[str]]]:
+    """Each option with its words: one, none for a flag that is set, any number for a list.
 
-
-def _listed(words: list[str]) -> str:
-    """JSON of a list that is written in words, [A, B], or A,B."""
-    whole = " ".join(words)
-    if whole.lstrip().startswith("["):
-        return whole
-    return json.dumps([part.strip() for word in words for part in word.split(",") if part.strip()], ensure_ascii=False)
-
-
-def _flags(cls: Any, prefix: str = "") -> set[str]:
-    """Options that are true or false, with their groups."""
-    found = {prefix + f.name for f in fields(cls) if f.type is bool}
-    groups = (_flags(f.type, f"{prefix}{f.name}.") for f in fields(cls) if is_dataclass(f.type))
-    return found.union(*groups)
-
-
-def _spelled(arguments: list[str], flags: set[str]) -> list[str]:
-    """Hyphens in option names as underscores, and a flag without a value as true."""
-    spelled = []
-    for argument, following in pairwise([*arguments, "--"]):
-        name, equals, value = argument.partition("=")
-        if name.startswith("--"):
-            name = name.replace("-", "_").replace("__", "--", 1)
-            bare = name.removeprefix("--") in flags and not equals and following.startswith("--")
-            argument = f"{name}=true" if bare else name + equals + value
-        spelled.append(argument)
-    return spelled
-
-
-def _check_names(arguments: list[str], options: list[Option], command: str) -> None:
-    """Raises InputError: an option that there is not, before one that is missing is said to be."""
-    known = [option.name for option in options]
-    mappings = tuple(f"{option.name}." for option in options if get_origin(option.field.type) is dict)
-    for argument in arguments:
-        name = argument.removeprefix("--").partition("=")[0]
-        taken = name in known or name == "config" or name.startswith(mappings) or not argument.startswith("--")
-        if not taken and not any(each.startswith(f"{name}.") for each in known):
-            refuse_old_name(name, known)
-            what = f"unknown option{nearest(name, known)}; see `pairuni {command} --help`"
-            raise InputError(what, field=argument.partition("=")[0])
-
-
-def _found_configs(arguments: list[str]) -> list[str]:
-    """The arguments with the files of shipped configs in the place of their names."""
-    found = []
-    for before, argument in pairwise(["", *arguments]):
-        name = argument if before == "--config" else argument.removeprefix("--config=")
-        named = before == "--config" or argument.startswith("--config=")
-        found.append(argument.removesuffix(name) + str(config_file(name)) if named else argument)
-    return found
-
-
-def _with_texts(arguments: list[str], texts: dict[str, str]) -> list[str]:
-    """The arguments with the texts of files in the place of their names, where a list in them was written in words."""
-    given = []
-    for before, argument in pairwise(["", *arguments]):
-        if before == "--config":
-            given.append(texts[str(Path(argument))] or argument)
-        elif argument.startswith("--config="):
-            name = argument.removeprefix("--config=")
-            given.append(f"--config={texts[str(Path(name))] or name}")
-        else:
-            given.append(argument)
-    return given
-
-
-def _check_yaml(file: Path, cls: type, lists: set[str]) -> str:
-    """What can be said against a file before its values are looked at, with its line.
-
-    Returns its text with lists where words stand, "" where none do.
+    Raises:
+        InputError: there is no such option, it has no value, or a word belongs to none.
     """
-    text = read_text(file)
+    rest = list(arguments)
+    while rest:
+        name, equals, value = rest.pop(0).partition("=")
+        if not name.startswith("--"):
+            raise InputError(f"unknown option; see `pairuni {given.command} --help`", field=name + equals + value)
+        name = name.removeprefix("--").replace("-", "_")
+        kind = str if name == "config" else given.kind(name)
+        if kind is None and not given.group(name):
+            given.refuse(f"--{name}")
+        words = [value] if equals else []
+        several = get_origin(kind) is list
+        while rest and not rest[0].startswith("--") and (several or not words):
+            words.append(rest.pop(0))
+        if not words and kind is not bool:
+            raise InputError("needs a value", field=name)
+        yield name, words
+
+
+def _set_words(name: str, words: list[str], given: _Values) -> None:
+    kind = given.kind(name)
+    if kind is None:
+        values = _value(words[0])
+        if not isinstance(values, dict):
+            raise InputError(f"is a group of options: give them as --{name}.NAME", field=name)
+        for key, value in values.items():
+            if given.kind(f"{name}.{key}") is None:
+                given.refuse(f"{name}.{key}")
+            given.set(f"{name}.{key}", value)
+    elif get_origin(kind) is list:
+        whole = " ".join(words)
+        given.set(name, _value(whole) if whole.lstrip().startswith("[") else ",".join(words))
+    elif kind is bool and not words:
+        given.set(name, True)
+    else:
+        given.set(name, _words_value(words[0], kind))
+
+
+def _words_value(word: str, kind: Any) -> Any:
+    """A word as a value of a kind: text stays as it is, everything else is read as YAML."""
+    kinds = [bare(each) for each in get_args(kind)] if type(None) in get_args(kind) else [kind]
+    if type(None) in kinds and word == "null":
+        return None
+    text = any(each is str or get_origin(each) is Literal for each in kinds)
+    return word if text or get_origin(kind) is list else _value(word)
+
+
+def _value(word: str) -> Any:
     try:
-        value, root = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
+        return yaml.load(word, Loader=Loader)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return word  # of no kind but text, which the validation says
+
+
+def _read(file: Path, given: _Values) -> None:
+    """Adds a YAML file. Raises InputError, with the line, for one that is no mapping of options."""
+    text = read_text(file)
+    loader = Loader(text)
+    try:
+        root = loader.get_single_node()
+        if not isinstance(root, yaml.MappingNode):
+            raise InputError("must be a YAML mapping of options", file=file)
+        _read_group(root, "", file, loader, given)
     except yaml.MarkedYAMLError as err:
         line = None if err.problem_mark is None else err.problem_mark.line + 1
         raise InputError(f"is not valid YAML ({err.problem})", file=file, line=line) from None
@@ -189,92 +211,49 @@ def _check_yaml(file: Path, cls: type, lists: set[str]) -> str:
         raise InputError(f"is not valid YAML ({err})", file=file) from None
     except RecursionError:
         raise InputError("is not valid YAML (nested too deeply)", file=file) from None
-    except ValueError as err:  # a day that no month has, a number of thousands of digits
-        raise InputError(f"holds a value that cannot be read ({err})", file=file) from None
-    if not isinstance(value, dict) or not isinstance(root, yaml.MappingNode):
-        raise InputError("must be a YAML mapping of options", file=file)
-    known = [option.name for option in options_of(cls)]
-    _check_keys(root, "", file, known)
-    groups = {f.name: [g.name for g in fields(f.type)] for f in fields(cls) if is_dataclass(f.type)}
-    for key, node in root.value:
-        if key.value not in groups:
-            continue
-        if not isinstance(node, yaml.MappingNode):
-            message = f"must be a group of options ({', '.join(groups[key.value])}), each on a line of its own below it"
-            raise InputError(message, file=file, line=key.start_mark.line + 1, field=key.value)
-        _check_keys(node, f"{key.value}.", file, known)
-    words = sorted(_written_lists(root, "", lists), key=lambda node: -node.start_mark.index)
-    changed = text
-    for node in words:
-        changed = changed[: node.start_mark.index] + _listed([node.value]) + changed[node.end_mark.index :]
-    return changed if words else ""
+    finally:
+        loader.dispose()
 
 
-def _written_lists(node: yaml.MappingNode, prefix: str, lists: set[str]) -> Iterator[yaml.ScalarNode]:
-    """Values of lists that are one text."""
-    for key, value in node.value:
-        name = f"{prefix}{key.value}"
-        if isinstance(value, yaml.MappingNode):
-            yield from _written_lists(value, f"{name}.", lists)
-        elif name in lists and isinstance(value, yaml.ScalarNode) and value.tag != "tag:yaml.org,2002:null":
-            yield value
-
-
-def _check_keys(node: yaml.MappingNode, prefix: str, file: Path, known: list[str]) -> None:
-    """Keys are words, none is an old name, and none is given twice: YAML would let the last one win in silence."""
+def _read_group(node: yaml.MappingNode, prefix: str, file: Path, loader: Loader, given: _Values) -> None:
     first: dict[str, int] = {}
-    for key, _ in node.value:
-        line = key.start_mark.line + 1
+    for key, value in node.value:
+        place = Place(file, key.start_mark.line + 1)
         if key.tag != "tag:yaml.org,2002:str":
-            raise InputError(f"{key.value!r} is no name of an option", file=file, line=line)
-        if key.value in first:
+            raise InputError(f"{key.value!r} is no name of an option", file=file, line=place.line)
+        name = prefix + key.value
+        if key.value in first:  # YAML would let the last one win in silence
             message = f"is given twice, first in line {first[key.value]}"
-            raise InputError(message, file=file, line=line, field=prefix + key.value)
-        first[key.value] = line
-        refuse_old_name(prefix + key.value, known, file=file, line=line)
+            raise InputError(message, file=file, line=place.line, field=name)
+        first[key.value] = place.line
+        group = given.group(name)
+        if not group and given.kind(name) is None:
+            given.refuse(name, place)
+        if group and not isinstance(value, yaml.MappingNode):
+            message = f"must be a group of options ({', '.join(group)}), each on a line of its own below it"
+            raise InputError(message, file=file, line=place.line, field=name)
+        if group:
+            given.places[name] = place
+            _read_group(value, f"{name}.", file, loader, given)
+            continue
+        try:
+            given.set(name, _node_value(value, given.kind(name), loader))
+        except ValueError as err:  # a number of thousands of digits
+            message = f"holds a value that cannot be read ({err})"
+            raise InputError(message, file=file, line=place.line, field=name) from None
+        given.places |= {name: place, **dict(_places(value, name, file))}
 
 
-def _worded(message: str, command: str) -> InputError:
-    if match := _IN_MAPPING.search(message):  # options that are the value of a mapping, such as those of a reward
-        inner = _worded(match[2], command)
-        return InputError(f"{inner.field}: {inner.message}" if inner.field else inner.message, field=match[1])
-    if match := _UNKNOWN.search(message):
-        return InputError("unknown option", field=f"{match[1]}.{match[2]}")
-    if match := _UNKNOWN_TOP.search(message):
-        return InputError("unknown option", field=match[1])
-    if match := re.search(r"required: (.+)", message):
-        return InputError(f"is needed; see `pairuni {command} --help`", field=match[1])
-    if match := re.search(r"[Uu]nrecognized arguments: (\S+)", message):
-        return InputError("unknown option", field=match[1].partition("=")[0])
-    if match := _KEY.search(message):
-        what = " ".join(message[match.end() :].replace("typing.", "").split()).lstrip(': "')
-        what = re.sub(r"<class '(\w+)'>", r"\1", what)
-        if what.startswith("Unable to load config"):
-            what = f"is a group of options: give them as --{match[1]}.NAME"
-        return InputError("unknown option" if "not expected" in what else what[0].lower() + what[1:], field=match[1])
-    return InputError(" ".join(message.split()))
+def _node_value(node: yaml.Node, kind: Any, loader: Loader) -> Any:
+    value = loader.construct_document(node)
+    if isinstance(node, yaml.ScalarNode) and value is not None and get_origin(kind) is list:
+        return node.value  # one word of a list, whatever it looks like
+    return _words_value(value, kind) if isinstance(value, str) else value
 
 
-def _located(error: InputError, files: list[Path]) -> InputError:
-    """The error with the file and line in which its field stands, where one does."""
-    if error.field is None or error.file is not None:
-        return error
-    for file in reversed(files):
-        line = _line_of(error.field, file)
-        if line is not None:
-            return InputError(error.message, file=file, line=line, field=error.field)
-    return error
-
-
-def _line_of(field: str, file: Path) -> int | None:
-    node, line = yaml.compose(read_text(file), Loader=yaml.SafeLoader), None
-    assert isinstance(node, yaml.MappingNode)  # `_check_yaml` has seen it
-    whole = any(key.value == field for key, _ in node.value)  # `group.field: value` in one line
-    for part in [field] if whole else field.split("."):
-        if not isinstance(node, yaml.MappingNode):
-            return None
-        found = next(((k, v) for k, v in node.value if k.value == part), None)
-        if found is None:
-            return None
-        line, node = found[0].start_mark.line + 1, found[1]
-    return line
+def _places(node: yaml.Node, name: str, file: Path) -> Iterator[tuple[str, Place]]:
+    """Where the keys of a mapping stand, of the mappings in it too."""
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        inner = f"{name}.{key.value}"
+        yield inner, Place(file, key.start_mark.line + 1)
+        yield from _places(value, inner, file)

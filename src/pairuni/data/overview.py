@@ -11,9 +11,9 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from pairuni.errors import InputError
 from pairuni.files import file_hash, read_json
 from pairuni.types import Pair, Side
+from pairuni.validation import input_error
 
 NOT_STATED = "not stated"
 _HALVES = (Side.GENERATION, Side.UNDERSTANDING)
@@ -98,6 +98,5 @@ def read_pairing(pairs: Path) -> tuple[PairingRecord, bool] | None:
     try:
         record = _RECORD.validate_python(read_json(path))
     except ValidationError as err:
-        first = err.errors()[0]
-        raise InputError(first["msg"], file=path, field=".".join(str(p) for p in first["loc"])) from None
+        raise input_error(err, file=path) from None
     return record, record.pairs_hash == file_hash(pairs)

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from pairuni.config import EvalConfig, EvaluateConfig
+from pairuni.config.renamed import with_new_names
 from pairuni.data.images import StoredImage, load_image
 from pairuni.errors import InputError
 from pairuni.eval import EDITING, check_benchmarks, load_benchmark
@@ -28,7 +29,6 @@ from pairuni.policies.base import Sampler
 from pairuni.policies.length import too_long
 from pairuni.policies.sampling import seeds_for
 from pairuni.progress import say, track
-from pairuni.renamed import with_new_names
 from pairuni.runs import RunDir
 from pairuni.types import Prompt, Side
 

@@ -15,12 +15,13 @@ import numpy as np
 import yaml
 from pydantic import ConfigDict, StrictFloat, StrictInt, StrictStr, TypeAdapter, ValidationError
 
+from pairuni.config.renamed import with_new_names
 from pairuni.errors import InputError
 from pairuni.files import read_json, read_jsonl
 from pairuni.records import pairs_root, read_pairs
-from pairuni.renamed import with_new_names
 from pairuni.runs import RunDir, first_and_last_tenth
 from pairuni.types import Pair
+from pairuni.validation import input_error
 
 _ROW = ConfigDict(allow_inf_nan=False)  # not strict as a whole: strict dataclasses refuse dicts
 
@@ -232,9 +233,7 @@ def _validate(adapter: TypeAdapter[Row], raw: Any, path: Path, line: int | None,
     try:
         return adapter.validate_python(raw)
     except ValidationError as err:
-        first = err.errors()[0]
-        place = ".".join(str(p) for p in (prefix, *first["loc"]) if p != "")
-        raise InputError(first["msg"], file=path, line=line, field=place) from None
+        raise input_error(err, file=path, line=line, prefix=prefix) from None
 
 
 def _read_config(run: RunDir, notes: list[str]) -> dict[str, Any]:

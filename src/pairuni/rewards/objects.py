@@ -18,6 +18,7 @@ from pairuni.rewards.clip import find_device
 from pairuni.rewards.detector import CLASSES, COLOURS, Mask2FormerDetector, coloured_classes
 from pairuni.rewards.geneval import judge
 from pairuni.types import Quadruple, Side
+from pairuni.validation import input_error
 
 
 class _Clause(BaseModel):
@@ -72,9 +73,7 @@ class GenEvalReward:
         try:
             _Metadata.model_validate(row)
         except ValidationError as err:
-            first = err.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            message = f"the row of {quadruple.id!r} has no GenEval metadata: {where}: {first['msg']}"
+            message = f"the row of {quadruple.id!r} has no GenEval metadata: {input_error(err)}"
             raise InputError(message, field=f"reward {self.name}") from None
         return row
 

@@ -10,13 +10,13 @@ import json
 import sys
 import threading
 import traceback
+from argparse import ArgumentParser
 from dataclasses import fields
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
-
-from jsonargparse import ArgumentParser, set_parsing_settings
+from typing import Any, get_args
 
 from pairuni.config import RewardOptions
+from pairuni.config.fields import bare
 from pairuni.errors import InputError
 from pairuni.rewards import load_reward
 from pairuni.rewards.base import Reward, score_all
@@ -105,15 +105,16 @@ class _Handler(BaseHTTPRequestHandler):
 
 def main(arguments: list[str] | None = None) -> int:
     """The exit code: 0 when interrupted, 2 for a user's mistake."""
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(prog="python -m pairuni.rewards.serve", description="Serves a reward over HTTP.")
     parser.add_argument("--reward", required=True, help="Name of a reward, or module:function of your own.")
     parser.add_argument("--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0 is all of this machine's.")
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one.")
-    parser.add_class_arguments(RewardOptions, None)
+    for option in fields(RewardOptions):
+        kind = bare(get_args(option.type)[0])
+        parser.add_argument(f"--{option.name}", type=kind, help=f"See RewardOptions.{option.name} in docs/rewards.md.")
     given = vars(parser.parse_args(arguments))
-    options = RewardOptions(**{option.name: given[option.name] for option in fields(RewardOptions)})
     try:
+        options = RewardOptions(**{option.name: given[option.name] for option in fields(RewardOptions)})
         reward = load_reward(given["reward"], options=options)
         if isinstance(reward, ClipReward):
             reward.load()  # before the first request, which would else wait for it

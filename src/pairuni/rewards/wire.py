@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pairuni.errors import InputError
 from pairuni.rewards.base import RewardInput
 from pairuni.types import Quadruple, Side
+from pairuni.validation import input_error
 
 PROTOCOL = 1
 _WORDS = 80
@@ -76,9 +77,8 @@ def decode_request(body: bytes) -> list[RewardInput]:
     try:
         request = _Request.model_validate_json(body)
     except ValidationError as err:
-        first = err.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{first['msg']} (this server speaks protocol {PROTOCOL})", field=place or None) from None
+        wrong = input_error(err)
+        raise InputError(f"{wrong.message} (this server speaks protocol {PROTOCOL})", field=wrong.field) from None
     items = []
     for n, row in enumerate(request.items):
         half, image = row.half, None

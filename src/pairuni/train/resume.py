@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pairuni.config.renamed import new_name
 from pairuni.errors import InputError
 from pairuni.files import check_folder, write_json, write_jsonl, write_text
 from pairuni.outputs import RECORD, Outputs
 from pairuni.progress import say
-from pairuni.renamed import new_name
 from pairuni.runs import RunDir, environment, read_steps
 from pairuni.streams import other_streams
 from pairuni.train.checkpoint import (

@@ -310,7 +310,7 @@ def test_a_result_has_every_answer(tmp_path: Path, processes: Processes) -> None
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"seed": "one"}, "seed: Input should be a valid integer"),
+        ({"seed": "one"}, "seed: must be a whole number, not 'one'"),
         ({"more": 1}, "more"),
         ({"right": "zz"}, "right: is no hex digits"),
         ({"n": 20}, "shapes_generation.n: is not the number of items"),

@@ -15,6 +15,7 @@ from pairuni.analysis.ablations.statistics import LEVEL, Estimate, crossed
 from pairuni.analysis.ablations.tables import said
 from pairuni.errors import InputError
 from pairuni.files import read_text
+from pairuni.validation import input_error
 
 POWER = 0.8
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -50,8 +51,7 @@ def read_contrasts(path: Path) -> Contrasts:
     except yaml.YAMLError as err:
         raise InputError(f"cannot be read ({err})", file=path) from None
     except ValidationError as err:
-        first = err.errors()[0]
-        raise InputError(first["msg"], file=path, field=".".join(str(part) for part in first["loc"])) from None
+        raise input_error(err, file=path) from None
 
 
 def contrast(arm: str, minus: str, benchmarks: Sequence[str], results: Results, seeds: int) -> Estimate | None:

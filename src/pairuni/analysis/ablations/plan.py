@@ -17,9 +17,9 @@ import yaml
 
 from pairuni.analysis.ablations.suites import SUITES, Arm
 from pairuni.config import DataConfig, EvaluateConfig, PairConfig, ShapesConfig, Suite, TrainConfig
+from pairuni.config.renamed import first_name, with_new_names
 from pairuni.errors import InputError
 from pairuni.files import file_hash, read_json, read_text, write_text
-from pairuni.renamed import first_name, with_new_names
 from pairuni.runs import RunDir
 from pairuni.shapes.recipe import recipe
 from pairuni.shapes.world import SOURCES

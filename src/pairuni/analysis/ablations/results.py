@@ -31,6 +31,7 @@ from pairuni.records import read_pairs
 from pairuni.runs import RunDir
 from pairuni.streams import VERSION
 from pairuni.types import Side
+from pairuni.validation import input_error
 
 Key = tuple[str, int, int]
 """Arm, seed, version of the random streams."""
@@ -112,9 +113,7 @@ def read_results(path: Path) -> dict[Key, Result]:
             result = _RESULT.validate_python(row)
             wrong = [name for name, entry in result.benchmarks.items() if not entry.whole]
         except ValidationError as err:
-            problem = err.errors()[0]
-            field = ".".join(str(part) for part in problem["loc"])
-            raise InputError(problem["msg"], file=path, line=line, field=field) from None
+            raise input_error(err, file=path, line=line) from None
         except ValueError:
             raise InputError("is no hex digits", file=path, line=line, field="right") from None
         if wrong:

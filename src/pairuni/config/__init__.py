@@ -1,0 +1,75 @@
+"""Every option of every stage, once, with its text under the field. Frozen, validated, torch-free.
+
+A stage's config is one dataclass; YAML files and `--group.field value` overrides fill it (cli/options.py). Where the
+paper names no value, the default is our choice and the text says so. One file per stage; `renamed` has the options that
+had another name before.
+"""
+
+from pairuni.config.endpoint import LlmConfig
+from pairuni.config.evaluation import EvalConfig, EvalSplit, EvaluateConfig, has_validation
+from pairuni.config.exports import GalleryConfig, HfDatasetConfig, UnirlConfig, VerlOmniConfig
+from pairuni.config.fields import Extractor, Precision, as_list
+from pairuni.config.laboratory import AblationsConfig, GradientsConfig, PretrainConfig, Suite
+from pairuni.config.scoring import RewardConfig, RewardOptions
+from pairuni.config.sources import CompleteConfig, PairConfig, ShapesConfig, SourceConfig
+from pairuni.config.tools import SampleConfig, SmokeConfig, TinyConfig
+from pairuni.config.training import (
+    UNWEIGHTED,
+    AdvantageConfig,
+    DataConfig,
+    LogConfig,
+    LoraOptions,
+    ModelConfig,
+    NormLength,
+    OptimConfig,
+    PairingMode,
+    PairSelectionConfig,
+    PlanConfig,
+    PlanOptions,
+    RolloutConfig,
+    SideWeights,
+    TrainConfig,
+)
+
+__all__ = [
+    "UNWEIGHTED",
+    "AblationsConfig",
+    "AdvantageConfig",
+    "CompleteConfig",
+    "DataConfig",
+    "EvalConfig",
+    "EvalSplit",
+    "EvaluateConfig",
+    "Extractor",
+    "GalleryConfig",
+    "GradientsConfig",
+    "HfDatasetConfig",
+    "LlmConfig",
+    "LogConfig",
+    "LoraOptions",
+    "ModelConfig",
+    "NormLength",
+    "OptimConfig",
+    "PairConfig",
+    "PairSelectionConfig",
+    "PairingMode",
+    "PlanConfig",
+    "PlanOptions",
+    "Precision",
+    "PretrainConfig",
+    "RewardConfig",
+    "RewardOptions",
+    "RolloutConfig",
+    "SampleConfig",
+    "ShapesConfig",
+    "SideWeights",
+    "SmokeConfig",
+    "SourceConfig",
+    "Suite",
+    "TinyConfig",
+    "TrainConfig",
+    "UnirlConfig",
+    "VerlOmniConfig",
+    "as_list",
+    "has_validation",
+]
