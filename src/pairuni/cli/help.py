@@ -1,4 +1,4 @@
-"""What `--help` prints: options in groups with titles, their kinds, defaults and texts, without any parser.
+"""Prints `--help`: options in groups with titles, with their kinds, defaults and texts, without any parser.
 
 Texts are the docstrings under the fields in pairuni/config, read from its source. Nothing heavy is imported, so that
 help is there at once.
@@ -39,7 +39,7 @@ TITLES = {
     "llm": "Endpoint of the language model",
     "understanding_source": "How the source of questions is read",
     "generation_source": "How the source of captions is read",
-    "plan": "With --plan alone: how much memory training takes; trains nothing",
+    "plan": "Only with --plan, which estimates memory and trains nothing",
 }
 # Commands with more options than one reads at once -> those that most runs set.
 COMMON: dict[str, tuple[str, ...]] = {

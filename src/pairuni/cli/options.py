@@ -33,7 +33,7 @@ class Place(NamedTuple):
 
 
 class _Values:
-    """What files and options say so far, as one nested dictionary, with the places of what stands in a file."""
+    """The values so far, as one nested dictionary, and the place of each value that stands in a file."""
 
     def __init__(self, cls: type, command: str) -> None:
         self.kinds = {option.name: option.kind for option in options_of(cls)}
@@ -50,7 +50,7 @@ class _Values:
         return self._path(name)[1]
 
     def set(self, name: str, value: Any) -> None:
-        """Puts a value in the place of what was there."""
+        """Replaces an option's value."""
         parts, _ = self._path(name)
         owner = self.values
         for part in parts[:-1]:
@@ -119,7 +119,7 @@ def parse_config(
 
 
 def parse_arguments(parser: ArgumentParser, arguments: list[str]) -> Namespace:
-    """What a command without a config takes. Raises InputError: an unknown option, or a value that is wrong."""
+    """Parses the options of a command without a config. Raises InputError: an unknown option, or a wrong value."""
     try:
         options, others = parser.parse_known_args(arguments)
     except ArgumentError as err:
