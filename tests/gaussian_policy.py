@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pairuni.errors import DivergedError
-from pairuni.policies.sampler import check_request, evaluating
+from pairuni.policies.requests import check_request, evaluating
 from pairuni.policies.sampling import guide, row_uniforms
 from pairuni.types import Chunk, Prompt, Rollouts, SamplingSpec, Side
 

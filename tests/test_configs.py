@@ -16,8 +16,8 @@ from pairuni.config import UNWEIGHTED, PairConfig, PlanConfig, TrainConfig
 from pairuni.policies import load_policy
 from pairuni.policies.dimoo.model import DimooConfig
 from pairuni.rewards import side_reward
+from pairuni.train.memory_plan import make_plan
 from pairuni.train.optim import Optimizer
-from pairuni.train.plan import make_plan
 from pairuni.types import Side
 
 ROOT = Path(__file__).parents[1] / "configs"

@@ -89,7 +89,7 @@ def test_plans_of_the_paper_s_configs_need_no_network(
 
 
 def test_lumina_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "56.7 GiB of 79.0 GiB" in planned("lumina_dimoo", "8", monkeypatch, capsys)
+    assert "56.5 GiB of 79.0 GiB" in planned("lumina_dimoo", "8", monkeypatch, capsys)
 
 
 PAGE = (ROOT / "docs" / "janus-pro.md").read_text(encoding="utf-8")

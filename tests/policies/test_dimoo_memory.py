@@ -13,7 +13,7 @@ from pairuni.policies import load_planner
 from pairuni.policies.dimoo.policy import DimooPolicy
 from pairuni.policies.memory import RESIDENT, ROLLOUT, UPDATE, Workload, peak
 from pairuni.pretrain.build_dimoo import DimooSize
-from pairuni.train.measure import measure
+from pairuni.train.measure import made_up, measure
 from pairuni.types import SamplingSpec, Side
 
 MIB = 1 << 20
@@ -49,10 +49,10 @@ def test_numbers_are_those_of_the_model(tiny_dimoo: DimooPolicy, folder: Path) -
     planner = load_planner(str(folder))
     assert planner.parameters == sum(p.numel() for p in tiny_dimoo.module.parameters())
     assert planner.sizes == {name: p.numel() for name, p in tiny_dimoo.trainable()}
-    assert sorted(planner.adaptable) == sorted(tiny_dimoo.lora_targets())
+    assert sorted(planner.lora_targets) == sorted(tiny_dimoo.lora_targets())
     work = replace(WORK, text_tokens=320)  # the template alone takes this model 200
     for side in Side:
-        prompts = planner.prompts(tiny_dimoo, side, work)
+        prompts = made_up(tiny_dimoo, side, work, planner.image_tokens)
         rows = tiny_dimoo.prompts.encode(side, prompts).ids
         image = 4 * 5 + 2 if side is Side.UNDERSTANDING else 0
         assert len({tuple(row.tolist()) for row in rows}) == 3
@@ -119,7 +119,7 @@ def medium_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_estimates_are_near_what_is_measured(name: str, medium_folder: Path) -> None:
-    """Bounds as in tests/train/test_plan.py."""
+    """Bounds as in tests/train/test_memory_plan.py."""
     work = CASES[name]
     stages = load_planner(str(medium_folder)).estimate(work)
     measured, reason = measure(ModelConfig(str(medium_folder)), "cpu", work)

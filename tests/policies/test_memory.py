@@ -11,14 +11,15 @@ from transformers import JanusConfig, JanusForConditionalGeneration
 from pairuni.errors import InputError
 from pairuni.policies import load_planner
 from pairuni.policies.janus import cache as cache_module
-from pairuni.policies.janus import memory, model
+from pairuni.policies.janus import model
 from pairuni.policies.janus.cache import SharedCache
-from pairuni.policies.janus.memory import Dims, JanusPlanner
 from pairuni.policies.janus.packing import pack, pack_shape
+from pairuni.policies.janus.planner import JanusPlanner, answer_chunks
 from pairuni.policies.janus.policy import JanusPolicy
 from pairuni.policies.memory import OPTIMISER, RESIDENT, ROLLOUT, UPDATE, Workload, most, needed, peak
 from pairuni.policies.scoring import LOGITS
 from pairuni.pretrain.build import JanusSize, build_janus
+from pairuni.train.measure import made_up
 from pairuni.types import SamplingSpec, Side
 
 WORK = Workload(
@@ -46,13 +47,25 @@ def janus_pro(name: str) -> JanusConfig:
     return JanusConfig(text_config=text, vision_config=vision, vq_config=vq, tie_word_embeddings=False)
 
 
-def total(d: Dims, work: Workload, stage: str) -> int:
-    return peak(memory.estimate(d, work)[stage])
+def total(planner: JanusPlanner, work: Workload, stage: str) -> int:
+    return peak(planner.estimate(work)[stage])
+
+
+def planner_of(config: JanusConfig, folder: Path) -> JanusPlanner:
+    config.save_pretrained(folder)
+    planner = load_planner(str(folder))
+    assert isinstance(planner, JanusPlanner)
+    return planner
+
+
+@pytest.fixture(scope="module")
+def janus_1b(tmp_path_factory: pytest.TempPathFactory) -> JanusPlanner:
+    return planner_of(janus_pro("1B"), tmp_path_factory.mktemp("1B"))
 
 
 @pytest.fixture
-def tiny_dims(tiny_janus: JanusPolicy) -> Dims:
-    return memory.dims(tiny_janus.module.config)
+def tiny(tiny_janus: JanusPolicy, tmp_path: Path) -> JanusPlanner:
+    return planner_of(tiny_janus.module.config, tmp_path / "tiny")
 
 
 # ---- sizes against the model ------------------------------------------------------------------------------------
@@ -60,44 +73,42 @@ def tiny_dims(tiny_janus: JanusPolicy) -> Dims:
 
 @pytest.mark.parametrize("name", JANUS_PRO)
 def test_janus_pro_from_its_config_alone(name: str, tmp_path: Path) -> None:
-    janus_pro(name).save_pretrained(tmp_path)
-    planner = load_planner(str(tmp_path))
-    assert isinstance(planner, JanusPlanner)
-    *_, parameters, cached = JANUS_PRO[name]
+    planner = planner_of(janus_pro(name), tmp_path)
+    hidden, _, layers, _, parameters, cached = JANUS_PRO[name]
     assert planner.parameters == pytest.approx(parameters, rel=0.001)
-    d = planner.dims
-    assert d.layers * 2 * d.keys * 2 == cached * 1024
-    assert memory.kv_bytes(d, bf16=True) == cached * 1024
-    assert (d.image_codes, d.image_tokens, d.pixels, d.vocabulary, d.codes) == (576, 576, 384, 102400, 16384)
+    assert planner.kv_bytes(bf16=True) == cached * 1024
+    assert (planner.hidden, planner.depth) == (hidden, layers)
+    assert (planner.image_codes, planner.image_tokens, planner.pixels, planner.codes) == (576, 576, 384, 16384)
 
 
-def test_parameters_are_those_of_the_policy(tiny_janus: JanusPolicy, tiny_dims: Dims) -> None:
-    inner, trained = tiny_janus.module.model, [p for _, p in tiny_janus.trainable()]
-    assert tiny_dims.parameters == sum(p.numel() for p in tiny_janus.module.parameters())
-    assert tiny_dims.trained == sum(p.numel() for p in trained) < tiny_dims.parameters
-    assert tiny_dims.largest == max(p.numel() for p in trained)
-    assert tiny_dims.linear == sum(p.numel() for p in inner.language_model.layers.parameters() if p.ndim == 2)
-    assert (tiny_dims.pixels, tiny_dims.image_codes) == (tiny_janus.image_size, tiny_janus.image_codes)
+def test_parameters_are_those_of_the_policy(tiny_janus: JanusPolicy, tiny: JanusPlanner) -> None:
+    inner, trained = tiny_janus.module.model, dict(tiny_janus.trainable())
+    assert tiny.parameters == sum(p.numel() for p in tiny_janus.module.parameters())
+    assert tiny.sizes == {name: p.numel() for name, p in trained.items()}
+    assert tiny.trained == sum(tiny.sizes.values()) < tiny.parameters
+    assert tiny.linear == sum(p.numel() for p in inner.language_model.layers.parameters() if p.ndim == 2)
+    assert (tiny.pixels, tiny.image_codes) == (tiny_janus.image_size, tiny_janus.image_codes)
+    assert sorted(tiny.lora_targets) == sorted(tiny_janus.lora_targets())
 
 
-def test_what_is_resident(tiny_dims: Dims) -> None:
-    trained, weights = tiny_dims.trained, 4 * tiny_dims.parameters
-    assert total(tiny_dims, WORK, RESIDENT) == weights + 8 * trained
-    assert total(tiny_dims, replace(WORK, reference=True), RESIDENT) == weights + 4 * trained + 8 * trained
-    assert total(tiny_dims, replace(WORK, cuda=True), OPTIMISER) == weights + 12 * trained
-    more = total(tiny_dims, replace(WORK, gradients=3), UPDATE[Side.UNDERSTANDING])
-    assert more - total(tiny_dims, WORK, UPDATE[Side.UNDERSTANDING]) == 8 * trained
+def test_what_is_resident(tiny: JanusPlanner) -> None:
+    trained, weights = tiny.trained, 4 * tiny.parameters
+    assert total(tiny, WORK, RESIDENT) == weights + 8 * trained
+    assert total(tiny, replace(WORK, reference=True), RESIDENT) == weights + 4 * trained + 8 * trained
+    assert total(tiny, replace(WORK, cuda=True), OPTIMISER) == weights + 12 * trained
+    more = total(tiny, replace(WORK, gradients=3), UPDATE[Side.UNDERSTANDING])
+    assert more - total(tiny, WORK, UPDATE[Side.UNDERSTANDING]) == 8 * trained
 
 
 @pytest.mark.parametrize("bf16", [False, True])
 def test_cache_is_that_of_the_model(
-    bf16: bool, tiny_janus: JanusPolicy, tiny_dims: Dims, monkeypatch: pytest.MonkeyPatch
+    bf16: bool, tiny_janus: JanusPolicy, tiny: JanusPlanner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache_module, "SHORT", 0)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        prefix = model.prefill(tiny_janus.module, torch.randn(2, 10, tiny_dims.hidden))
+        prefix = model.prefill(tiny_janus.module, torch.randn(2, 10, tiny.hidden))
         cache = SharedCache(prefix, torch.tensor([0, 1, 1]), 5)
-    assert sum(x.nbytes for x in cache.tensors()) == (2 * 10 + 3 * 5) * memory.kv_bytes(tiny_dims, bf16)
+    assert sum(x.nbytes for x in cache.tensors()) == (2 * 10 + 3 * 5) * tiny.kv_bytes(bf16)
 
 
 def kept(module: JanusForConditionalGeneration, shape: tuple[int, int], bf16: bool, masked: int) -> int:
@@ -133,43 +144,39 @@ def kept(module: JanusForConditionalGeneration, shape: tuple[int, int], bf16: bo
 
 @pytest.mark.parametrize("masked", [0, 10, 27])
 @pytest.mark.parametrize("bf16", [False, True])
-def test_what_a_layer_keeps(bf16: bool, masked: int) -> None:
+def test_what_a_layer_keeps(bf16: bool, masked: int, tmp_path: Path) -> None:
     """One layer more, in tokens whose number is that of no weight: the difference is one layer's, to the byte."""
     size = JanusSize(16, 4, 48, 32, 2, 2, 48, 32, 1, 2, vq_multipliers=(1, 1, 1), vocabulary=300)
     policies = [JanusPolicy(*build_janus(replace(size, layers=layers), ["a"], 0)) for layers in (2, 3)]
     rows, length = 2, 27
     few, many = (kept(policy.module.train(), (rows, length), bf16, masked) for policy in policies)
-    d = memory.dims(policies[0].module.config)
-    masks = rows * masked * length * (2 if bf16 else 4)
-    joined = rows * length * d.attention * (2 if bf16 else 4) if 0 < masked < length else 0
-    assert many - few == rows * length * memory.kept_bytes(d, bf16) + masks + joined
+    planner = planner_of(policies[0].module.config, tmp_path)
+    states = planner.states(Side.UNDERSTANDING)
+    found = planner.activations.row(states, planner.image_tokens, length, 4, masked, bf16)
+    assert found[:2] == planner.activations.measure(states, length, 4, masked, bf16)[:2]
+    assert many - few == rows * found.layer
+    assert found.layer < found.kept < found.peak
 
 
 # ---- what the options do ----------------------------------------------------------------------------------------
 
 
-def test_chunks_are_those_of_the_policy(tiny_janus: JanusPolicy, tiny_dims: Dims) -> None:
+def test_chunks_are_those_of_the_policy(tiny_janus: JanusPolicy, tiny: JanusPlanner) -> None:
     """The policy's are among those that are counted, and without micro_tokens they are the same ones."""
-    prompts = planner_of(tiny_dims).prompts(tiny_janus, Side.UNDERSTANDING, WORK)
+    prompts = made_up(tiny_janus, Side.UNDERSTANDING, WORK, tiny.image_tokens)
     seeds_BR = np.arange(12, dtype=np.uint64).reshape(3, 4)
     rollouts = tiny_janus.sample(Side.UNDERSTANDING, prompts, 4, WORK.spec, seeds_BR)
     longest = torch.ones(3, 4, WORK.spec.max_new_tokens, dtype=torch.bool)
     rollouts = replace(rollouts, mask_BRT=longest, sampled_logp_BRT=longest.float(), cond_logp_BRT=longest.float())
     lengths = {len(ids) for ids in rollouts.context.ids}
-    assert lengths == {tiny_dims.image_tokens + WORK.text_tokens}
+    assert lengths == {tiny.image_tokens + WORK.text_tokens}
     for micro in ((5, 0), (4, 0), (12, 0), (3, 0), (12, 70), (12, 90), (2, 60), (12, 1), (7, 150)):
         work = replace(WORK, micro_batch=micro[0], micro_tokens=micro[1])
         owners = [[row // 4 for row in chunk.rows] for chunk in tiny_janus.chunks(rollouts, *micro)]
         real = {tuple(rows.count(b) for b in dict.fromkeys(rows)) for rows in owners}
-        counted = memory.answer_chunks(work, *lengths)
+        counted = answer_chunks(work, *lengths)
         assert real <= counted
         assert work.micro_tokens or real == counted
-
-
-def planner_of(d: Dims) -> JanusPlanner:
-    planner = object.__new__(JanusPlanner)
-    planner.dims = d
-    return planner
 
 
 @pytest.mark.parametrize("number", range(1, 9))
@@ -182,8 +189,8 @@ def test_shape_of_packs(number: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["1B", "7B"])
-def test_more_work_takes_more(name: str) -> None:
-    d = memory.dims(janus_pro(name))
+def test_more_work_takes_more(name: str, tmp_path: Path) -> None:
+    planner = planner_of(janus_pro(name), tmp_path)
     base = replace(WORK, prompts=4, rollouts=8, micro_tokens=4000, micro_batch=64, bf16=True, cuda=True)
     sampled, every = [*ROLLOUT.values()], [*ROLLOUT.values(), *UPDATE.values()]
     steps = {"prompts": (range(1, 12), every), "micro_tokens": (range(1, 12000, 371), every)}
@@ -191,45 +198,46 @@ def test_more_work_takes_more(name: str) -> None:
     steps |= {"rollouts": (range(1, 200, 20), sampled), "text_tokens": (range(8, 600, 31), sampled)}
     for field, (values, stages) in steps.items():
         for stage in stages:
-            sizes = [total(d, replace(base, **{field: value}), stage) for value in values]
+            sizes = [total(planner, replace(base, **{field: value}), stage) for value in values]
             assert sizes == sorted(sizes), (field, stage)
             assert sizes[0] < sizes[-1] or (field, stage in sampled) in {("prompts", False), ("micro_tokens", True)}
     long = replace(base, micro_tokens=0, spec=replace(base.spec, max_new_tokens=512))
     for stage in (ROLLOUT[Side.UNDERSTANDING], UPDATE[Side.UNDERSTANDING]):
-        assert total(d, long, stage) > total(d, replace(base, micro_tokens=0), stage)
+        assert total(planner, long, stage) > total(planner, replace(base, micro_tokens=0), stage)
 
 
-def test_options_that_save() -> None:
-    d = memory.dims(janus_pro("1B"))
+def test_options_that_save(janus_1b: JanusPlanner) -> None:
+    planner = janus_1b
     work = replace(WORK, bf16=True, cuda=True, prompts=8, rollouts=16)
-    cached = memory.estimate(d, work)[ROLLOUT[Side.GENERATION]]["keys and values"]
-    alone = memory.estimate(d, replace(work, spec=replace(work.spec, guidance=1.0)))
+    cached = planner.estimate(work)[ROLLOUT[Side.GENERATION]]["keys and values"]
+    alone = planner.estimate(replace(work, spec=replace(work.spec, guidance=1.0)))
     assert alone[ROLLOUT[Side.GENERATION]]["keys and values"] == pytest.approx(cached / 2, rel=0.01)
     for side in Side:
-        saved = total(d, work, UPDATE[side]) - total(d, replace(work, checkpointing=True), UPDATE[side])
-        assert saved > 0.6 * memory.estimate(d, work)[UPDATE[side]]["activations"]
-        other = {stage for stage in memory.estimate(d, replace(work, sides=(side,))) if "text" in stage}
+        saved = total(planner, work, UPDATE[side]) - total(planner, replace(work, checkpointing=True), UPDATE[side])
+        assert saved > 0.6 * planner.estimate(work)[UPDATE[side]]["activations"]
+        other = {stage for stage in planner.estimate(replace(work, sides=(side,))) if "text" in stage}
         assert bool(other) == (side is Side.UNDERSTANDING)
     guided = replace(work, spec=replace(work.spec, logprob_mode="cfg"))
-    doubled = memory.estimate(d, guided)[UPDATE[Side.GENERATION]]["activations"]
-    assert doubled == 2 * memory.estimate(d, work)[UPDATE[Side.GENERATION]]["activations"]
+    doubled = planner.estimate(guided)[UPDATE[Side.GENERATION]]["activations"]
+    assert doubled == 2 * planner.estimate(work)[UPDATE[Side.GENERATION]]["activations"]
 
 
-def test_logits_of_an_update_are_those_of_a_slice() -> None:
+def test_logits_of_an_update_are_those_of_a_slice(janus_1b: JanusPlanner) -> None:
     """102,400 outputs for each of 16 x 512 answer tokens would be 50 GiB."""
-    d = memory.dims(janus_pro("1B"))
     work = replace(WORK, rollouts=16, micro_batch=16, spec=replace(WORK.spec, max_new_tokens=512), checkpointing=True)
-    assert memory.estimate(d, work)[UPDATE[Side.UNDERSTANDING]].get("logits", 0) <= 12 * LOGITS
+    assert janus_1b.estimate(work)[UPDATE[Side.UNDERSTANDING]].get("logits", 0) <= 12 * LOGITS
 
 
-def test_pixels_are_decoded_in_batches() -> None:
-    d = replace(memory.dims(janus_pro("1B")), layers=4, linear=0)
+def test_pixels_are_decoded_in_batches(janus_1b: JanusPlanner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image takes three of its largest feature maps, 128 channels of 384 pixels each, and its pixels."""
+    monkeypatch.setattr(janus_1b, "depth", 4)
+    monkeypatch.setattr(janus_1b, "linear", 0)
     short = replace(WORK, spec=replace(WORK.spec, guidance=1.0), bf16=True, cuda=True)
     few, many = (
-        memory.estimate(d, replace(short, prompts=n, rollouts=1))[ROLLOUT[Side.GENERATION]]
+        janus_1b.estimate(replace(short, prompts=n, rollouts=1))[ROLLOUT[Side.GENERATION]]
         for n in (model.PIXEL_BATCH, model.PIXEL_BATCH + 10)
     )
-    assert few["pixels"] == model.PIXEL_BATCH * (4 * 4 * 128 * 384**2 + 27 * 384**2)
+    assert few["pixels"] == pytest.approx(model.PIXEL_BATCH * (3 * 4 * 128 * 384**2 + 3 * 384**2), rel=0.01)
     assert many["pixels"] - few["pixels"] == 10 * 3 * 384**2
 
 

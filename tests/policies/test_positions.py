@@ -15,7 +15,7 @@ from pairuni.files import read_json, read_jsonl, write_json, write_jsonl
 from pairuni.policies import load_policy
 from pairuni.policies.dimoo.policy import DimooPolicy
 from pairuni.policies.janus.policy import JanusPolicy
-from pairuni.policies.length import refuse_long, too_long
+from pairuni.policies.requests import refuse_long, too_long
 from pairuni.shapes.held_out import held_out_questions
 from pairuni.train.loop import train
 from pairuni.types import Prompt, SamplingSpec, Side

@@ -16,7 +16,7 @@ PACKAGE = Path(pairuni.__file__).parent
 ABOVE = ("cli", "lab", "analysis", "config", "trainer.py")
 """The trainer, what calls it, applications beside it, and the config itself."""
 HANDS_OUT = {"train/loop.py:train"} | {
-    f"train/plan.py:{name}" for name in ("make_plan", "workload", "_device", "_obstacle")
+    f"train/memory_plan.py:{name}" for name in ("make_plan", "workload", "_device", "_obstacle")
 }
 """Take the whole config: `train` gives each function its part, a plan says what all of it takes."""
 

@@ -3,7 +3,7 @@
 from pairuni.cli.options import parse_config
 from pairuni.config import PlanConfig
 from pairuni.policies.memory import FRAGMENTATION, OVERHEAD, RESIDENT, peak
-from pairuni.train.plan import GIB, Plan, make_plan
+from pairuni.train.memory_plan import GIB, Plan, make_plan
 from pairuni.trainer import check_names
 
 

@@ -11,7 +11,7 @@ from pairuni.data.images import load_image
 from pairuni.files import atomic_path, check_folder
 from pairuni.outputs import Outputs
 from pairuni.policies import load_policy
-from pairuni.policies.length import refuse_long
+from pairuni.policies.requests import refuse_long
 from pairuni.policies.sampling import seeds_for
 from pairuni.types import Prompt, SamplingSpec, Side
 

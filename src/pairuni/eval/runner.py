@@ -26,7 +26,7 @@ from pairuni.eval.base import Answer, Benchmark, Item, summarise
 from pairuni.files import file_hash, read_json, read_text, write_json, write_jsonl
 from pairuni.outputs import wrote
 from pairuni.policies.base import Sampler
-from pairuni.policies.length import too_long
+from pairuni.policies.requests import too_long
 from pairuni.policies.sampling import seeds_for
 from pairuni.progress import say, track
 from pairuni.runs import RunDir

@@ -13,12 +13,11 @@ if TYPE_CHECKING:
 FAMILIES = {"janus": "pairuni.policies.janus.load:load_janus", "llada": "pairuni.policies.dimoo.load:load_dimoo"}
 # The same -> what says how much memory training takes.
 PLANNERS = {
-    "janus": "pairuni.policies.janus.memory:JanusPlanner",
-    "llada": "pairuni.policies.dimoo.memory:DimooPlanner",
+    "janus": "pairuni.policies.janus.planner:JanusPlanner",
+    "llada": "pairuni.policies.dimoo.planner:DimooPlanner",
 }
 
-
-# Released checkpoints whose numbers are here (janus/known.py, dimoo/known.py) -> their model_type.
+# Released checkpoints whose numbers are here (released.py) -> their model_type.
 RELEASED = {
     "deepseek-community/Janus-Pro-1B": "janus",
     "deepseek-community/Janus-Pro-7B": "janus",

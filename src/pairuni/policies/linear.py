@@ -1,15 +1,22 @@
-"""Linear layers with their weights in the blocked layout that oneDNN multiplies few rows with: for decoding on a CPU.
+"""Linear layers: their names, and a context in which a CPU multiplies few rows by them faster, for decoding.
 
-torch's own CPU product of 16 to 64 rows reaches about half of what the same processor does here (docs/performance.md).
-The operators are those that torch.compile uses for frozen weights; where a build of torch lacks them nothing changes.
+There the weights are in the blocked layout that oneDNN multiplies few rows with: torch's own CPU product of 16 to 64
+rows reaches about half of what the same processor does then (docs/performance.md). The operators are those that
+torch.compile uses for frozen weights; where a build of torch lacks them nothing changes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
 import torch
 from torch import Tensor, nn
+
+
+def linear_layers(module: nn.Module, parts: Iterable[nn.Module]) -> dict[str, nn.Linear]:
+    """The linear layers inside `parts`, by their names in `module`."""
+    inside = {id(layer) for part in parts for layer in part.modules()}
+    return {name: part for name, part in module.named_modules() if type(part) is nn.Linear and id(part) in inside}
 
 
 @contextmanager

@@ -1,18 +1,25 @@
-"""What a training step takes of memory: the planner's words, and the search for what fits. No model is here.
+"""Peak memory of a training step, from a model's config alone and for any family. All sizes are bytes.
 
-A family's estimate is arithmetic on its dimensions (its memory.py); what the device says is train/measure.py. All sizes
-are bytes.
+Weights, gradients, moments and caches follow from the shapes of a model on meta tensors; activations are measured on
+fake tensors (activations.py). A family's planner.py builds its model and says which rows of tokens a step reads.
+
+Not counted: fragmentation, workspaces of kernels, the CUDA context and Python, for which there are allowances below,
+and other models of a run (rewards, benchmarks). Answers are taken as long as they may become, and no row is skipped for
+a zero advantage, so real steps take less. `train/measure.py` measures on the device itself.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
+from torch import Tensor, nn
 
-from pairuni.streams import Stream, generator
-from pairuni.types import Prompt, SamplingSpec, Side
+from pairuni.policies.activations import Activations, Row
+from pairuni.policies.linear import linear_layers
+from pairuni.policies.scoring import LOGITS
+from pairuni.types import SamplingSpec, Side
 
 RESIDENT, OPTIMISER = "resident", "optimiser step"
 ROLLOUT = {Side.GENERATION: "image rollout", Side.UNDERSTANDING: "text rollout"}
@@ -30,7 +37,7 @@ FRAGMENTATION = 0.05
 
 @dataclass(frozen=True)
 class Workload:
-    """What one process does in a step, in numbers."""
+    """The sizes of one process' step."""
 
     sides: tuple[Side, ...]
     prompts: int
@@ -38,7 +45,7 @@ class Workload:
     rollouts: int
     spec: SamplingSpec
     text_tokens: int
-    """Of a prompt, its template included, an image's own not."""
+    """Tokens of a prompt with its template, without those of an image."""
     micro_batch: int
     micro_tokens: int
     bf16: bool
@@ -48,88 +55,148 @@ class Workload:
     gradients: int = 1
     """Copies of the gradients that are alive during the updates; 3 where those of the sides are compared."""
     trained: int = 0
-    """Parameters that train where not all but the towers do, adapters among them (0: all)."""
+    """Trained parameters, adapters included; 0: all but the frozen modules."""
     adapters: int = 0
     """Parameters of LoRA adapters; with any, and bf16, frozen linear weights are kept in bf16."""
     shards: int = 1
     """Processes that weights, gradients and moments are spread over."""
 
 
-class Sizes(Protocol):
-    """A model's parameters in numbers."""
+@dataclass(frozen=True)
+class Pass:
+    """One forward of the language model over rows of equal length, and what its head reads."""
 
-    @property
-    def parameters(self) -> int: ...
-
-    @property
-    def trained(self) -> int:
-        """Of all but the frozen towers."""
-        ...
-
-    @property
-    def largest(self) -> int:
-        """Of the largest trained matrix."""
-        ...
-
-    @property
-    def matrices(self) -> int:
-        """Of all linear layers, towers included."""
-        ...
-
-    @property
-    def layers(self) -> int: ...
-
-    @property
-    def layer(self) -> int:
-        """Of one layer of the language model."""
-        ...
+    rows: int
+    length: int
+    read: int
+    """Tokens of a row whose states the head reads."""
+    outputs: int
+    """Of the head: ids or codes."""
+    masked: int = 0
+    """The last tokens of a row that attend by a mask."""
+    guided: bool = False
+    """Half of the rows are unconditional."""
+    images: int = 0
+    """Bytes of what is kept of images beside the pass."""
 
 
-Phases = Mapping[Side, Callable[[], Iterable[Parts]]]
-"""What a side's stage has alive, one phase after the other, beyond what is resident."""
+class Planner(ABC):
+    """A family's memory plan, made from a path or hub id without loading weights. A family derives from it."""
+
+    def __init__(self, module: nn.Module, layers: nn.ModuleList, frozen: tuple[str, ...], image_tokens: int) -> None:
+        """Counts the parameters of a model on meta tensors.
+
+        Args:
+            layers: of its language model.
+            frozen: how the names of parameters begin that never train.
+            image_tokens: of an image in a prompt.
+        """
+        own, linear = linear_layers(module, layers), linear_layers(module, [module])
+        self.sizes = {name: p.numel() for name, p in module.named_parameters() if not name.startswith(frozen)}
+        """Numbers in each parameter that can be trained, by its name."""
+        self.lora_targets = {name: part.in_features + part.out_features for name, part in own.items()}
+        """Inputs and outputs together of each linear layer that can get an adapter, by its name."""
+        self.parameters, self.trained = sum(p.numel() for p in module.parameters()), sum(self.sizes.values())
+        self.depth, self.image_tokens = len(layers), image_tokens
+        self.hidden = next(part.in_features for part in own.values())
+        self.linear, self._matrices = (sum(p.weight.numel() for p in some.values()) for some in (own, linear))
+        self._layer = sum(p.numel() for p in layers[0].parameters())
+        self._widest = max(p.numel() for p in layers[0].parameters())
+        (name,) = (name for name, part in module.named_modules() if part is layers)
+        self.activations = Activations(partial(self.build, 2), name, frozen)
+
+    @abstractmethod
+    def build(self, layers: int) -> nn.Module:
+        """The model with so many layers, on the current device; the frozen modules whole."""
+
+    @abstractmethod
+    def states(self, side: Side) -> Callable[[Any, int, int, int, int], Tensor]:
+        """What the last layer of a side's head reads of a forward, as scoring computes it: `activations.States`."""
+
+    @abstractmethod
+    def rollout(self, side: Side, work: Workload) -> Iterator[Parts]:
+        """What sampling has alive, one phase after the other, beyond what is resident."""
+
+    @abstractmethod
+    def passes(self, side: Side, work: Workload) -> Iterable[Pass]:
+        """The forwards of an update that may take most."""
+
+    def kept_by_cpu(self) -> int:
+        """Bytes per token and layer under bf16 that a CPU, as which fake tensors pass, keeps and a GPU does not."""
+        return 0
+
+    def estimate(self, work: Workload) -> Stages:
+        """Peak of each stage. Never falls as prompts or micro_tokens grow (0: any number)."""
+        narrowed = 2 * self._matrices if work.adapters and work.bf16 else 0
+        spread = 4 * (self.trained + work.adapters) - narrowed
+        trained = work.trained or self.trained
+        resident = {
+            "weights": 4 * (self.parameters - self.trained) + spread // work.shards,
+            "moments": 8 * trained // work.shards,
+        }
+        if work.reference and not work.adapters == work.trained > 0:
+            resident["reference model"] = 4 * self.trained // work.shards
+        base = {RESIDENT: sum(resident.values())}
+        gradients = {"gradients": 4 * trained * work.gradients // work.shards}
+        sampling, scoring = self._gathered(work)
+        stages = {RESIDENT: resident}
+        sides = [side for side in reversed(Side) if side in work.sides]
+        stages |= {ROLLOUT[side]: base | sampling | max(self.rollout(side, work), key=peak) for side in sides}
+        for side in sides:
+            phases = [phase for one in self.passes(side, work) for phase in self._update(one, side, work)]
+            stages[UPDATE[side]] = base | scoring | gradients | max(phases, key=peak)
+        # On a CPU AdamW makes two copies of one parameter after the other; on CUDA it is fused and makes none.
+        copies = {} if work.cuda else {"copies of a parameter": 8 * max(self.sizes.values()) // work.shards}
+        return stages | {OPTIMISER: base | gradients | copies}
+
+    def copies(self, work: Workload, outputs: int) -> Parts:
+        """Autocast's copies of the weights that a call has used, which live until it returns."""
+        return {"bf16 weights": 2 * (work.adapters or self.linear + outputs * self.hidden)} if work.bf16 else {}
+
+    def forward(self, side: Side, tokens: int, work: Workload) -> Parts:
+        """A forward over so many tokens without gradients."""
+        token = self.activations.token(self.states(side), self.image_tokens, work.bf16)
+        return {"activations": int(tokens * token)}
+
+    def _gathered(self, work: Workload) -> tuple[Parts, Parts]:
+        """What is whole beyond a process' share: all weights while sampling; while scoring the ends and two layers."""
+        if work.shards == 1:
+            return {}, {}
+        whole = (2 if work.adapters and work.bf16 else 4) * (1 - 1 / work.shards)
+        some = (1 + work.reference) * (self.trained - (self.depth - 2) * self._layer)
+        return {"gathered": int(whole * self.trained)}, {"gathered": int(whole * some)}
+
+    def _update(self, one: Pass, side: Side, work: Workload) -> Iterator[Parts]:
+        """Backward through the head, with all activations alive; through the last layer; into the embeddings."""
+        size = one.length, one.read, one.masked, work.bf16
+        row = self.activations.row(self.states(side), self.image_tokens, *size)
+        if work.bf16 and work.cuda:
+            less = one.length * self.kept_by_cpu()
+            row = Row(row.kept - less, row.layer - less, row.peak - 2 * less)
+        # With checkpointing a layer keeps its input alone, and one at a time is computed again.
+        kept = 4 * one.length * self.hidden if work.checkpointing else row.layer
+        shared = self.copies(work, one.outputs) | ({"images": one.images} if one.images else {})
+        actions = one.rows * one.read // (1 + one.guided)
+        logits = min(actions, max(1, LOGITS // one.outputs)) * one.outputs
+        # fp32: one tensor, or both kinds, their difference, product and sum. Under autocast products are bf16 before
+        # they are fp32, and an earlier slice's memory is not written over.
+        each = (26 if one.guided else 12) if work.bf16 else (16 if one.guided else 4)
+        gradient = 0 if work.adapters else 6 if work.bf16 else 4  # autocast's are bf16 before they are added up
+        yield shared | {
+            "activations": one.rows * (row.kept - row.layer + self.depth * kept),
+            "logits": logits * each,
+            "a weight's gradient": gradient * one.outputs * self.hidden,
+        }
+        yield shared | {
+            "activations": one.rows * (row.peak - row.layer + (self.depth - 1) * kept),
+            "a weight's gradient": gradient * self._widest,
+        }
+        yield {"a weight's gradient": min(gradient, 4) * max(self.sizes.values())}
 
 
-def stages_of(d: Sizes, work: Workload, rollout: Phases, update: Phases) -> Stages:
-    """The stages of any family: each with its largest phase. Gradients are dropped after the update."""
-    resident = _resident(d, work)
-    base = {RESIDENT: sum(resident.values())}
-    gradients = {"gradients": 4 * (work.trained or d.trained) * work.gradients // work.shards}
-    sides = [side for side in reversed(Side) if side in work.sides]
-    stages = {RESIDENT: resident}
-    whole, some = _gathered(d, work)
-    stages |= {ROLLOUT[side]: base | whole | _top(rollout[side]()) for side in sides}
-    stages |= {UPDATE[side]: base | some | gradients | _top(update[side]()) for side in sides}
-    # On a CPU AdamW makes two copies of one parameter after the other; on CUDA it is fused and makes none.
-    copies = {} if work.cuda else {"copies of a parameter": 8 * d.largest // work.shards}
-    return stages | {OPTIMISER: base | gradients | copies}
-
-
-def _resident(d: Sizes, work: Workload) -> Parts:
-    """Weights and both moments of AdamW; the reference model, which has the same frozen towers.
-
-    Weights are fp32, but under bf16 the frozen ones of linear layers beside adapters.
-    """
-    narrowed = 2 * d.matrices if work.adapters and work.bf16 else 0
-    towers = 4 * (d.parameters - d.trained)
-    spread = (4 * (d.trained + work.adapters) - narrowed) // work.shards
-    parts = {"weights": towers + spread, "moments": 8 * (work.trained or d.trained) // work.shards}
-    own_copy = work.reference and not (work.adapters and work.adapters == work.trained)
-    return parts | {"reference model": 4 * d.trained // work.shards} if own_copy else parts
-
-
-def _gathered(d: Sizes, work: Workload) -> tuple[Parts, Parts]:
-    """What is whole beyond a process' share: all weights while sampling; while scoring the ends and two layers."""
-    if work.shards == 1:
-        return {}, {}
-    width = 2 if work.adapters and work.bf16 else 4
-    ends = d.trained - d.layers * d.layer
-    rest = 1 - 1 / work.shards
-    models = 1 + work.reference
-    return {"gathered": int(width * d.trained * rest)}, {"gathered": int(width * models * (ends + 2 * d.layer) * rest)}
-
-
-def _top(phases: Iterable[Parts]) -> Parts:
-    return max(phases, key=peak)
+def drawing(number: int, outputs: int, guided: bool, bf16: bool) -> Parts:
+    """Logits of so many draws, fp32 log-probs of one or two distributions, and the fp64 sum with what it sums."""
+    return {"logits": number * outputs * ((width_of(bf16) + 4) * (1 + guided) + 16)}
 
 
 def width_of(bf16: bool) -> int:
@@ -137,45 +204,7 @@ def width_of(bf16: bool) -> int:
     return 2 if bf16 else 4
 
 
-def made_up(side: Side, work: Workload, pixels: int, tokens: Callable[[Prompt], int]) -> list[Prompt]:
-    """`work.prompts` prompts, all different: a number and words, as far as the tokens go. Images are noise.
-
-    Args:
-        pixels: the side of an image.
-        tokens: of a prompt's text with its template.
-    """
-    noise = generator(0, Stream.MEMORY_NOISE).integers(0, 256, (work.prompts, pixels, pixels, 3), dtype=np.uint8)
-    images = [(image,) if side is Side.UNDERSTANDING else () for image in noise]
-
-    def prompt(n: int, words: int) -> Prompt:
-        return Prompt(side, " ".join([str(n), *["a"] * words]), images[n])
-
-    def fits(n: int, words: int) -> bool:
-        return tokens(prompt(n, words)) <= work.text_tokens
-
-    return [prompt(n, most(partial(fits, n), work.text_tokens)) for n in range(work.prompts)]
-
-
-class Planner(Protocol):
-    """A family's side of the plan, made from a path or hub id without loading weights."""
-
-    parameters: int
-    trained: int
-    sizes: dict[str, int]
-    """Numbers in each parameter that can be trained, by its name."""
-    adaptable: dict[str, int]
-    """Inputs and outputs together of each linear layer that can get an adapter, by its name."""
-
-    def estimate(self, work: Workload) -> Stages:
-        """Peak of each stage. Never falls as prompts or micro_tokens grow (0: any number)."""
-        ...
-
-    def prompts(self, policy: Any, side: Side, work: Workload) -> list[Prompt]:
-        """Made-up prompts of `work.text_tokens`, all different, to measure with."""
-        ...
-
-
-def peak(parts: dict[str, int]) -> int:
+def peak(parts: Parts) -> int:
     """Bytes of a stage."""
     return sum(parts.values())
 

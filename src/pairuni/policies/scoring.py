@@ -25,6 +25,11 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
+def autocast(device: str, bf16: bool) -> torch.autocast:
+    """Forward passes in bf16 inside, or in fp32."""
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=bf16)
+
+
 def action_logp(
     weight_VF: Tensor,
     bias_V: Tensor | None,

@@ -1,6 +1,8 @@
 """Where a checkpoint is and what it says it is, whatever its family: a shipped model, a folder, or a hub id."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
@@ -10,6 +12,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedConfig
+from transformers.utils.logging import disable_progress_bar
 
 from pairuni.errors import InputError
 from pairuni.files import read_json, read_text
@@ -137,6 +140,42 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InputError(f"{name!r}: this machine has {torch.cuda.device_count()} CUDA devices", field="device")
     return device
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What to load, where to, and in which precision forward passes run."""
+
+    source: str | Path
+    device: torch.device
+    precision: Literal["fp32", "bf16"]
+
+
+def open_checkpoint(
+    path_or_hub_id: str | Path, family: str, device: str = "auto", precision: str = "auto"
+) -> Checkpoint:
+    """Finds a checkpoint whose config.json says that it is of `family` (its model_type).
+
+    Raises:
+        InputError: no such checkpoint, one of another family, or an unknown device or precision.
+    """
+    place = pick_device(device)
+    found = Checkpoint(resolve_model(path_or_hub_id), place, pick_precision(precision, place))
+    if (kind := model_type(path_or_hub_id)) != family:
+        raise InputError(f"must be {family!r}, not {kind!r}", file=found.source, field="model_type")
+    return found
+
+
+@contextmanager
+def loading(source: str | Path, model: str) -> Iterator[None]:
+    """Inside, whatever is wrong with a checkpoint becomes an InputError that names it and the kind of model."""
+    disable_progress_bar()  # transformers' bars for reading and writing shards would break into ours
+    try:
+        yield
+    except InputError as err:
+        raise InputError(err.message, file=err.file or source, line=err.line, field=err.field) from None
+    except BROKEN as err:
+        raise InputError(f"cannot be loaded as a {model} model: {brief(err)}", file=source) from err
 
 
 def brief(err: BaseException) -> str:

@@ -7,7 +7,7 @@ from pairuni import dist
 from pairuni.errors import InputError
 from pairuni.files import read_jsonl
 from pairuni.policies.base import Sampler
-from pairuni.policies.length import too_long
+from pairuni.policies.requests import too_long
 from pairuni.progress import say
 from pairuni.types import Pair, Prompt, Side
 

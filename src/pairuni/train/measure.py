@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ import torch
 from pairuni.config import ModelConfig, OptimConfig
 from pairuni.policies import load_planner, load_policy
 from pairuni.policies.base import Policy
-from pairuni.policies.memory import OPTIMISER, RESIDENT, ROLLOUT, UPDATE, Workload
+from pairuni.policies.memory import OPTIMISER, RESIDENT, ROLLOUT, UPDATE, Workload, most
 from pairuni.progress import track
+from pairuni.streams import Stream, generator
 from pairuni.train.optim import Optimizer
 from pairuni.types import Prompt, Rollouts, SamplingSpec, Side
 
@@ -103,7 +105,7 @@ def _stages(path: str, sampler_options: dict[str, Any], device: str, work: Workl
     sides = [side for side in reversed(Side) if side in work.sides]
     rollouts: dict[Side, Rollouts] = {}
     for side in sides:
-        prompts = planner.prompts(policy, side, work)
+        prompts = made_up(policy, side, work, planner.image_tokens)
         gauge.reset()
         rollouts[side] = _rollouts(policy, prompts, work)
         yield ROLLOUT[side], gauge.peak()
@@ -112,6 +114,22 @@ def _stages(path: str, sampler_options: dict[str, Any], device: str, work: Workl
         gauge.reset()
         _update(policy, reference, _longest(rollouts[side], side, work), work)
         yield UPDATE[side], gauge.peak()
+
+
+def made_up(policy: Any, side: Side, work: Workload, image_tokens: int) -> list[Prompt]:
+    """`work.prompts` different prompts of `work.text_tokens`: a number and words. Images are noise."""
+    shape = (work.prompts, policy.image_size, policy.image_size, 3)
+    noise = generator(0, Stream.MEMORY_NOISE).integers(0, 256, shape, dtype=np.uint8)
+    images = [(image,) if side is Side.UNDERSTANDING else () for image in noise]
+    limit = work.text_tokens + (image_tokens if side is Side.UNDERSTANDING else 0)
+
+    def prompt(n: int, words: int) -> Prompt:
+        return Prompt(side, " ".join([str(n), *["a"] * words]), images[n])
+
+    def fits(n: int, words: int) -> bool:
+        return policy.prompts.length(prompt(n, words)) <= limit
+
+    return [prompt(n, most(partial(fits, n), work.text_tokens)) for n in range(work.prompts)]
 
 
 def _no_gradients(optimizer: Optimizer) -> None:

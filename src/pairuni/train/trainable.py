@@ -79,8 +79,8 @@ def count_trained(planner: Planner, config: ModelConfig) -> tuple[int, int]:
     base = sum(planner.sizes[name] for name in chosen)
     if not config.lora.rank:
         return base or planner.trained, 0
-    layers = _adapted(config, planner.adaptable)
-    adapters = sum(config.lora.rank * planner.adaptable[name] for name in layers)
+    layers = _adapted(config, planner.lora_targets)
+    adapters = sum(config.lora.rank * planner.lora_targets[name] for name in layers)
     return base + adapters, adapters
 
 

@@ -10,16 +10,16 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+from diffusers.models.autoencoders.vq_model import VQModel
 from huggingface_hub import snapshot_download
 from safetensors import safe_open
 from transformers import PreTrainedTokenizerFast
-from transformers.utils.logging import disable_progress_bar
 
 from pairuni.errors import InputError
 from pairuni.files import read_json
 from pairuni.policies.dimoo.model import Dimoo, DimooConfig, DimooModel
 from pairuni.policies.dimoo.policy import VQVAE, DimooPolicy
-from pairuni.policies.source import BROKEN, brief, model_type, pick_device, pick_precision, refuse_broken, resolve_model
+from pairuni.policies.source import loading, open_checkpoint, refuse_broken
 
 # What the released model has, and this one is written for: a checkpoint that says otherwise would be read wrongly.
 FIXED = {
@@ -68,15 +68,9 @@ def load_dimoo(
     Raises:
         InputError: a file is missing, broken, incomplete or of another model; an unknown device or precision.
     """
-    from diffusers.models.autoencoders.vq_model import VQModel
-
-    source, place = resolve_model(path_or_hub_id), pick_device(device)
-    width = pick_precision(precision, place)
-    kind = model_type(path_or_hub_id)
-    if kind != DimooConfig.model_type:
-        raise InputError(f"is {kind!r}, not a Lumina-DiMOO model", file=source, field="model_type")
-    disable_progress_bar()
-    try:
+    found = open_checkpoint(path_or_hub_id, DimooConfig.model_type, device, precision)
+    source = found.source
+    with loading(source, "Lumina-DiMOO"):
         folder = source if isinstance(source, Path) else Path(snapshot_download(source))
         config = DimooConfig.from_pretrained(folder)
         set_fields(config, sampler_options)
@@ -86,16 +80,10 @@ def load_dimoo(
         assert isinstance(loaded, tuple)
         language, info = loaded
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-        vqvae = VQModel.from_pretrained(folder, subfolder=VQVAE, torch_dtype=torch.float32)
-    except BROKEN as err:
-        raise InputError(f"cannot be loaded as a Lumina-DiMOO model: {brief(err)}", file=source) from err
-    module = Dimoo(language, vqvae)
-    refuse_broken(module.named_parameters(), info["missing_keys"], source)
-    try:
-        policy = DimooPolicy(module.eval(), tokenizer, width)
-    except InputError as err:
-        raise InputError(err.message, file=source, field=err.field) from None
-    module.to(place)
+        module = Dimoo(language, VQModel.from_pretrained(folder, subfolder=VQVAE, torch_dtype=torch.float32))
+        refuse_broken(module.named_parameters(), info["missing_keys"], source)
+        policy = DimooPolicy(module.eval(), tokenizer, found.precision)
+    module.to(found.device)
     return policy
 
 

@@ -287,19 +287,25 @@ class Dimoo(nn.Module):
     def encode_pixels(self, pixels_HWC: np.ndarray) -> Tensor:
         """int64 [h, w] codes on the CPU of a uint8 image, in fp32. The tokenizer reads numbers in [0, 1]."""
         pixels = torch.from_numpy(pixels_HWC.copy()).permute(2, 0, 1)[None].float() / 255
-        latents = self.vqvae.encode(pixels.to(self.vqvae.device)).latents
-        return self.vqvae.quantize(latents)[2][2].view(latents.shape[2:]).cpu()
+        return self.encode(pixels.to(self.vqvae.device))[0].cpu()
+
+    def encode(self, pixels_nCHW: Tensor) -> Tensor:
+        """int64 [n, h, w] codes."""
+        latents = self.vqvae.encode(pixels_nCHW).latents
+        return self.vqvae.quantize(latents)[2][2].view(len(latents), *latents.shape[2:])
 
     @torch.no_grad()
     def decode_pixels(self, codes_nN: Tensor) -> np.ndarray:
         """uint8 [n, height, width, 3] of square images, in fp32."""
-        side, images = self.codes_per_side, []
-        for part in codes_nN.split(PIXEL_BATCH):
-            shape = (len(part), side, side, self.vqvae.config["vq_embed_dim"])
-            codes = part.view(len(part), side, side).to(self.vqvae.device)
-            decoded: Any = self.vqvae.decode(codes, force_not_quantize=True, shape=shape)
-            images.append((decoded.sample.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu())
-        return torch.cat(images).numpy()
+        return torch.cat([self.decode(part).cpu() for part in codes_nN.split(PIXEL_BATCH)]).numpy()
+
+    def decode(self, codes_nN: Tensor) -> Tensor:
+        """uint8 [n, height, width, 3] on the model's device, of all images at once."""
+        side = self.codes_per_side
+        shape = (len(codes_nN), side, side, self.vqvae.quantize.vq_embed_dim)  # the config's may be null
+        codes = codes_nN.view(shape[:3]).to(self.vqvae.device)
+        decoded: Any = self.vqvae.decode(codes, force_not_quantize=True, shape=shape)
+        return (decoded.sample.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def first_layers(language: DimooModel, layers: int) -> DimooModel:

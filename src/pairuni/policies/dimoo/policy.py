@@ -22,9 +22,9 @@ from pairuni.policies.dimoo import decode
 from pairuni.policies.dimoo.estimators import masked_prompt, scoring, seen
 from pairuni.policies.dimoo.model import Dimoo, states_at
 from pairuni.policies.dimoo.prompts import DimooPrompts, Encoded
-from pairuni.policies.length import refuse_lengths
-from pairuni.policies.sampler import check_request, evaluating
-from pairuni.policies.scoring import action_logp
+from pairuni.policies.linear import linear_layers
+from pairuni.policies.requests import check_budgets, check_request, evaluating, refuse_lengths
+from pairuni.policies.scoring import action_logp, autocast
 from pairuni.types import Chunk, Prompt, Rollouts, SamplingSpec, Side
 
 LANGUAGE = "language."
@@ -91,7 +91,7 @@ class DimooPolicy:
             guided = side is Side.GENERATION and spec.guidance > 1
             rows = [encoded.ids[b] for b in owners], [encoded.unconditional[b] for b in owners] if guided else None
             task, seeds_n = self._task(side, spec), seeds_BR.reshape(-1)
-            with self._autocast():
+            with autocast(self.device.type, self.precision == "bf16"):
                 filled = decode.fill(self.module.language, rows, task, spec, seeds_n)
             c = self.module.language.config
             shape = (*seeds_BR.shape, -1)
@@ -122,8 +122,7 @@ class DimooPolicy:
 
     def chunks(self, rollouts: Rollouts, budget: int, tokens: int = 0) -> list[Chunk]:
         """See `base.Policy`: consecutive rows with all of their groups, or with one where all have too many tokens."""
-        if budget < 1 or tokens < 0:
-            raise ValueError(f"a chunk needs at least one row and no negative tokens, not {budget}, {tokens}")
+        check_budgets(budget, tokens)
         self._refuse_cache()
         trace = _trace(rollouts)
         mask, recorded = rollouts.mask_BRT.flatten(0, 1), rollouts.logp_BRT.flatten(0, 1)
@@ -164,7 +163,7 @@ class DimooPolicy:
         owners = [rows[i] for i, _ in pairs]
         which, slots = scored_MN.nonzero().T
         contexts = [trace.encoded.ids] + ([trace.encoded.unconditional] if rollouts.scored_guided else [])
-        with self._autocast():
+        with autocast(self.device.type, self.precision == "bf16"):
             read = [self._read(ids, owners, rollouts) for ids in contexts]
             states = [self._states(prompts, answers_MA, task, (which, slots)) for prompts in read]
             logp = action_logp(
@@ -213,7 +212,7 @@ class DimooPolicy:
 
     def lora_targets(self) -> list[str]:
         """See `base.Policy`: all linear layers of the blocks."""
-        return adaptable_layers(self.module)
+        return list(linear_layers(self.module, self.fsdp_units()))
 
     def reference(self) -> Self:
         """See `base.Policy`. In eval mode, on the same device; the image tokenizer is the same, not copied."""
@@ -261,15 +260,6 @@ class DimooPolicy:
         which, slots = (x.to(self.device) for x in scored)
         places_MN = task.layout.slots_N.to(self.device).expand(len(prompts), -1)
         return states_at(self.module.language, prompts, answers_MA.to(self.device), places_MN)[which, slots]
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
-
-
-def adaptable_layers(module: Dimoo) -> list[str]:
-    """Names of the linear layers of the blocks."""
-    names = [name for name, part in module.named_modules() if type(part) is nn.Linear]
-    return [name for name in names if ".blocks." in name and name.startswith(LANGUAGE)]
 
 
 def _trace(rollouts: Rollouts) -> _Trace:

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from pairuni.errors import InputError
 from pairuni.policies.dimoo.model import Dimoo
-from pairuni.policies.text import without
+from pairuni.policies.requests import check_images, without
 from pairuni.types import Prompt, Side
 
 UNDERSTAND = (
@@ -70,11 +70,7 @@ class DimooPrompts:
         Raises:
             ValueError: an understanding prompt without an image, or an image that is not uint8 [height, width, 3].
         """
-        for prompt in prompts:
-            if any(i.ndim != 3 or i.shape[2] != 3 or i.dtype != "uint8" for i in prompt.images):
-                raise ValueError("an image must be uint8 [height, width, 3]")
-            if side is Side.UNDERSTANDING and not prompt.images:
-                raise ValueError("an understanding prompt needs one or more images")
+        check_images(side, prompts)
         rows = [[self.image_ids(self._codes(image)) for image in prompt.images] for prompt in prompts]
         if side is Side.UNDERSTANDING:
             ids = (self.chat(UNDERSTAND, p.text, images) for p, images in zip(prompts, rows, strict=True))

@@ -11,12 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import GenerationConfig, JanusConfig, JanusForConditionalGeneration, JanusProcessor
-from transformers.utils.logging import disable_progress_bar
 
 from pairuni.errors import InputError
 from pairuni.files import read_json
 from pairuni.policies.janus.policy import JanusPolicy
-from pairuni.policies.source import BROKEN, brief, model_type, pick_device, pick_precision, refuse_broken, resolve_model
+from pairuni.policies.source import loading, open_checkpoint, refuse_broken
 
 # transformers passes over some of these when they are cut off, or reports them without a line.
 _JSON = (
@@ -54,42 +53,26 @@ def load_janus(
         InputError: a file is missing, broken, incomplete or of another model; an unknown device or precision.
     """
     refuse_sampler_options(sampler_options)
-    source = resolve_model(path_or_hub_id)
-    place = pick_device(device)
-    width = pick_precision(precision, place)
-    kind = model_type(path_or_hub_id)
-    if kind != "janus":
-        raise InputError(f"is {kind!r}, not a Janus model in transformers' form", file=source, field="model_type")
-    if isinstance(source, Path):
-        for path in (source / name for name in _JSON):
-            if path.exists():
+    found = open_checkpoint(path_or_hub_id, "janus", device, precision)
+    source = found.source
+    with loading(source, "Janus"):
+        for name in _JSON if isinstance(source, Path) else ():
+            if (path := Path(source) / name).exists():
                 read_json(path)
-    try:
-        module, info = _load_module(source)
+        # Janus has its own lm_head, but the config class defaults to tied: a later tie_weights() would destroy it.
+        config = JanusConfig.from_pretrained(source)
+        config.tie_word_embeddings = False
+        loaded = JanusForConditionalGeneration.from_pretrained(
+            source, config=config, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True
+        )
+        assert isinstance(loaded, tuple)
+        module, info = loaded
         processor = JanusProcessor.from_pretrained(source)
-    except BROKEN as err:
-        raise InputError(f"cannot be loaded as a Janus model: {brief(err)}", file=source) from err
-    _check_complete(module, processor, info, source)
-    try:
-        policy = JanusPolicy(module, processor, width, cuda_graphs)
-    except InputError as err:
-        raise InputError(err.message, file=source, field=err.field) from None
+        _check_complete(module, processor, info, source)
+        policy = JanusPolicy(module, processor, found.precision, cuda_graphs)
     _set_generation_config(policy)
-    nn.Module.to(module, place)
+    nn.Module.to(module, found.device)
     return policy
-
-
-def _load_module(source: str | Path) -> tuple[JanusForConditionalGeneration, dict[str, Any]]:
-    # transformers' bars for reading and writing shards would break into ours; JanusPolicy.save is silent with it.
-    disable_progress_bar()
-    # Janus has its own lm_head, but the config class defaults to tied: a later tie_weights() would destroy it.
-    config = JanusConfig.from_pretrained(source)
-    config.tie_word_embeddings = False
-    loaded = JanusForConditionalGeneration.from_pretrained(
-        source, config=config, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True
-    )
-    assert isinstance(loaded, tuple)
-    return loaded
 
 
 def _check_complete(

@@ -142,6 +142,9 @@ def _attend(
 ATTENTION = "pairuni"
 AttentionInterface.register(ATTENTION, _attend)
 AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+# The same without transformers' masks: on fake tensors it makes one where none is needed, since it cannot look.
+UNMASKED = "pairuni unmasked"
+AttentionInterface.register(UNMASKED, _attend)
 
 
 def head_logp(
@@ -153,12 +156,12 @@ def head_logp(
     banned: Tensor | None,
 ) -> Tensor:
     """[N] fp32 log-probs of actions from the states that predict them; guided iff unconditional states are given."""
-    last, first = (head, nn.Identity()) if isinstance(head, nn.Linear) else (head.vision_head, _before_last(head))
+    last, first = (head, nn.Identity()) if isinstance(head, nn.Linear) else (head.vision_head, before_last(head))
     uncond_NF = None if uncond_NH is None else first(uncond_NH)
     return action_logp(last.weight, last.bias, first(cond_NH), uncond_NF, actions_N, spec, banned)
 
 
-def _before_last(image_head: Any) -> nn.Module:
+def before_last(image_head: Any) -> nn.Module:
     return nn.Sequential(image_head.proj_out, image_head.activation_fn)
 
 

@@ -22,13 +22,12 @@ from pairuni.files import atomic_path
 from pairuni.policies.janus import decode, model
 from pairuni.policies.janus.packing import pack
 from pairuni.policies.janus.prompts import Encoded, JanusPrompts, Seen
-from pairuni.policies.length import refuse_lengths
-from pairuni.policies.linear import blocked_linears
-from pairuni.policies.sampler import check_request, evaluating
+from pairuni.policies.linear import blocked_linears, linear_layers
+from pairuni.policies.requests import check_budgets, check_request, evaluating, refuse_lengths
 from pairuni.policies.sampling import row_uniforms
+from pairuni.policies.scoring import autocast
 from pairuni.types import Chunk, Prompt, Rollouts, SamplingSpec, Side
 
-LANGUAGE = "model.language_model."
 MANY = 16  # actions of a row from which on it pays to lay weights out for them
 
 
@@ -94,7 +93,7 @@ class JanusPolicy:
             encoded = self.prompts.encode(side, prompts)
             answer = self._answer_length(side, spec.max_new_tokens)
             refuse_lengths([len(ids) for ids in encoded.ids], answer, self.positions)
-            with self._autocast():
+            with autocast(self.device.type, self.precision == "bf16"):
                 encoded = self._see(encoded)
                 decoded = self._decode(side, encoded, spec, seeds_BR)
             shape = (*seeds_BR.shape, -1)
@@ -126,8 +125,7 @@ class JanusPolicy:
 
         An image row's count twice under logprob_mode = "cfg", which scores it with and without the caption.
         """
-        if budget < 1 or tokens < 0:
-            raise ValueError(f"a chunk needs at least one row and no negative tokens, not {budget}, {tokens}")
+        check_budgets(budget, tokens)
         mask, recorded = rollouts.mask_BRT.flatten(0, 1), rollouts.logp_BRT.flatten(0, 1)
         parts = list(_parts(self._costs(rollouts), budget, tokens))
         return [Chunk(tuple(rows), mask[rows].to(self.device), recorded[rows].to(self.device)) for rows in parts]
@@ -153,7 +151,7 @@ class JanusPolicy:
         steps = int(mask_kT.any(0).sum())  # rows are padded to the longest of all rollouts, not of this chunk
         actions_kT, scored_kT = actions_kT[:, :steps], mask_kT[:, :steps]
         guided = rollouts.scored_guided
-        with self._autocast():
+        with autocast(self.device.type, self.precision == "bf16"):
             if rollouts.side is Side.UNDERSTANDING:
                 head, uncond, banned = self.module.lm_head, None, self._banned()
                 cond = self._answer_states(context, owners, actions_kT, scored_kT)
@@ -201,8 +199,7 @@ class JanusPolicy:
 
     def lora_targets(self) -> list[str]:
         """See `base.Policy`: all linear layers of the language model, its heads not among them."""
-        names = [name for name, part in self.module.named_modules() if type(part) is nn.Linear]
-        return [name for name in names if name.startswith(LANGUAGE)]
+        return list(linear_layers(self.module, self.fsdp_units()))
 
     def reference(self) -> Self:
         """See `base.Policy`. In eval mode, on the same device; the frozen towers are the same, not copied."""
@@ -292,9 +289,6 @@ class JanusPolicy:
 
     def _banned(self) -> Tensor:
         return torch.tensor(self.prompts.banned, device=self.device)
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
 
 
 def _parts(costs: Sequence[tuple[int, int, int]], budget: int, tokens: int) -> Iterator[list[int]]:

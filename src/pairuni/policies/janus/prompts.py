@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import JanusProcessor
 
 from pairuni.errors import InputError
-from pairuni.policies.text import without
+from pairuni.policies.requests import check_images, without
 from pairuni.types import Prompt, Side
 
 
@@ -81,6 +81,7 @@ class JanusPrompts:
             ValueError: an understanding prompt without an image, a generation prompt with one, or one that is not uint8
                 [height, width, 3].
         """
+        check_images(side, prompts)
         if side is Side.GENERATION:
             if any(prompt.images for prompt in prompts):
                 raise ValueError("Janus cannot edit images: a generation prompt has none")
@@ -90,8 +91,6 @@ class JanusPrompts:
         pixels: list[Tensor] = []
         seen: dict[tuple[tuple[int, ...], bytes], int] = {}
         for prompt in prompts:
-            if not prompt.images or any(i.ndim != 3 or i.shape[2] != 3 or i.dtype != "uint8" for i in prompt.images):
-                raise ValueError("an understanding prompt needs one or more uint8 images [height, width, 3]")
             row, values = self._understanding(prompt.text, [Image.fromarray(image) for image in prompt.images])
             places = []
             for image, value in zip(prompt.images, values, strict=True):
