@@ -1,6 +1,7 @@
 """The memory planner of Lumina-DiMOO: numbers against the real model, estimates against measured peaks."""
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from pairuni.config import ModelConfig
 from pairuni.errors import InputError
 from pairuni.policies import load_planner
 from pairuni.policies.dimoo.policy import DimooPolicy
-from pairuni.policies.memory import RESIDENT, ROLLOUT, UPDATE, Workload, peak
+from pairuni.policies.memory import RESIDENT, ROLLOUT, UPDATE, Planner, Workload, peak
 from pairuni.pretrain.build_dimoo import DimooSize
 from pairuni.train.measure import made_up, measure
 from pairuni.types import SamplingSpec, Side
@@ -62,8 +63,12 @@ def test_numbers_are_those_of_the_model(tiny_dimoo: DimooPolicy, folder: Path) -
 def test_more_work_takes_more(folder: Path) -> None:
     """Never less: the search for what fits relies on it."""
 
-    def peaks(work: Workload, **settings: object) -> dict[str, int]:
-        return {stage: peak(parts) for stage, parts in load_planner(str(folder), settings).estimate(work).items()}
+    @cache
+    def planner(**options: object) -> Planner:
+        return load_planner(str(folder), options)
+
+    def peaks(work: Workload, **options: object) -> dict[str, int]:
+        return {stage: peak(parts) for stage, parts in planner(**options).estimate(work).items()}
 
     base = peaks(replace(WORK, micro_batch=64))
     more = {
