@@ -90,18 +90,3 @@ def test_plans_of_the_paper_s_configs_need_no_network(
 
 def test_lumina_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert "56.5 GiB of 79.0 GiB" in planned("lumina_dimoo", "8", monkeypatch, capsys)
-
-
-PAGE = (ROOT / "docs" / "janus-pro.md").read_text(encoding="utf-8")
-OUTPUTS = re.findall(r"^```text\n(deepseek.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-
-
-@pytest.mark.parametrize(("name", "options"), [("janus_pro_1b", []), ("janus_pro_7b", ["--distributed", "ddp"])])
-def test_plans_in_docs_are_what_the_command_prints(
-    name: str, options: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    plan = ["--plan", "--plan.memory", "79", "--plan.processes", "8"]
-    assert main(["train", "--config", f"paper/{name}", *options, *plan]) == 0
-    printed = capsys.readouterr().out.strip()
-    assert printed in {text.strip() for text in OUTPUTS}
-    assert len(OUTPUTS) == 2
