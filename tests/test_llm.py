@@ -152,7 +152,7 @@ def test_a_ledger_with_failures_is_healed(endpoint, tmp_path, capsys):
         talk.ledger.add(talk.key(Question(str(n)), Verdict), {"text": None, "prompt_tokens": 0, **row})
     talk.ledger.close()
     healed = chat(endpoint, tmp_path)
-    assert "3 recorded replies are the endpoint's failures" in capsys.readouterr().out
+    assert "3 recorded replies are failures of the endpoint" in capsys.readouterr().out
     assert (len(healed.ledger), healed.usage.healed) == (1, 3)
     assert [healed.ask(Question(str(n)), Verdict).contradiction for n in range(3)] == [False] * 3
     with pytest.raises(BadReply, match="empty"):

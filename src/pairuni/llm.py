@@ -1,11 +1,11 @@
 """Chat with any OpenAI-compatible endpoint: pictures in, validated objects out, every paid reply on disk.
 
-The only network code beside rewards/remote.py. A call is keyed by the hash of everything that its reply depends on. A
-reply is written to the ledger before it is used, so that a killed run continues without asking or paying for it again.
-Several processes or hosts may share a ledger folder: each appends to a file of its own, all read all files, and a call
-that one of them is in is waited for.
-Retries of rate limits, server errors, time-outs and cut connections are the openai SDK's, and so are those of failures
-that come as HTTP 200 (replies.py).
+The only network code beside rewards/remote.py. The key of a call is the hash of everything that its reply depends on.
+Each reply goes into the ledger before it is used, so a killed run continues without asking or paying for it again.
+Several processes or hosts may share a ledger folder: each appends to its own file, reads all files, and waits for a
+call that another one has in flight.
+The openai SDK retries rate limits, server errors, time-outs and cut connections, also failures that come as HTTP 200
+(replies.py).
 """
 
 import base64
@@ -30,7 +30,7 @@ from pairuni.validation import input_error
 _FATAL_STATUS = (401, 402, 403, 404)
 """No later call can succeed: wrong key, no money, no such model."""
 _FATAL_CODES = ("insufficient_quota", "unsupported_parameter", "unsupported_value", "unknown_parameter")
-"""Nor where a server says this, whatever its status."""
+"""The same, whatever the status of the response."""
 _PARAMETERS = ("max_tokens", "max_completion_tokens", "temperature", "response_format", "json_schema", "model")
 """Parameters that all calls of a run share. A 400 about one of these comes back at every call."""
 _ABOUT_THE_REQUEST = (400, 422)
@@ -41,13 +41,13 @@ _REFUSES = re.compile(
 _ONLY_VALUE = re.compile(r"default \((\d+(?:\.\d+)?)\)")
 """The one temperature that a model takes, in its provider's words."""
 _OF_ONE_CALL = re.compile(r"context length|context window|too long|filter|policy", re.IGNORECASE)
-"""Words about what this call holds. Another one may be shorter or harmless."""
+"""Complaints about the content of this call. Another call may be shorter or harmless."""
 _HOPELESS = 20
-"""Calls in a row that end in an error before the endpoint counts as unreachable and the run stops."""
+"""Consecutive failed calls after which the endpoint counts as unreachable and the run stops."""
 
 
 class Reply(BaseModel):
-    """Base of reply schemas. Unknown keys are an error, so that a reply to another question is not taken for one."""
+    """Base of reply schemas. Unknown keys are an error, so that a reply to another question is refused."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -56,7 +56,7 @@ Answer = TypeVar("Answer", bound=Reply)
 
 
 class BadReply(Exception):
-    """The reply does not fit its schema. It was paid for and is in the ledger; asking again needs a new attempt."""
+    """The reply does not fit its schema. It is paid for and in the ledger; to ask again, raise `attempt`."""
 
 
 class Unanswered(Exception):
@@ -74,7 +74,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Question:
-    """One call. `attempt` tells repeated calls with the same words apart."""
+    """One call. `attempt` distinguishes repeated calls with equal text."""
 
     text: str
     pictures: Sequence[Picture] = ()
@@ -91,7 +91,7 @@ class Usage:
     replayed: int = 0
     failed: int = 0
     healed: int = 0
-    """Rows of the ledger that recorded a failure as a reply and were passed over."""
+    """Ledger rows that hold a failure in place of a reply, and are skipped."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
@@ -112,7 +112,7 @@ class Chat:
         self._client: Any = None
         check_address(config.base_url, "llm.base_url", "https://host/v1")
         if ledger.failures:
-            say(f"note: {ledger.failures} recorded replies are the endpoint's failures and are asked for again")
+            say(f"note: {ledger.failures} recorded replies are failures of the endpoint; pairuni asks again")
 
     def ask(self, question: Question, schema: type[Answer]) -> Answer:
         """The reply as a `schema`.
@@ -134,21 +134,21 @@ class Chat:
             raise BadReply(str(err)) from None
 
     def say(self, question: Question) -> str:
-        """The reply as the model worded it. Raises as `ask`."""
+        """The reply as plain text. Raises as `ask`."""
         row = self._recorded(question, None)
         if row["fault"]:
             raise BadReply(row["fault"])
         return row["text"]
 
     def _recorded(self, question: Question, schema: type[Reply] | None) -> dict[str, Any]:
-        """The row of the ledger, asked for where there is none."""
+        """The call's row of the ledger; calls the endpoint if there is none."""
         key = self.key(question, schema)
         row = self.ledger.find(key)
         if row is None and self.config.replay:
             raise Unanswered("no recorded reply")
         if row is None:
             with self.ledger.asking(key):
-                row = self.ledger.find(key)  # someone else may have asked meanwhile
+                row = self.ledger.find(key)  # another process may have asked meanwhile
                 if row is None:
                     row = self._call(question, schema, key)
                     self.ledger.add(key, row)
@@ -180,13 +180,13 @@ class Chat:
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
     def _call(self, question: Question, schema: type[Reply] | None, key: str) -> dict[str, Any]:
-        import openai  # here, since everything but a real call does without
+        import openai  # here: only a real call needs it
 
         client = self._connect()
         while True:
             request = self._request(question, schema)
             try:
-                # The key lets an endpoint that knows such headers answer a call again that was in flight at a kill.
+                # With this key an endpoint can repeat its reply to a call that a kill cut off.
                 reply = client.chat.completions.create(**request, extra_headers={"Idempotency-Key": key})
                 row = _row(reply)
                 break
@@ -209,7 +209,7 @@ class Chat:
         return row
 
     def _spelled_otherwise(self, request: Mapping[str, Any], words: str) -> bool:
-        """Whether another spelling of the request, which all later calls then have, is worth a try."""
+        """Whether to try again with another spelling of a parameter, which all later calls then use."""
         with self._lock:
             if "max_tokens" in request and "max_completion_tokens" in words:
                 changed, self._limit_name = self._limit_name == "max_tokens", "max_completion_tokens"
