@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pairuni.analysis.ablations.contrasts import detectable, read_contrasts
-from pairuni.analysis.ablations.results import read_results
+from pairuni.lab.ablations.contrasts import detectable, read_contrasts
+from pairuni.lab.ablations.results import read_results
 
 FOLDER = Path(__file__).parent / "results" / "ablations"
 PLANNED = read_contrasts(FOLDER / "contrasts.yaml")

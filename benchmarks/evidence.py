@@ -12,20 +12,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import matplotlib
-
-from pairuni.analysis.ablations.compare import Results, compared
-from pairuni.analysis.ablations.contrasts import contrast_table, read_contrasts
-from pairuni.analysis.ablations.plan import BEFORE
-from pairuni.analysis.ablations.results import by_streams, read_results
-from pairuni.analysis.ablations.suites import METHOD, SUITES
-from pairuni.analysis.ablations.tables import table as suite_table
-from pairuni.analysis.ablations.write import related, said_of, write_suite
-from pairuni.analysis.gradient_summary import draw, summarise, table
-from pairuni.chart_style import STYLE
 from pairuni.config import Suite
 from pairuni.errors import InputError
-from pairuni.files import atomic_path, read_jsonl, read_text, write_text
+from pairuni.files import read_jsonl, read_text, write_text
+from pairuni.lab.ablations.compare import Results, compared
+from pairuni.lab.ablations.contrasts import contrast_table, read_contrasts
+from pairuni.lab.ablations.results import by_streams, read_results
+from pairuni.lab.ablations.schedule import BEFORE
+from pairuni.lab.ablations.suites import METHOD, SUITES
+from pairuni.lab.ablations.tables import table as suite_table
+from pairuni.lab.ablations.write import related, said_of, write_suite
+from pairuni.lab.gradient_summary import draw, summarise, table
 from pairuni.streams import VERSION
 
 ROOT = Path(__file__).parents[1]
@@ -88,8 +85,7 @@ def _gradients(file: Path, figures: Path, streams: int, runs: Results | None = N
     if not file.exists():
         return f"{text} Not measured yet.\n"
     summary, tail = summarise([row for _, row in read_jsonl(file)], 0), "" if streams == VERSION else "_streams_1"
-    with atomic_path(figures / f"gradients{tail}.svg") as temporary, matplotlib.rc_context(STYLE):
-        draw(summary).savefig(temporary, format="svg", metadata={"Date": None})
+    draw(summary, figures / f"gradients{tail}.svg")
     text += f"\n\n{table(summary)}\n"
     shown = f"\n![Cosines of gradients by mix and by layer](images/evidence/gradients{tail}.svg)\n"
     if runs is None:

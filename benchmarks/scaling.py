@@ -19,7 +19,7 @@ from pairing import rounded
 from speed import World, machine, our_step, synchronise
 
 from pairuni.policies.janus.policy import JanusPolicy
-from pairuni.pretrain.build import JanusSize, build_janus
+from pairuni.tiny.build_janus import JanusSize, build_janus
 
 _CORPUS = ("a photo of two red circles left of a blue square.", "What colour is it? A. red B. blue C. green D. black")
 PARTS = ("rollout", "update")

@@ -11,8 +11,8 @@ from pathlib import Path
 from statistics import fmean
 
 from pairuni.errors import InputError
-from pairuni.report.compare import Difference, paired_difference
-from pairuni.report.data import Evaluation, read_evaluation
+from pairuni.pages.before_after import Difference, paired_difference
+from pairuni.pages.run_files import Evaluation, read_evaluation
 
 Scores = Mapping[str, float]
 

@@ -7,7 +7,7 @@ import torch
 from transformers import JanusConfig, JanusForConditionalGeneration
 
 from pairuni.policies.janus.policy import JanusPolicy
-from pairuni.pretrain.build import JanusSize, build_config, build_janus, build_processor, build_tokenizer
+from pairuni.tiny.build_janus import JanusSize, build_config, build_janus, build_processor, build_tokenizer
 
 JANUS_PRO_TOKENS = 102_400
 _CORPUS = ("a photo of two red circles left of a blue square.", "What colour is it? A. red B. blue C. green D. black")

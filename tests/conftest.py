@@ -17,8 +17,8 @@ from transformers import JanusForConditionalGeneration
 from dimoo_world import sharp_dimoo
 from pairuni.policies.dimoo.policy import DimooPolicy
 from pairuni.policies.janus.policy import JanusPolicy
-from pairuni.pretrain.build import JanusSize, build_janus
-from pairuni.pretrain.build_dimoo import DimooSize
+from pairuni.tiny.build_dimoo import DimooSize
+from pairuni.tiny.build_janus import JanusSize, build_janus
 
 TINY = JanusSize(
     image=16,

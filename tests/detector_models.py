@@ -13,7 +13,7 @@ from transformers import (
     SwinConfig,
 )
 
-from pairuni.rewards.detector import CLASSES, COLOURS
+from pairuni.rewards.object_detector import CLASSES, COLOURS
 
 
 def write_detector(folder: Path) -> Path:

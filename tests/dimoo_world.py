@@ -8,7 +8,7 @@ import torch
 from pairuni.policies.dimoo.model import DimooModel
 from pairuni.policies.dimoo.policy import DimooPolicy
 from pairuni.policies.sampling import counter_seed
-from pairuni.pretrain.build_dimoo import DimooSize, build_dimoo
+from pairuni.tiny.build_dimoo import DimooSize, build_dimoo
 from pairuni.types import Prompt, Rollouts, SamplingSpec, Side
 
 R = 3

@@ -49,10 +49,10 @@ from pairuni.errors import InputError
 from pairuni.eval import runner
 from pairuni.files import read_json, read_jsonl, write_jsonl
 from pairuni.policies.janus.policy import JanusPolicy
-from pairuni.pretrain.build import JanusSize
 from pairuni.rewards import REWARDS, load_reward
 from pairuni.rewards.base import RewardInput, score_all
 from pairuni.shapes.world import write_world
+from pairuni.tiny.build_janus import JanusSize
 from pairuni.train.loop import train
 from pairuni.types import Quadruple, Side
 
@@ -127,7 +127,7 @@ def parse_only(arguments: list[str], folder: Path, monkeypatch: pytest.MonkeyPat
         parse_config(config, with_first(rest[1:], first), part)
         return
     monkeypatch.setattr("pairuni.trainer.Trainer.fit", lambda trainer: None)
-    monkeypatch.setattr("pairuni.report.html.write_report", lambda inputs, out, title, overwrite: out)
+    monkeypatch.setattr("pairuni.pages.report.write_report", lambda inputs, out, title, overwrite: out)
     if command == "check":
         for name in ("_run", "_config", "_jsonl"):
             monkeypatch.setattr(f"pairuni.cli.check.{name}", lambda path, *options: "")

@@ -16,7 +16,7 @@ from pairuni import llm
 from pairuni.cli.options import parse_config
 from pairuni.config import CompleteConfig, LlmConfig
 from pairuni.errors import InputError
-from pairuni.llm import BadReply, Chat, Ledger, Picture, Question, Reply, Unanswered
+from pairuni.llm import BadReply, Chat, ChatRequest, Ledger, Reply, SentImage, Unanswered
 
 SOURCES = ["--understanding=u.jsonl", "--generation=g.jsonl", "--output=o", "--completer=llm", "--llm.model=m"]
 
@@ -45,7 +45,7 @@ def completion(content: str | None, finish: str = "stop", refusal: str | None = 
 
 def test_a_reply_is_paid_once(endpoint, tmp_path):
     first = chat(endpoint, tmp_path)
-    asked = Question("well?")
+    asked = ChatRequest("well?")
     assert first.ask(asked, Verdict) == Verdict(contradiction=False, reason="")
     assert first.ask(asked, Verdict) == Verdict(contradiction=False, reason="")
     again = chat(endpoint, tmp_path, replay=True)
@@ -58,19 +58,21 @@ def test_a_reply_is_paid_once(endpoint, tmp_path):
 
 def test_what_a_reply_depends_on_is_in_its_key(endpoint, tmp_path):
     one = chat(endpoint, tmp_path)
-    seen = Question("a", [Picture("1" * 64, bytes)])
-    keys = [one.key(q, Verdict) for q in (Question("a"), Question("b"), Question("a", (), 1), seen)]
-    keys += [one.key(Question("a", [Picture("2" * 64, bytes)]), Verdict)]
+    seen = ChatRequest("a", [SentImage("1" * 64, bytes)])
+    keys = [one.key(q, Verdict) for q in (ChatRequest("a"), ChatRequest("b"), ChatRequest("a", (), 1), seen)]
+    keys += [one.key(ChatRequest("a", [SentImage("2" * 64, bytes)]), Verdict)]
     keys += [chat(endpoint, tmp_path, image_side=64).key(seen, Verdict)]
-    keys += [chat(endpoint, tmp_path, **o).key(Question("a"), Verdict) for o in ({"model": "m"}, {"temperature": 0.1})]
+    keys += [
+        chat(endpoint, tmp_path, **o).key(ChatRequest("a"), Verdict) for o in ({"model": "m"}, {"temperature": 0.1})
+    ]
     assert len(set(keys)) == len(keys)
     # Where an endpoint is and how patient one is with it changes no reply.
     same = chat(endpoint, tmp_path, base_url="http://elsewhere/v1", timeout=1.0, concurrency=3, image_side=64)
-    assert same.key(Question("a"), Verdict) == keys[0]
+    assert same.key(ChatRequest("a"), Verdict) == keys[0]
 
 
 def test_pictures_and_schema_are_sent(endpoint, tmp_path):
-    chat(endpoint, tmp_path).ask(Question("look", [Picture("0" * 64, lambda: b"jpeg")]), Verdict)
+    chat(endpoint, tmp_path).ask(ChatRequest("look", [SentImage("0" * 64, lambda: b"jpeg")]), Verdict)
     sent = endpoint.requests[0]
     image, text = sent["messages"][0]["content"]
     assert image["image_url"]["url"] == "data:image/jpeg;base64,anBlZw==" and text["text"] == "look"
@@ -96,9 +98,9 @@ def test_bad_replies_are_recorded_and_not_paid_again(endpoint, tmp_path, body, m
     endpoint.scripted = [(200, body)]
     for _ in range(2):
         with pytest.raises(BadReply, match=message):
-            chat(endpoint, tmp_path).ask(Question("well?"), Verdict)
+            chat(endpoint, tmp_path).ask(ChatRequest("well?"), Verdict)
     assert len(endpoint.requests) == 1
-    assert chat(endpoint, tmp_path).ask(Question("well?", (), 1), Verdict).contradiction is False
+    assert chat(endpoint, tmp_path).ask(ChatRequest("well?", (), 1), Verdict).contradiction is False
 
 
 FAILURES_AS_200 = {
@@ -126,10 +128,10 @@ def test_a_failure_sent_as_200_is_retried_and_never_recorded(endpoint, tmp_path,
     endpoint.scripted = [(200, body)] * 2
     talk = chat(endpoint, tmp_path / "ledger", retries=1)
     with pytest.raises(Unanswered, match=words):
-        talk.ask(Question("well?"), Verdict)
+        talk.ask(ChatRequest("well?"), Verdict)
     assert len(endpoint.requests) == 2 and not any((tmp_path / "ledger").glob("*.jsonl")) and talk.usage.failed == 1
     endpoint.scripted = [(200, body)]
-    assert talk.ask(Question("well?"), Verdict).contradiction is False  # the second try has a reply
+    assert talk.ask(ChatRequest("well?"), Verdict).contradiction is False  # the second try has a reply
     assert len(endpoint.requests) == 4 and len(talk.ledger) == 1 and talk.usage.calls == 1
 
 
@@ -137,7 +139,7 @@ def test_a_failure_sent_as_200_is_retried_and_never_recorded(endpoint, tmp_path,
 def test_a_refusal_sent_as_200_stops_at_once(endpoint, tmp_path, code):
     endpoint.scripted = [(200, json.dumps({"error": {"message": "no credit", "code": code}}).encode())]
     with pytest.raises(InputError, match=f"refuses: .*no credit \\({code}\\)"):
-        chat(endpoint, tmp_path).ask(Question("well?"), Verdict)
+        chat(endpoint, tmp_path).ask(ChatRequest("well?"), Verdict)
     assert len(endpoint.requests) == 1
 
 
@@ -149,14 +151,14 @@ def test_a_ledger_with_failures_is_healed(endpoint, tmp_path, capsys):
     ]
     rows += [{"fault": "the reply is empty", "prompt_tokens": 7}]  # it was paid for: a reply
     for n, row in enumerate(rows):
-        talk.ledger.add(talk.key(Question(str(n)), Verdict), {"text": None, "prompt_tokens": 0, **row})
+        talk.ledger.add(talk.key(ChatRequest(str(n)), Verdict), {"text": None, "prompt_tokens": 0, **row})
     talk.ledger.close()
     healed = chat(endpoint, tmp_path)
     assert "3 recorded replies are failures of the endpoint" in capsys.readouterr().out
     assert (len(healed.ledger), healed.usage.healed) == (1, 3)
-    assert [healed.ask(Question(str(n)), Verdict).contradiction for n in range(3)] == [False] * 3
+    assert [healed.ask(ChatRequest(str(n)), Verdict).contradiction for n in range(3)] == [False] * 3
     with pytest.raises(BadReply, match="empty"):
-        healed.ask(Question("3"), Verdict)
+        healed.ask(ChatRequest("3"), Verdict)
     assert len(endpoint.requests) == 3 and len(chat(endpoint, tmp_path, replay=True).ledger) == 4
 
 
@@ -165,7 +167,7 @@ def test_null_usage_counts_as_nothing(endpoint, tmp_path):
     body["usage"] = {"prompt_tokens": None, "completion_tokens": None, "total_tokens": None}
     endpoint.scripted = [(200, json.dumps(body).encode())]
     talk = chat(endpoint, tmp_path)
-    assert talk.ask(Question("well?"), Verdict).contradiction
+    assert talk.ask(ChatRequest("well?"), Verdict).contradiction
     assert (talk.usage.prompt_tokens, talk.usage.completion_tokens) == (0, 0)
 
 
@@ -188,7 +190,7 @@ WANTED = '{"contradiction": true, "reason": "x {1}"}'
 )
 def test_the_one_json_object_of_a_reply_is_read(endpoint, tmp_path, text):
     endpoint.scripted = [(200, completion(text))]
-    assert chat(endpoint, tmp_path).ask(Question("well?"), Verdict) == Verdict(contradiction=True, reason="x {1}")
+    assert chat(endpoint, tmp_path).ask(ChatRequest("well?"), Verdict) == Verdict(contradiction=True, reason="x {1}")
 
 
 @pytest.mark.parametrize(
@@ -206,7 +208,7 @@ def test_the_one_json_object_of_a_reply_is_read(endpoint, tmp_path, text):
 def test_what_holds_no_one_object_is_refused(endpoint, tmp_path, text, message):
     endpoint.scripted = [(200, completion(text))]
     with pytest.raises(BadReply, match=message):
-        chat(endpoint, tmp_path).ask(Question("well?"), Verdict)
+        chat(endpoint, tmp_path).ask(ChatRequest("well?"), Verdict)
 
 
 def error(status: int, message: str, **more) -> tuple[int, bytes]:
@@ -222,29 +224,31 @@ NO_TEMPERATURE = error(400, "Unsupported value: 'temperature' does not support 0
 def test_other_spellings_are_tried_once_and_kept(endpoint, tmp_path, capsys):
     endpoint.scripted = [NO_MAX_TOKENS, NO_TEMPERATURE]
     talk = chat(endpoint, tmp_path)
-    talk.ask(Question("well?"), Verdict)
-    talk.ask(Question("and now?"), Verdict)
+    talk.ask(ChatRequest("well?"), Verdict)
+    talk.ask(ChatRequest("and now?"), Verdict)
     sent = [("max_tokens" in r, "max_completion_tokens" in r, "temperature" in r) for r in endpoint.requests]
     assert sent == [(True, False, True), (False, True, True), (False, True, False), (False, True, False)]
     said = capsys.readouterr().out
     assert said.count("llm.max_tokens_name") == said.count("no temperature is sent (llm.temperature)") == 1
     again = chat(endpoint, tmp_path, replay=True)  # a run that spells as the first one did finds the replies
-    assert again.ask(Question("well?"), Verdict).contradiction is False
+    assert again.ask(ChatRequest("well?"), Verdict).contradiction is False
 
 
 def test_the_only_temperature_that_a_model_takes_is_sent(endpoint, tmp_path):
     only = error(400, "'temperature' does not support 0.7 with this model. Only the default (1) value is supported.")
     endpoint.scripted = [only]
     talk = chat(endpoint, tmp_path)
-    talk.ask(Question("well?"), Verdict)
+    talk.ask(ChatRequest("well?"), Verdict)
     assert [r.get("temperature") for r in endpoint.requests] == [0.7, 1.0]
     endpoint.scripted = [only]
-    talk.ask(Question("and now?"), Verdict)
+    talk.ask(ChatRequest("and now?"), Verdict)
     assert [r.get("temperature") for r in endpoint.requests[2:]] == [1.0, None]
 
 
 def test_other_spellings_by_option(endpoint, tmp_path):
-    chat(endpoint, tmp_path, temperature=None, max_tokens_name="max_completion_tokens").ask(Question("well?"), Verdict)
+    chat(endpoint, tmp_path, temperature=None, max_tokens_name="max_completion_tokens").ask(
+        ChatRequest("well?"), Verdict
+    )
     (sent,) = endpoint.requests
     assert sent["max_completion_tokens"] == 1024 and not {"max_tokens", "temperature"} & sent.keys()
     assert parse_config(CompleteConfig, [*SOURCES, "--llm.temperature=null"], "complete").llm.temperature is None
@@ -265,7 +269,7 @@ def test_a_parameter_that_is_refused_stops_at_once(endpoint, tmp_path, refusal):
     endpoint.scripted = [refusal] * 9
     words = json.loads(refusal[1])["error"]["message"]
     with pytest.raises(InputError, match=f"refuses: HTTP .*{words}"):
-        chat(endpoint, tmp_path).ask(Question("well?"), Verdict)
+        chat(endpoint, tmp_path).ask(ChatRequest("well?"), Verdict)
     assert len(endpoint.requests) == 1
 
 
@@ -280,8 +284,8 @@ def test_a_parameter_that_is_refused_stops_at_once(endpoint, tmp_path, refusal):
 def test_a_call_that_is_refused_for_what_it_holds_is_one_without_reply(endpoint, tmp_path, refusal):
     endpoint.scripted = [refusal]
     with pytest.raises(Unanswered, match="HTTP 400"):
-        chat(endpoint, tmp_path).ask(Question("well?"), Verdict)
-    assert chat(endpoint, tmp_path).ask(Question("well?"), Verdict).contradiction is False
+        chat(endpoint, tmp_path).ask(ChatRequest("well?"), Verdict)
+    assert chat(endpoint, tmp_path).ask(ChatRequest("well?"), Verdict).contradiction is False
 
 
 @pytest.mark.parametrize("way", ["rate_limit", "server_error", "time_out", "cut"])
@@ -289,7 +293,7 @@ def test_transport_failures_are_survived(tmp_path, way):
     server = Endpoint(fail=0.5, ways=(way,), time_out=0.6)
     talk = chat(server, tmp_path, timeout=0.3, retries=8)
     for n in range(6):
-        talk.ask(Question(f"question {n}"), Verdict)
+        talk.ask(ChatRequest(f"question {n}"), Verdict)
     server.shutdown()
     assert server.failed[way] > 0 and talk.usage.calls == len(server.paid) == 6
 
@@ -297,10 +301,10 @@ def test_transport_failures_are_survived(tmp_path, way):
 def test_no_reply_after_all_retries_is_not_recorded(tmp_path):
     server = Endpoint(fail=1.0, ways=("server_error",))
     with pytest.raises(Unanswered, match="HTTP 500 busy"):
-        chat(server, tmp_path / "ledger", retries=1).ask(Question("well?"), Verdict)
+        chat(server, tmp_path / "ledger", retries=1).ask(ChatRequest("well?"), Verdict)
     server.fail = 0.0
     assert len(server.requests) == 2 and not any((tmp_path / "ledger").glob("*.jsonl"))
-    assert chat(server, tmp_path / "ledger").ask(Question("well?"), Verdict).contradiction is False
+    assert chat(server, tmp_path / "ledger").ask(ChatRequest("well?"), Verdict).contradiction is False
     server.shutdown()
 
 
@@ -309,25 +313,25 @@ def test_a_dead_endpoint_stops_the_run(tmp_path, monkeypatch):
     talk = Chat(LlmConfig(base_url="http://127.0.0.1:9/v1", model="m", retries=0), Ledger(tmp_path))
     for n in range(2):
         with pytest.raises(Unanswered, match="connection failed"):
-            talk.ask(Question(str(n)), Verdict)
+            talk.ask(ChatRequest(str(n)), Verdict)
     with pytest.raises(InputError, match=r"127\.0\.0\.1:9/v1 \(m\) answers nothing: connection failed, 3 calls"):
-        talk.ask(Question("2"), Verdict)
+        talk.ask(ChatRequest("2"), Verdict)
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
 def test_a_refusal_of_all_calls_stops_at_once(endpoint, tmp_path, status):
     endpoint.scripted = [(status, b'{"error": {"message": "not you"}}')]
     with pytest.raises(InputError, match=f"refuses: HTTP {status} not you"):
-        chat(endpoint, tmp_path).ask(Question("well?"), Verdict)
+        chat(endpoint, tmp_path).ask(ChatRequest("well?"), Verdict)
 
 
 def test_the_api_key_is_sent_and_never_written(endpoint, tmp_path, monkeypatch):
     monkeypatch.setenv("SOME_KEY", "sk-very-secret")
     talk = chat(endpoint, tmp_path, api_key_env="SOME_KEY")
-    talk.ask(Question("well?"), Verdict)
+    talk.ask(ChatRequest("well?"), Verdict)
     endpoint.scripted = [(401, b'{"error": {"message": "bad key"}}')]
     with pytest.raises(InputError) as caught:
-        talk.ask(Question("again?"), Verdict)
+        talk.ask(ChatRequest("again?"), Verdict)
     assert endpoint.authorizations == {"Bearer sk-very-secret"}
     written = "".join(p.read_text() for p in tmp_path.rglob("*") if p.is_file())
     assert "secret" not in written + str(caught.value) + repr(talk.config)
@@ -342,15 +346,15 @@ def test_bad_addresses(tmp_path, url):
 
 def test_several_writers_share_a_ledger_and_torn_lines_are_passed_over(endpoint, tmp_path):
     one, two = chat(endpoint, tmp_path), chat(endpoint, tmp_path)
-    one.ask(Question("a"), Verdict)
-    two.ask(Question("b"), Verdict)
+    one.ask(ChatRequest("a"), Verdict)
+    two.ask(ChatRequest("b"), Verdict)
     files = sorted(tmp_path.glob("*.jsonl"))
     assert len(files) == 2
     with files[0].open("ab") as file:
         file.write(b'{"key": "00ff", "text": "{\\"contra')
     three = chat(endpoint, tmp_path, replay=True)
     for text in "ab":
-        three.ask(Question(text), Verdict)
+        three.ask(ChatRequest(text), Verdict)
     assert len(three.ledger) == 2 and three.usage.replayed == 2
     files[1].write_bytes(b"no ledger\n" + files[1].read_bytes())
     with pytest.raises(InputError, match=f"{files[1].name}:1: is not a ledger line"):
@@ -359,7 +363,7 @@ def test_several_writers_share_a_ledger_and_torn_lines_are_passed_over(endpoint,
 
 def test_replay_asks_nothing(endpoint, tmp_path):
     with pytest.raises(Unanswered, match="no recorded reply"):
-        chat(endpoint, tmp_path, replay=True).ask(Question("well?"), Verdict)
+        chat(endpoint, tmp_path, replay=True).ask(ChatRequest("well?"), Verdict)
     assert not endpoint.requests
 
 
@@ -378,11 +382,11 @@ _ASK = """
 import sys
 from pathlib import Path
 from pairuni.config import LlmConfig
-from pairuni.llm import Chat, Ledger, Question
+from pairuni.llm import Chat, ChatRequest, Ledger
 talk = Chat(LlmConfig(base_url=sys.argv[1], model="m"), Ledger(Path(sys.argv[2])))
 print("ready", flush=True)
 sys.stdin.readline()
-print(talk.say(Question("How many?")), talk.usage.calls)
+print(talk.say(ChatRequest("How many?")), talk.usage.calls)
 """
 
 
@@ -414,7 +418,7 @@ def test_threads_that_ask_at_once_pay_once(tmp_path: Path) -> None:
     endpoint = Endpoint(say=slowly)
     talk = Chat(LlmConfig(base_url=endpoint.url, model="m"), Ledger(tmp_path))
     with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(lambda _: talk.say(Question("How many?")), range(4))) == ["reply"] * 4
-        different = list(pool.map(lambda n: talk.say(Question(f"{n}?")), range(4)))
+        assert list(pool.map(lambda _: talk.say(ChatRequest("How many?")), range(4))) == ["reply"] * 4
+        different = list(pool.map(lambda n: talk.say(ChatRequest(f"{n}?")), range(4)))
     endpoint.shutdown()
     assert (talk.usage.calls, talk.usage.replayed, different) == (5, 3, ["reply"] * 4)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from llm_server import Endpoint
 from pairuni.cli.main import main
-from pairuni.report.gallery import GALLERY_PAIRS
+from pairuni.pages.report import SHOWN_PAIRS
 
 DATA = Path(os.environ.get("PAIRUNI_REAL_DATA", Path(__file__).parents[2] / "shared" / "data")) / "coco"
 CONFIGS = Path(__file__).parents[1] / "configs" / "photos"
@@ -41,9 +41,9 @@ def test_photographs_from_quadruples_to_report(tmp_path: Path) -> None:
     sampled = (run / "samples" / "step_000005" / "samples.jsonl").read_text(encoding="utf-8").splitlines()
     captions = {row["prompt"] for row in map(json.loads, sampled) if row["side"] == "generation"}
     assert len(captions) == 4 and all(escape(caption) in page for caption in captions)
-    cards = re.findall(r'<p class="label">Pair [^:]+: (\w+), (.*?)</article>', page, re.DOTALL)
-    assert len(cards) == min(len(rows), GALLERY_PAIRS) and {kind for kind, _ in cards} == {"aligned", "retrieved"}
-    assert all(card.count('src="data:image/png') == 2 for _, card in cards)  # each half's photograph
+    cards = re.findall(r'<article class="card" data-kind="(\w+)"(.*?)</article>', page, re.DOTALL)
+    assert len(cards) == min(len(rows), SHOWN_PAIRS) and {kind for kind, _ in cards} == {"aligned", "retrieved"}
+    assert all(card.count('src="data:image/png') == 1 + (kind == "retrieved") for kind, card in cards)  # photographs
     assert main(["check", str(run)]) == 0
     assert main(["check", str(data / "pairs.jsonl"), "--image_root", str(DATA)]) == 0
     trained, out = str(run / "checkpoints" / "step_000005" / "model"), str(tmp_path / "s.png")

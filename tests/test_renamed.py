@@ -12,7 +12,7 @@ from pairuni.cli.options import parse_config
 from pairuni.config import DataConfig, EvaluateConfig, SampleConfig, SmokeConfig, TrainConfig
 from pairuni.config.renamed import NEW_NAMES, first_name, new_name, with_new_names
 from pairuni.errors import InputError
-from pairuni.report.data import read_run
+from pairuni.pages.run_files import read_run
 from pairuni.runs import RunDir
 from pairuni.train.resume import find_start, flat
 

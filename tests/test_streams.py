@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from pairuni import streams
-from pairuni.pretrain.rows import corpus
 from pairuni.shapes.held_out import held_out_prompts, held_out_questions
 from pairuni.streams import Stream, generator, number
+from pairuni.tiny.corpus import corpus
 
 SOURCE = Path(streams.__file__).parent
 MAKERS = re.compile(

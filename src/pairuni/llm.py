@@ -64,7 +64,7 @@ class Unanswered(Exception):
 
 
 @dataclass(frozen=True)
-class Picture:
+class SentImage:
     """An image of a message: its hash, and a function that gives its bytes."""
 
     content_hash: str
@@ -73,11 +73,11 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Question:
+class ChatRequest:
     """One call. `attempt` distinguishes repeated calls with equal text."""
 
     text: str
-    pictures: Sequence[Picture] = ()
+    pictures: Sequence[SentImage] = ()
     attempt: int = 0
     pictures_last: bool = False
     """Whether the pictures come after the text, not before it."""
@@ -114,7 +114,7 @@ class Chat:
         if ledger.failures:
             say(f"note: {ledger.failures} recorded replies are failures of the endpoint; pairuni asks again")
 
-    def ask(self, question: Question, schema: type[Answer]) -> Answer:
+    def ask(self, question: ChatRequest, schema: type[Answer]) -> Answer:
         """The reply as a `schema`.
 
         Raises:
@@ -133,14 +133,14 @@ class Chat:
         except ValueError as err:
             raise BadReply(str(err)) from None
 
-    def say(self, question: Question) -> str:
+    def say(self, question: ChatRequest) -> str:
         """The reply as plain text. Raises as `ask`."""
         row = self._recorded(question, None)
         if row["fault"]:
             raise BadReply(row["fault"])
         return row["text"]
 
-    def _recorded(self, question: Question, schema: type[Reply] | None) -> dict[str, Any]:
+    def _recorded(self, question: ChatRequest, schema: type[Reply] | None) -> dict[str, Any]:
         """The call's row of the ledger; calls the endpoint if there is none."""
         key = self.key(question, schema)
         row = self.ledger.find(key)
@@ -161,7 +161,7 @@ class Chat:
             self.usage.replayed += 1
         return row
 
-    def key(self, question: Question, schema: type[Reply] | None) -> str:
+    def key(self, question: ChatRequest, schema: type[Reply] | None) -> str:
         """SHA-256 of all that the reply depends on: pictures by their content, not by their path."""
         config = self.config
         what: dict[str, Any] = {
@@ -179,7 +179,7 @@ class Chat:
             what["pictures_last"] = True
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
-    def _call(self, question: Question, schema: type[Reply] | None, key: str) -> dict[str, Any]:
+    def _call(self, question: ChatRequest, schema: type[Reply] | None, key: str) -> dict[str, Any]:
         import openai  # here: only a real call needs it
 
         client = self._connect()
@@ -225,7 +225,7 @@ class Chat:
             say(f"note: {self._where()} refuses a parameter: {words}; {note}")
         return True
 
-    def _request(self, question: Question, schema: type[Reply] | None) -> dict[str, Any]:
+    def _request(self, question: ChatRequest, schema: type[Reply] | None) -> dict[str, Any]:
         urls = [f"data:image/{p.kind};base64,{base64.b64encode(p.content()).decode()}" for p in question.pictures]
         content: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
         content.insert(0 if question.pictures_last else len(content), {"type": "text", "text": question.text})

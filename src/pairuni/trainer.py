@@ -40,7 +40,7 @@ class Trainer:
         """
         from pairuni import dist
         from pairuni.outputs import Outputs
-        from pairuni.report.html import write_report
+        from pairuni.pages.report import write_report
         from pairuni.shapes_data import make_data
         from pairuni.train.loop import train
         from pairuni.train.resume import find_start, flat

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from pairuni.analysis.ablations.contrasts import detectable
-from pairuni.analysis.ablations.plan import BEFORE
-from pairuni.analysis.ablations.results import read_results
-from pairuni.analysis.ablations.suites import ARMS, METHOD, SUITES
 from pairuni.cli.main import main
 from pairuni.errors import InputError
 from pairuni.files import read_jsonl
+from pairuni.lab.ablations.contrasts import detectable
+from pairuni.lab.ablations.results import read_results
+from pairuni.lab.ablations.schedule import BEFORE
+from pairuni.lab.ablations.suites import ARMS, METHOD, SUITES
 from pairuni.streams import VERSION
 
 

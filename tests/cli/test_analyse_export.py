@@ -149,9 +149,13 @@ CASES = {
         ["pairing.json: random_pair_cosine.0.5:"],
     ),
     "page in a folder's place": ({}, [*GALLERY, "--out", "."], ["is a folder"]),
-    "page over the pairs": ({}, [*GALLERY, "--out", "pairs.jsonl"], ["pairs.jsonl", "one of the files that are shown"]),
+    "page over the pairs": (
+        {},
+        [*GALLERY, "--out", "pairs.jsonl"],
+        ["pairs.jsonl", "one of the files that the page shows"],
+    ),
     "page in a file": ({}, [*GALLERY, "--out", "a.png/page.html"], ["a.png", "not a folder"]),
-    "no such image root": ({}, [*GALLERY, "--image_root", "nowhere"], ["image_root: nowhere is no folder"]),
+    "no such image root": ({}, [*GALLERY, "--image_root", "nowhere"], ["image_root: nowhere is not a folder"]),
     "export without a folder": ({}, EXPORT[:3], ["output"]),
     "export into a file": ({}, [*EXPORT[:3], "--output", "a.png"], ["a.png", "is a file"]),
     "export of a missing image": (

@@ -124,7 +124,11 @@ def test_overwrite_goes_on_to_the_model(name: str, world: Path, monkeypatch: pyt
     def load(*arguments: object, **options: object) -> None:
         raise Reached
 
-    for place in ("pairuni.policies.janus.load.load_janus", "pairuni.pretrain.script.build_janus"):
+    for place in (
+        "pairuni.policies.janus.load.load_janus",
+        "pairuni.lab.pretrain.make_janus.build_janus",
+        "pairuni.tiny.write_tiny.build_janus",
+    ):
         monkeypatch.setattr(place, load)
     place = world / "out" / COMMANDS[name][1][0]
     place.parent.mkdir(parents=True)

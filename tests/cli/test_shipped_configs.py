@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pairuni.cli.configs import config_file, shipped
 from pairuni.cli.main import main
+from pairuni.cli.shipped import config_file, shipped
 
 ROOT = Path(__file__).parents[2]
 FILES = {str(p.relative_to(ROOT / "configs").with_suffix("")) for p in (ROOT / "configs").rglob("*.yaml")}

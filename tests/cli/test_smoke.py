@@ -13,8 +13,8 @@ from pairuni.cli.main import main
 from pairuni.config import LoraOptions, ModelConfig
 from pairuni.policies import scoring
 from pairuni.policies.janus.policy import JanusPolicy
-from pairuni.pretrain.build import JanusSize, build_config, build_processor, build_tokenizer
-from pairuni.train.smoke import static_checks
+from pairuni.tiny.build_janus import JanusSize, build_config, build_processor, build_tokenizer
+from pairuni.train.smoke_step import static_checks
 from pairuni.train.trainable import choose_trained, trained_summary
 
 QUICK = ["--rollout.rollouts", "2", "--rollout.max_new_tokens", "6", "--number", "1"]

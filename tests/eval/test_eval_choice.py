@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from pairuni.eval import choice
+from pairuni.eval import multiple_choice as choice
 from reference_cases import needs_reference, reference
 
 FRUIT = {"A": "apple", "B": "pear", "C": "kiwi", "D": "fig"}

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pairuni.eval import geneval
-from pairuni.rewards import geneval as geometry
+from pairuni.eval import geneval_means as geneval
+from pairuni.rewards import geneval_rule as geometry
 
 
 def prompt(tag: str, name: str) -> dict:

@@ -18,7 +18,7 @@ from pairuni.config import HfDatasetConfig
 from pairuni.data.overview import overview
 from pairuni.errors import InputError
 from pairuni.export import folder, hf_dataset
-from pairuni.export.card import Card, front_matter
+from pairuni.export.card import ExportCard, front_matter
 from pairuni.export.hf_dataset import write_hf_dataset
 from pairuni.files import file_hash
 from pairuni.records import read_pairs
@@ -206,7 +206,7 @@ def test_the_documented_columns_are_the_columns() -> None:
     ("number", "size"), [(999, "n<1K"), (1000, "1K<n<10K"), (16_320, "10K<n<100K"), (3_000_000, "n>1M")]
 )
 def test_size_categories(number: int, size: str) -> None:
-    card = Card(HfDatasetConfig("p", "o"), overview([]), None, {"pairs": number}, [])
+    card = ExportCard(HfDatasetConfig("p", "o"), overview([]), None, {"pairs": number}, [])
     assert front_matter(card, "t")["size_categories"] == [size]
 
 

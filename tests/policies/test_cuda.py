@@ -9,7 +9,7 @@ import torch
 from pairuni.policies.janus import cache as cache_module
 from pairuni.policies.janus import decode
 from pairuni.policies.janus.policy import JanusPolicy
-from pairuni.pretrain.build import JanusSize, build_janus
+from pairuni.tiny.build_janus import JanusSize, build_janus
 from pairuni.types import Prompt, Rollouts, SamplingSpec, Side
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

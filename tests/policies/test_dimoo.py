@@ -25,7 +25,7 @@ from pairuni.policies.dimoo import decode, prompts
 from pairuni.policies.dimoo.model import DimooConfig, DimooModel, states_at
 from pairuni.policies.dimoo.policy import DimooPolicy
 from pairuni.policies.sampling import counter_seed
-from pairuni.pretrain.build_dimoo import DimooSize
+from pairuni.tiny.build_dimoo import DimooSize
 from pairuni.types import Prompt, Rollouts, SamplingSpec, Side
 
 # ---- the model --------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from pairuni.cli.main import main
 from pairuni.errors import InputError
 from pairuni.policies.dimoo import cache
 from pairuni.policies.dimoo.policy import DimooPolicy
-from pairuni.pretrain.build_dimoo import DimooSize
+from pairuni.tiny.build_dimoo import DimooSize
 from pairuni.types import SamplingSpec, Side
 
 GUIDED = SamplingSpec(guidance=3.0)

@@ -13,7 +13,7 @@ from pairuni.errors import InputError
 from pairuni.policies import load_planner
 from pairuni.policies.dimoo.policy import DimooPolicy
 from pairuni.policies.memory import RESIDENT, ROLLOUT, UPDATE, Planner, Workload, peak
-from pairuni.pretrain.build_dimoo import DimooSize
+from pairuni.tiny.build_dimoo import DimooSize
 from pairuni.train.measure import made_up, measure
 from pairuni.types import SamplingSpec, Side
 

@@ -18,7 +18,7 @@ from pairuni.policies.janus.planner import JanusPlanner, answer_chunks
 from pairuni.policies.janus.policy import JanusPolicy
 from pairuni.policies.memory import OPTIMISER, RESIDENT, ROLLOUT, UPDATE, Workload, most, needed, peak
 from pairuni.policies.scoring import LOGITS
-from pairuni.pretrain.build import JanusSize, build_janus
+from pairuni.tiny.build_janus import JanusSize, build_janus
 from pairuni.train.measure import made_up
 from pairuni.types import SamplingSpec, Side
 

@@ -6,7 +6,7 @@ import torch
 
 from detector_models import write_detector
 from pairuni.errors import InputError
-from pairuni.rewards.detector import CLASSES, COLOURS, Found, Mask2FormerDetector, coloured_classes
+from pairuni.rewards.object_detector import CLASSES, COLOURS, Found, Mask2FormerDetector, coloured_classes
 
 
 @pytest.fixture(scope="module")

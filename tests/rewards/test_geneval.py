@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pairuni.rewards.geneval import judge, relations, score
+from pairuni.rewards.geneval_rule import judge, relations, score
 from reference_cases import needs_reference, reference, reference_lines
 
 

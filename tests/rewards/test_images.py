@@ -5,7 +5,7 @@ import pytest
 
 from pairuni.rewards import load_reward
 from pairuni.rewards.base import RewardInput, score_all
-from pairuni.rewards.images import brightness, colourfulness, sharpness
+from pairuni.rewards.pixel_rewards import brightness, colourfulness, sharpness
 from pairuni.types import Quadruple, Side
 
 RNG = np.random.default_rng(0)

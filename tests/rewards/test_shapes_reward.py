@@ -5,7 +5,7 @@ import pytest
 
 from pairuni.errors import InputError
 from pairuni.rewards.base import RewardInput, score_all
-from pairuni.rewards.shapes import SHAPES
+from pairuni.rewards.shapes_reward import SHAPES
 from pairuni.shapes.renderer import render
 from pairuni.shapes.scenes import Thing, scene_of
 from pairuni.types import Quadruple, Side

@@ -13,12 +13,13 @@ import pytest
 
 from pairuni.config import EvalSplit, PretrainConfig, ShapesConfig
 from pairuni.files import read_jsonl
-from pairuni.pretrain.rows import corpus, make_pool, training_caption
+from pairuni.lab.pretrain.rows import make_pool
 from pairuni.shapes import held_out, world
 from pairuni.shapes.captions import OPENINGS, TASKS, VALIDATION_OPENINGS, caption, read
 from pairuni.shapes.held_out import held_out_prompts, held_out_questions, split_of_prompt, split_of_scene
 from pairuni.shapes.questions import TYPES
 from pairuni.shapes.scenes import Scene
+from pairuni.tiny.corpus import corpus, training_caption
 
 
 @dataclass

@@ -12,9 +12,9 @@ from pairuni.cli.main import main
 from pairuni.config import EvalConfig, LlmConfig, LogConfig, TrainConfig
 from pairuni.errors import InputError
 from pairuni.eval.runner import mark_chosen
+from pairuni.pages.run_files import read_input
 from pairuni.policies import load_policy
 from pairuni.policies.base import Policy
-from pairuni.report.data import read_input
 from pairuni.runs import RunDir
 from pairuni.train.loop import train
 

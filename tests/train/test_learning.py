@@ -13,7 +13,7 @@ import torch
 from pairuni.config import LogConfig, OptimConfig, RewardConfig, RolloutConfig
 from pairuni.policies.janus.policy import JanusPolicy
 from pairuni.rewards.base import RewardInput
-from pairuni.rewards.images import brightness
+from pairuni.rewards.pixel_rewards import brightness
 from pairuni.runs import RunDir
 from pairuni.train.loop import train
 from pairuni.types import Side

@@ -13,7 +13,7 @@ from pairuni.config import ModelConfig, PlanConfig
 from pairuni.policies import load_planner
 from pairuni.policies.janus.policy import JanusPolicy
 from pairuni.policies.memory import OPTIMISER, RESIDENT, ROLLOUT, UPDATE, Workload, needed, peak
-from pairuni.pretrain.build import JanusSize, build_janus
+from pairuni.tiny.build_janus import JanusSize, build_janus
 from pairuni.train import memory_plan as planning
 from pairuni.train.measure import measure
 from pairuni.train.memory_plan import device_memory, largest, make_plan, workload

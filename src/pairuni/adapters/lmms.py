@@ -110,7 +110,7 @@ class PairuniModel(lmms):
         self.policy = None
         super().clean()
 
-    def _read(self, requests: Sequence[Instance]) -> list["_Question"]:
+    def _read(self, requests: Sequence[Instance]) -> list["_Asked"]:
         seen: Counter[tuple[str, str, int]] = Counter()
         unused: set[str] = set()
         questions = []
@@ -126,12 +126,12 @@ class PairuniModel(lmms):
             seed = counter_seed(self.seed, 0, f"{task}/{split}/{doc_id}", Side.UNDERSTANDING, seen[task, split, doc_id])
             seen[task, split, doc_id] += 1
             documents = self.task_dict[task][split]
-            questions.append(_Question(place, text, documents, doc_id, visuals, where, spec, until, seed))
+            questions.append(_Asked(place, text, documents, doc_id, visuals, where, spec, until, seed))
         if unused:
             warnings.warn(f"generation_kwargs that are not used: {', '.join(sorted(unused))}", stacklevel=3)
         return questions
 
-    def _texts(self, batch: Sequence["_Question"]) -> list[str]:
+    def _texts(self, batch: Sequence["_Asked"]) -> list[str]:
         if self.policy is None:
             raise RuntimeError("lmms-eval has evaluated and cleaned this model: make another")
         prompts = [Prompt(Side.UNDERSTANDING, question.text, question.images()) for question in batch]
@@ -148,7 +148,7 @@ class PairuniModel(lmms):
 
 
 @dataclass(frozen=True)
-class _Question:
+class _Asked:
     place: int
     """Of its answer."""
     text: str
@@ -204,9 +204,9 @@ def cut(text: str, until: Sequence[str]) -> str:
     return text[: min((place for stop in until if (place := text.find(stop)) >= 0), default=len(text))]
 
 
-def _batches(asked: Sequence[_Question], size: int) -> Iterator[Sequence[_Question]]:
+def _batches(asked: Sequence[_Asked], size: int) -> Iterator[Sequence[_Asked]]:
     """Questions of one spec each, of all tasks together."""
-    by_spec: dict[SamplingSpec, list[_Question]] = {}
+    by_spec: dict[SamplingSpec, list[_Asked]] = {}
     for question in asked:
         by_spec.setdefault(question.spec, []).append(question)
     for same in by_spec.values():

@@ -6,9 +6,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pairuni.cli.configs import config_file
 from pairuni.cli.options import parse_config, with_first
 from pairuni.cli.parts import run_part
+from pairuni.cli.shipped import config_file
 from pairuni.config import AblationsConfig, GalleryConfig, GradientsConfig, PairConfig, TrainConfig
 from pairuni.errors import InputError
 from pairuni.outputs import Outputs
@@ -34,7 +34,7 @@ def analyse(arguments: list[str]) -> int:
 
 def pairs(arguments: list[str]) -> int:
     config = parse_config(GalleryConfig, with_first(arguments, "pairs"), "analyse pairs")
-    from pairuni.analysis.gallery import write_gallery
+    from pairuni.pages.gallery import write_gallery
 
     summary = write_gallery(config)
     print("; ".join(f"{name}: {_said(counts)}" for name, counts in summary["sections"].items()))
@@ -53,8 +53,8 @@ def gradients(arguments: list[str]) -> int:
     if not config.output and not run.is_dir():
         raise InputError("must be given when run is a config file", field="output")
     output = Path(config.output) if config.output else run / "gradients"
-    from pairuni.analysis.gradient_summary import table
-    from pairuni.analysis.gradients import measure_gradients
+    from pairuni.lab.gradient_agreement import measure_gradients
+    from pairuni.lab.gradient_summary import table
 
     print(table(measure_gradients(config, train, output)))
     print(output / "gradients.png")
@@ -67,10 +67,10 @@ def ablations(arguments: list[str]) -> int:
     train = parse_config(TrainConfig, ["--config", file], "train", check_names)
     check_model(train)
     pair = parse_config(PairConfig, ["--config", config.pair], "pair") if config.pair else None
-    from pairuni.analysis.ablations.plan import Base
-    from pairuni.analysis.ablations.results import by_streams
-    from pairuni.analysis.ablations.study import run_ablations
-    from pairuni.analysis.ablations.write import write_suite
+    from pairuni.lab.ablations.results import by_streams
+    from pairuni.lab.ablations.schedule import Base
+    from pairuni.lab.ablations.study import run_ablations
+    from pairuni.lab.ablations.write import write_suite
 
     output = Path(config.output)
     names = [f"{suite}{ending}" for suite in config.suite for ending in (".md", ".json", ".svg", "_c*.svg")]

@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from pairuni.cli.configs import config_file
 from pairuni.cli.options import parse_arguments, parse_config
+from pairuni.cli.shipped import config_file
 from pairuni.config import CompleteConfig, EvaluateConfig, PairConfig, PretrainConfig, TrainConfig
 from pairuni.errors import InputError
 from pairuni.files import read_json, read_jsonl

@@ -108,7 +108,7 @@ def report(arguments: list[str]) -> int:
     parser.add_argument("--title", default=None)
     parser.add_argument("--overwrite", action="store_true", help="replace a file that this command did not write")
     options = parse_arguments(parser, arguments)
-    from pairuni.report.html import write_report
+    from pairuni.pages.report import write_report
 
     inputs = [run_of(path) for path in options.inputs]
     first = inputs[0]
@@ -119,7 +119,8 @@ def report(arguments: list[str]) -> int:
 
 def pretrain(arguments: list[str]) -> int:
     config = parse_config(PretrainConfig, arguments, "pretrain")
-    from pairuni.pretrain.script import MODEL_FILES, run_pretrain
+    from pairuni.lab.pretrain.script import run_pretrain
+    from pairuni.tiny.write_tiny import MODEL_FILES
 
     with writing(config.output, "pretrain", (*MODEL_FILES, "pretrain.json", "README.md"), config.overwrite):
         summary = run_pretrain(config)
@@ -129,7 +130,7 @@ def pretrain(arguments: list[str]) -> int:
 
 def tiny(arguments: list[str]) -> int:
     config = parse_config(TinyConfig, arguments, "tiny")
-    from pairuni.pretrain.script import MODEL_FILES, write_tiny
+    from pairuni.tiny.write_tiny import MODEL_FILES, write_tiny
 
     with writing(config.output, "tiny", MODEL_FILES, config.overwrite):
         write_tiny(config)

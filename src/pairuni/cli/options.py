@@ -13,8 +13,8 @@ from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from pairuni.cli.configs import config_file
 from pairuni.cli.help import nearest, options_of
+from pairuni.cli.shipped import config_file
 from pairuni.cli.yaml_values import Loader
 from pairuni.config.fields import bare
 from pairuni.config.renamed import refuse_old_name

@@ -12,9 +12,9 @@ from PIL import Image
 from pairuni.cli.options import parse_config
 from pairuni.config import SmokeConfig
 from pairuni.files import put, write_json, writing
-from pairuni.report.smoke import Drawn, Said, write_smoke
+from pairuni.pages.smoke_page import PromptOutputs, write_smoke
 from pairuni.train.rollout import SideBatch
-from pairuni.train.smoke import run_smoke, summary
+from pairuni.train.smoke_step import run_smoke, summary
 from pairuni.types import Side
 
 
@@ -28,10 +28,10 @@ def smoke(arguments: list[str]) -> int:
 def _smoke(config: SmokeConfig) -> int:
     done = run_smoke(config, lambda text: print(f"{text} ...", flush=True))
     folder = Path(config.output)
-    drawn, said = _keep_images(folder, done.batch)
+    sampled = _keep_images(folder, done.batch)
     found = summary(done)
     write_json(folder / "smoke.json", _without_nan({"model": config.model.path, **found}))
-    page = write_smoke(folder, config.model.path, found, drawn, said)
+    page = write_smoke(folder, config.model.path, found, sampled)
     width = max(len(check.name) for check in done.checks)
     print("\n".join(f"{name}: {value}" for name, value in done.facts.items()))
     print(done.trained)
@@ -50,7 +50,7 @@ def _shorthand(arguments: list[str]) -> list[str]:
     return [a.replace("--model", "--model.path", 1) if a.split("=")[0] == "--model" else a for a in arguments]
 
 
-def _keep_images(folder: Path, batch: Mapping[Side, SideBatch]) -> tuple[list[Drawn], list[Said]]:
+def _keep_images(folder: Path, batch: Mapping[Side, SideBatch]) -> list[PromptOutputs]:
     """Writes the sampled images and the images of questions into `folder`/images."""
 
     def keep(name: str, pixels: np.ndarray) -> str:
@@ -64,10 +64,10 @@ def _keep_images(folder: Path, batch: Mapping[Side, SideBatch]) -> tuple[list[Dr
         for b, prompt in enumerate(call.prompts):
             if call.images_BRHWC is not None:
                 names = [keep(f"drawn_{b}_{r}.png", pixels) for r, pixels in enumerate(call.images_BRHWC[b])]
-                drawn.append(Drawn(prompt.text, names))
+                drawn.append(PromptOutputs(prompt.text, names))
             if call.texts is not None:
-                said.append(Said(prompt.text, keep(f"seen_{b}.png", prompt.images[0]), call.texts[b]))
-    return drawn, said
+                said.append(PromptOutputs(prompt.text, [keep(f"seen_{b}.png", prompt.images[0])], call.texts[b]))
+    return [*drawn, *said]
 
 
 def _without_nan(value: Any) -> Any:

@@ -99,7 +99,7 @@ def cluster(
 
 
 @dataclass
-class _Run:
+class _KMeansState:
     """The state of k-means. `score_N`: float64, each image's product with its centroid (Lloyd)."""
 
     assignment_N: np.ndarray
@@ -109,11 +109,11 @@ class _Run:
     settled: bool = False
 
 
-def _lloyd(features_ND: np.ndarray, clusters: int, rng: np.random.Generator, passes: int) -> _Run:
+def _lloyd(features_ND: np.ndarray, clusters: int, rng: np.random.Generator, passes: int) -> _KMeansState:
     """Unit centroids of the last assignment. Clusters that get no seed come last and stay empty."""
     n = len(features_ND)
     centroids_CD = features_ND[_seeds(features_ND, clusters, rng)]
-    run = _Run(np.zeros(n, np.int64), centroids_CD, np.full(n, -np.inf))
+    run = _KMeansState(np.zeros(n, np.int64), centroids_CD, np.full(n, -np.inf))
     moved_C = np.ones(len(centroids_CD), bool)
     with track(total=passes, desc="k-means", unit="pass", disable=n < _ROWS) as bar:
         while run.passes < passes and not run.settled:
@@ -130,7 +130,7 @@ def _lloyd(features_ND: np.ndarray, clusters: int, rng: np.random.Generator, pas
     return run
 
 
-def _reassign(features_ND: np.ndarray, run: _Run, moved_C: np.ndarray) -> None:
+def _reassign(features_ND: np.ndarray, run: _KMeansState, moved_C: np.ndarray) -> None:
     """Gives each image its nearest centroid, the first of equals, where only those in `moved_C` are new.
 
     Images of a centroid that stood still are nearest to it or to one that moved; the others are compared with all.
@@ -165,7 +165,7 @@ def _reassign(features_ND: np.ndarray, run: _Run, moved_C: np.ndarray) -> None:
             run.score_N[image[nearer]], run.assignment_N[image[nearer]] = score[nearer], name[nearer]
 
 
-def _move(features_ND: np.ndarray, run: _Run, touched_C: np.ndarray) -> np.ndarray:
+def _move(features_ND: np.ndarray, run: _KMeansState, touched_C: np.ndarray) -> np.ndarray:
     """Sets the centroids of `touched_C` to the unit means of their images; which of all centroids have moved [C].
 
     A cluster without images, or whose images cancel, keeps its centroid and may win images again.
@@ -188,7 +188,7 @@ def _move(features_ND: np.ndarray, run: _Run, touched_C: np.ndarray) -> np.ndarr
     return moved_C
 
 
-def _minibatch(features_ND: np.ndarray, clusters: int, rng: np.random.Generator, passes: int) -> _Run:
+def _minibatch(features_ND: np.ndarray, clusters: int, rng: np.random.Generator, passes: int) -> _KMeansState:
     # Seeded as Lloyd is: scikit-learn's own k-means++ makes one pass over all images per cluster.
     seeds_CD = features_ND[_seeds(features_ND, clusters, rng)]
     state, batch = int(rng.integers(2**31)), min(_MINIBATCH, len(features_ND))
@@ -197,7 +197,7 @@ def _minibatch(features_ND: np.ndarray, clusters: int, rng: np.random.Generator,
     model.set_params(n_init=1, max_iter=passes).fit(features_ND)
     settled = model.n_steps_ < passes * len(features_ND) // batch
     centroids_CD = model.cluster_centers_.astype(np.float32)
-    return _Run(model.labels_.astype(np.int64), centroids_CD, np.empty(0), settled=settled)
+    return _KMeansState(model.labels_.astype(np.int64), centroids_CD, np.empty(0), settled=settled)
 
 
 def _seeds(features_ND: np.ndarray, clusters: int, rng: np.random.Generator) -> np.ndarray:

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from pairuni.config import CompleteConfig
-from pairuni.data.completion import Outcome, complete_sample
+from pairuni.data.completion import Completion, complete_sample
 from pairuni.data.images import look
 from pairuni.data.llm_completer import NO_REPLY, LlmCompleter, LlmVerifier, Templates, texts_of
 from pairuni.data.ordered import in_order
 from pairuni.data.shapes_completion import ShapesCompleter, ShapesVerifier
-from pairuni.data.sources import Item, gathers, open_sources
+from pairuni.data.sources import SourceItem, gathers, open_sources
 from pairuni.files import file_hash, jsonl_writer, put, write_json, writing
 from pairuni.llm import Chat, Ledger
 from pairuni.outputs import Outputs
@@ -41,7 +41,7 @@ class Tally:
         self.reasons: Counter[str] = Counter()
         self.notes: Counter[str] = Counter()
 
-    def add(self, sample: Sample, outcome: Outcome) -> None:
+    def add(self, sample: Sample, outcome: Completion) -> None:
         self.notes.update(outcome.notes)
         self.inputs += 1
         self.retried += outcome.attempts > 1
@@ -145,7 +145,7 @@ class _Work:
             self._completer = LlmCompleter(self.chat, templates, config.seed)
             self._verifier = LlmVerifier(self.chat, templates)
 
-    def outcomes(self, title: str) -> Iterator[tuple[Item, Outcome, Progress]]:
+    def outcomes(self, title: str) -> Iterator[tuple[SourceItem, Completion, Progress]]:
         """Each sample of this shard with what became of it, in order, and the progress bar."""
         placed = itertools.islice(self._placed(), self.config.shard, None, self.config.shards)
         workers = 1 if self.chat is None else self.config.llm.concurrency
@@ -153,14 +153,14 @@ class _Work:
         for (item, _), outcome in bar:
             yield item, outcome, bar
 
-    def _placed(self) -> Iterator[tuple[Item, int]]:
+    def _placed(self) -> Iterator[tuple[SourceItem, int]]:
         """Each item and its place among those of its side."""
         counts = dict.fromkeys(Side, 0)
         for item in self.sources:
             yield item, counts[item.sample.side]
             counts[item.sample.side] += 1
 
-    def _outcome(self, item: Item, position: int) -> Outcome:
+    def _outcome(self, item: SourceItem, position: int) -> Completion:
         try:
             image = item.fault or look(item.read())
         except FileNotFoundError:
@@ -168,7 +168,7 @@ class _Work:
         except OSError:
             image = "the image cannot be read"
         if isinstance(image, str):
-            return Outcome(None, image, 0)
+            return Completion(None, image, 0)
         tries = self.config.attempts
         outcome = complete_sample(item.sample, image, self._completer, self._verifier, tries, position)
         return replace(outcome, notes=image.notes)

@@ -53,7 +53,7 @@ class Rejected(Exception):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Completion:
     """The result of completing a sample."""
 
     quadruple: Quadruple | None
@@ -66,7 +66,7 @@ class Outcome:
 
 def complete_sample(
     sample: Sample, image: LoadedImage, completer: Completer, verifier: Verifier, attempts: int, position: int = 0
-) -> Outcome:
+) -> Completion:
     """Up to `attempts` tries: generate, verify, and again with the complaint."""
     reason = ""
     for number in range(attempts):
@@ -87,8 +87,8 @@ def complete_sample(
         except Rejected as err:
             reason = str(err)
             if err.final:
-                return Outcome(None, reason, number + 1)
+                return Completion(None, reason, number + 1)
             continue
         if not reason:
-            return Outcome(quadruple, "", number + 1)
-    return Outcome(None, reason, attempts)
+            return Completion(quadruple, "", number + 1)
+    return Completion(None, reason, attempts)

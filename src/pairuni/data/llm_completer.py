@@ -17,7 +17,7 @@ from pairuni.data.completion import Attempt, Rejected
 from pairuni.data.images import LoadedImage
 from pairuni.errors import InputError
 from pairuni.files import read_text
-from pairuni.llm import BadReply, Chat, Picture, Question, Reply, Unanswered
+from pairuni.llm import BadReply, Chat, ChatRequest, Reply, SentImage, Unanswered
 from pairuni.streams import Stream, generator
 from pairuni.types import Quadruple, Sample, Side
 
@@ -93,7 +93,7 @@ class LlmCompleter:
     def caption(self, sample: Sample, image: LoadedImage, attempt: Attempt) -> str:
         fields = {"question": sample.question or "", "answer": sample.answer or "", "complaint": _complaint(attempt)}
         text = self._templates.fill("caption", **fields)
-        reply = asked(self._chat, Question(text, [picture(image, self._chat)], attempt.number), CaptionReply)
+        reply = asked(self._chat, ChatRequest(text, [picture(image, self._chat)], attempt.number), CaptionReply)
         if not reply.consistent:
             raise Rejected("the model finds its own caption wrong")
         if not reply.caption.strip():
@@ -102,7 +102,7 @@ class LlmCompleter:
 
     def question(self, sample: Sample, image: LoadedImage, attempt: Attempt) -> tuple[str, str]:
         text = self._templates.fill("question", caption=sample.prompt or "", complaint=_complaint(attempt))
-        reply = asked(self._chat, Question(text, (), attempt.number), QuestionReply)
+        reply = asked(self._chat, ChatRequest(text, (), attempt.number), QuestionReply)
         if not reply.consistent:
             raise Rejected("the model finds its own question wrong")
         options = [" ".join(option.split()) for option in (reply.right, *reply.wrong)]
@@ -123,11 +123,11 @@ class LlmVerifier:
         name = "verify_caption" if quadruple.side is Side.UNDERSTANDING else "verify_question"
         fields = {"caption": quadruple.prompt, "question": quadruple.question, "answer": quadruple.answer}
         text = self._templates.fill(name, **fields)
-        verdict = asked(self._chat, Question(text, [picture(image, self._chat)], attempt.number), Verdict)
+        verdict = asked(self._chat, ChatRequest(text, [picture(image, self._chat)], attempt.number), Verdict)
         return f"contradiction: {verdict.reason.strip()}" if verdict.contradiction else None
 
 
-def asked(chat: Chat, question: Question, schema: type[Answer]) -> Answer:
+def asked(chat: Chat, question: ChatRequest, schema: type[Answer]) -> Answer:
     """Raises Rejected where no usable reply comes: finally, where none comes at all."""
     try:
         return chat.ask(question, schema)
@@ -147,7 +147,7 @@ def texts_of(sample: Sample, templates: Templates) -> tuple[list[str], int]:
     return [written, templates.fill("verify_question", **known)], 1
 
 
-def picture(image: LoadedImage, chat: Chat) -> Picture:
+def picture(image: LoadedImage, chat: Chat) -> SentImage:
     """The image as it is sent: JPEG, its longer side at most `llm.image_side`."""
 
     def jpeg() -> bytes:
@@ -157,7 +157,7 @@ def picture(image: LoadedImage, chat: Chat) -> Picture:
         small.save(buffer, "JPEG", quality=90)
         return buffer.getvalue()
 
-    return Picture(image.content_hash, jpeg)
+    return SentImage(image.content_hash, jpeg)
 
 
 def dealt_letter(position: int, seed: int) -> int:

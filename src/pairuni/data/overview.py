@@ -52,6 +52,7 @@ class PairingRecord:
     input_hashes: dict[str, str] = field(default_factory=dict)
     pairs_hash: str = ""
     counts: dict[str, Any] = field(default_factory=dict)
+    similarity: dict[str, Any] = field(default_factory=dict)
     random_pair_cosine: dict[str, float] | None = None
     notices: list[str] = field(default_factory=list)
 

@@ -2,7 +2,8 @@
 
 JSON Lines beside image files, and everything that the `datasets` library streams: hub data sets, parquet, arrow,
 folders of images, tar shards. A wrong line of a JSON Lines file stops the run. A wrong image, or a wrong row of the
-other forms, does not, since large collections always hold some: it gets an `Item.fault` and is counted and rejected.
+other forms, does not, since large collections always hold some: it gets a `SourceItem.fault` and is
+counted and rejected.
 """
 
 import hashlib
@@ -28,7 +29,7 @@ _BROKEN = (OSError, EOFError, ValueError, RuntimeError, TypeError, LookupError, 
 
 
 @dataclass(frozen=True)
-class Item:
+class SourceItem:
     """A sample on its way: where its image's bytes are, or why it cannot be used."""
 
     sample: Sample
@@ -51,7 +52,7 @@ class Sources:
     left_out: Counter[str] = field(default_factory=Counter)
     """Rows passed over so far because of `skip`, by "field: value"."""
 
-    def __iter__(self) -> Iterator[Item]:
+    def __iter__(self) -> Iterator[SourceItem]:
         """Raises InputError: a source cannot be read, or an id occurs twice."""
         seen: set[bytes] = set()
         for side in Side:
@@ -63,7 +64,7 @@ class Sources:
                 yield replace(item, fault="the id occurs twice") if digest in seen else item
                 seen.add(digest)
 
-    def items(self, side: Side, location: str, how: SourceConfig) -> Iterator[tuple[int | None, Item]]:
+    def items(self, side: Side, location: str, how: SourceConfig) -> Iterator[tuple[int | None, SourceItem]]:
         """(line of a JSON Lines file, item) of one source."""
         if kind(location, how) == "jsonl":
             root = Path(location).parent if self.config.image_root is None else Path(self.config.image_root)
@@ -73,7 +74,7 @@ class Sources:
                 if self.gathers:
                     place = image_place(sample.id, sample.side, Path(sample.image_path).suffix)
                     sample = replace(sample, image_path=place)
-                yield n, Item(sample, file)
+                yield n, SourceItem(sample, file)
             return
         for n, row in enumerate(itertools.islice(stream_rows(location, how), how.limit or None)):
             found = ((name, _text(_pick(row, name))) for name in how.skip)
@@ -173,7 +174,7 @@ def _stream(location: str, how: SourceConfig) -> Any:
     return datasets.load_dataset(location, how.subset, split=split, revision=how.revision, streaming=True)
 
 
-def _item(row: Mapping[str, Any], side: Side, how: SourceConfig, made_id: str, location: Path) -> Item:
+def _item(row: Mapping[str, Any], side: Side, how: SourceConfig, made_id: str, location: Path) -> SourceItem:
     values = {name: _pick(row, how.fields.get(name, name)) for name in ("id", "image", "tag", *_HALF[side])}
     texts = {name: _text(values[name]).replace(how.strip.get(name, "\0"), "").strip() for name in _HALF[side]}
     id = _text(values["id"]).strip() or made_id
@@ -187,7 +188,7 @@ def _item(row: Mapping[str, Any], side: Side, how: SourceConfig, made_id: str, l
     if whole != told:  # out of JSON within a row: no file could be written with it
         fault = "a text holds a lone surrogate (\\ud800 to \\udfff)"
     half: dict[str, Any] = whole
-    return Item(Sample(side=side, image_path=image_place(whole["id"], side, suffix), **half), content, fault)
+    return SourceItem(Sample(side=side, image_path=image_place(whole["id"], side, suffix), **half), content, fault)
 
 
 def _image(value: Any, location: Path) -> tuple[bytes, str, str | None]:

@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     from pairuni.eval.base import Benchmark
 
 BENCHMARKS: dict[str, tuple[str, dict[str, Any]]] = {
-    "shapes_understanding": ("pairuni.eval.shapes:ShapesUnderstanding", {"temperature": 0.0}),
-    "shapes_understanding_sampled": ("pairuni.eval.shapes:ShapesUnderstanding", {"temperature": 1.0}),
-    "shapes_generation": ("pairuni.eval.shapes:ShapesGeneration", {"temperature": 1.0}),
-    "shapes_generation_greedy": ("pairuni.eval.shapes:ShapesGeneration", {"temperature": 0.0}),
+    "shapes_understanding": ("pairuni.eval.shapes_benchmarks:ShapesUnderstanding", {"temperature": 0.0}),
+    "shapes_understanding_sampled": ("pairuni.eval.shapes_benchmarks:ShapesUnderstanding", {"temperature": 1.0}),
+    "shapes_generation": ("pairuni.eval.shapes_benchmarks:ShapesGeneration", {"temperature": 1.0}),
+    "shapes_generation_greedy": ("pairuni.eval.shapes_benchmarks:ShapesGeneration", {"temperature": 0.0}),
     "pope": ("pairuni.eval.tasks.pope:Pope", {}),
     "mme": ("pairuni.eval.tasks.mme:Mme", {}),
     "mmstar": ("pairuni.eval.tasks.mmstar:MmStar", {}),

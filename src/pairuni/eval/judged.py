@@ -51,7 +51,7 @@ def _verified_points(scores: Sequence[float]) -> float:
 
 
 @dataclass(frozen=True)
-class _Wise:
+class _WiseVersion:
     """One version of WISE."""
 
     keys: tuple[str, ...]
@@ -63,7 +63,7 @@ class _Wise:
 
 
 WISE_VERSIONS = {
-    "legacy": _Wise(
+    "legacy": _WiseVersion(
         LEGACY_KEYS,
         _parse_legacy,
         lambda scores: (0.7 * scores[0] + 0.2 * scores[1] + 0.1 * scores[2]) / 2,
@@ -76,7 +76,7 @@ WISE_VERSIONS = {
             "chemistry": (901, 1000, 0.1),
         },
     ),
-    "verified": _Wise(
+    "verified": _WiseVersion(
         ("score",),
         _parse_verified,
         _verified_points,

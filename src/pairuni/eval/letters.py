@@ -1,4 +1,4 @@
-"""How each evaluator reads the chosen letter out of an answer; eval/choice.py scores it.
+"""How each evaluator reads the chosen letter out of an answer; eval/multiple_choice.py scores it.
 
 Sources: MMMU-Benchmark/MMMU `mmmu/utils/eval_utils.py` (Apache-2.0); lmms-eval 0.7.3 `tasks/_task_utils/
 mmmu_mcq_utils.py` and `mcq_extract.py`; VLMEvalKit `utils/matching_util.py`. All of them are case-sensitive in the

@@ -64,7 +64,7 @@ def evaluate(
     results = {}
     for name, benchmark in benchmarks.items():
         identity = _identity(model, config, benchmark, items[name])
-        keep = None if output is None else _Kept(output, name, identity, benchmark.side)
+        keep = None if output is None else _AnswerFile(output, name, identity, benchmark.side)
         answers = _run(benchmark, items[name], sampler, config, keep)
         dropped = {"too_long": beyond[name]} if beyond[name] else {}
         results[name] = summarise(answers, benchmark) | {"split": config.split_of(name), "chosen": False} | dropped
@@ -108,7 +108,7 @@ def skip_lines(reasons: Mapping[str, str]) -> str:
 
 
 def _run(
-    benchmark: Benchmark, items: Sequence[Item], sampler: Sampler, config: EvalConfig, keep: "_Kept | None"
+    benchmark: Benchmark, items: Sequence[Item], sampler: Sampler, config: EvalConfig, keep: "_AnswerFile | None"
 ) -> list[Answer]:
     kept = [] if keep is None else keep.answers([item.id for item in items])
     if keep is not None and keep.stale:
@@ -176,7 +176,7 @@ def _identity(model: str, config: EvalConfig, benchmark: Benchmark, items: Seque
     }
 
 
-class _Kept:
+class _AnswerFile:
     """answers_<benchmark>.jsonl, appended to batch by batch, and images/<benchmark>/."""
 
     def __init__(self, folder: Path, name: str, identity: Mapping[str, str], side: Side) -> None:

@@ -10,12 +10,12 @@ from typing import Any
 
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pairuni.config import HfDatasetConfig
 from pairuni.data.overview import Overview, PairingRecord, histogram
 from pairuni.files import write_text
+from pairuni.pages.chart_style import LINES, figure_file
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 TASKS = ("text-to-image", "visual-question-answering", "image-text-to-text")
@@ -27,7 +27,7 @@ _LOCAL = {"quadruples", "output", "image_root", "ray_address"}
 
 
 @dataclass(frozen=True)
-class Card:
+class ExportCard:
     """The contents of a card. `record` is pairuni_export.json; `examples` are pairs in their JSON form."""
 
     config: HfDatasetConfig
@@ -37,7 +37,7 @@ class Card:
     examples: Sequence[dict[str, Any]]
 
 
-def write_card(path: Path, card: Card) -> None:
+def write_card(path: Path, card: ExportCard) -> None:
     """Writes README.md."""
     title = card.config.title or Path(card.config.output).resolve().name
     environment = Environment(
@@ -63,7 +63,7 @@ def write_card(path: Path, card: Card) -> None:
     write_text(path, text)
 
 
-def front_matter(card: Card, title: str) -> dict[str, Any]:
+def front_matter(card: ExportCard, title: str) -> dict[str, Any]:
     """The YAML block: it tells the Hub the facts to show, and `datasets` where the rows are."""
     config, pairs = card.config, card.record["pairs"]
     licence = {"license": config.license, "license_name": config.license_name, "license_link": config.license_link}
@@ -91,19 +91,19 @@ def content_name(record: Mapping[str, Any]) -> str:
 
 
 def similarity_png(values: Sequence[float], path: Path) -> None:
-    """Histogram of the similarities of retrieved pairs; says so where there are none."""
-    figure = Figure(figsize=(6, 2.6), dpi=120, layout="constrained")
-    axes = figure.subplots()
-    bins = histogram(values, 2 * _BINS)
-    if bins:
-        axes.bar([low for low, _, _ in bins], [n for *_, n in bins], 0.9 / (2 * _BINS), align="edge", color="#2f6db3")
-        axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-    else:
-        axes.text(0.5, 0.5, "no retrieved pairs", ha="center", transform=axes.transAxes)
-        axes.set_yticks([])
-    axes.set_xlabel("cosine similarity of the two images of a retrieved pair")
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, metadata={"Software": None})
+    """Writes a histogram of the similarities of retrieved pairs; it says so where there are none."""
+    with figure_file(path, 6, 2.6) as figure:
+        axes = figure.subplots()
+        bins = histogram(values, 2 * _BINS)
+        if bins:
+            axes.bar(
+                [low for low, _, _ in bins], [n for *_, n in bins], 0.9 / (2 * _BINS), align="edge", color=LINES[0]
+            )
+            axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+        else:
+            axes.text(0.5, 0.5, "no retrieved pairs", ha="center", transform=axes.transAxes)
+            axes.set_yticks([])
+        axes.set_xlabel("cosine similarity of the two images of a retrieved pair")
 
 
 def _bars(values: Sequence[float]) -> list[tuple[str, int, str]]:

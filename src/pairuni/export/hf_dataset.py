@@ -15,7 +15,7 @@ import datasets
 
 from pairuni.config import HfDatasetConfig
 from pairuni.data.overview import overview, read_pairing
-from pairuni.export.card import Card, similarity_png, write_card
+from pairuni.export.card import ExportCard, similarity_png, write_card
 from pairuni.export.folder import RECORD, PairImages, ParquetFile, export_folder
 from pairuni.files import file_hash, write_json
 from pairuni.progress import track
@@ -78,7 +78,7 @@ def write_hf_dataset(config: HfDatasetConfig) -> dict[str, Any]:
         for kind in ("aligned", "retrieved"):
             found = sorted((pair for pair in pairs if pair.kind == kind), key=lambda pair: pair.similarity)
             examples += [pair.to_json() for pair in found[len(found) // 2 :][:2]]
-        write_card(folder / "README.md", Card(config, counted, fresh, record, examples))
+        write_card(folder / "README.md", ExportCard(config, counted, fresh, record, examples))
         write_json(folder / RECORD, record)
     return {**record, "notes": notes}
 

@@ -22,7 +22,7 @@ CHECKPOINTS = "checkpoints"
 _POINTERS = ("best", "latest")
 ORIGINAL = "multi_modality"
 """The model_type of Janus as DeepSeek published it."""
-SHIPPED = {name: f"pretrain/checkpoints/{name}" for name in ("shapes-janus", "shapes-dimoo")}
+SHIPPED = {name: f"checkpoints/{name}" for name in ("shapes-janus", "shapes-dimoo")}
 # What transformers, safetensors and tokenizers raise for files that are absent, cut off or of another model.
 BROKEN = (OSError, ValueError, KeyError, RuntimeError, AttributeError, SafetensorError, StrictDataclassError)
 
@@ -62,7 +62,6 @@ def resolve_model(path_or_hub_id: str | Path) -> str | Path:
     """
     name = str(path_or_hub_id)
     if name in SHIPPED:
-        # Not imported as a package: pretrain is a higher layer, only its files are needed.
         folder = Path(str(files("pairuni"))) / SHIPPED[name]
         if not folder.is_dir():
             raise InputError(f"this installation lacks the shipped model ({folder})", file=name)

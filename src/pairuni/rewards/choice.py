@@ -24,7 +24,7 @@ from pairuni.rewards.answer_text import (
 )
 from pairuni.rewards.base import ItemReward
 from pairuni.rewards.mentions import LETTERS, LONE, Mention, find_mentions, pieces
-from pairuni.rewards.options import is_numbered, parse_options
+from pairuni.rewards.written_options import is_numbered, parse_options
 from pairuni.types import Side
 
 _SEVERAL = "?"

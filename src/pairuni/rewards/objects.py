@@ -15,8 +15,8 @@ from pairuni.config import EvalConfig, RewardOptions
 from pairuni.errors import InputError
 from pairuni.rewards.base import RewardInput
 from pairuni.rewards.clip import find_device
-from pairuni.rewards.detector import CLASSES, COLOURS, Mask2FormerDetector, coloured_classes
-from pairuni.rewards.geneval import judge
+from pairuni.rewards.geneval_rule import judge
+from pairuni.rewards.object_detector import CLASSES, COLOURS, Mask2FormerDetector, coloured_classes
 from pairuni.types import Quadruple, Side
 from pairuni.validation import input_error
 

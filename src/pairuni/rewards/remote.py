@@ -18,7 +18,7 @@ from pairuni.errors import InputError
 from pairuni.progress import say
 from pairuni.replies import check_address
 from pairuni.rewards.base import RewardInput
-from pairuni.rewards.wire import Unanswered, decode_reply, encode_request
+from pairuni.rewards.wire import NoScores, decode_reply, encode_request
 from pairuni.types import Side
 
 _BATCH, _TIMEOUT, _RETRIES = 32, 60.0, 3
@@ -65,7 +65,7 @@ class HttpReward:
                     # Once a batch has failed with all its tries, the others of this step are tried only once each.
                     scores += self._ask(client, batch, 0 if reason else retries)
                     self._failed = 0
-                except Unanswered as err:
+                except NoScores as err:
                     reason = str(err)
                     self._failed += 1
                     scores += [float("nan")] * len(batch)
@@ -78,12 +78,12 @@ class HttpReward:
         return scores
 
     def _ask(self, client: httpx.Client, items: Sequence[RewardInput], retries: int) -> list[float]:
-        """Raises Unanswered after the last retry."""
+        """Raises NoScores after the last retry."""
         body = encode_request(items)
         for attempt in range(retries + 1):
             try:
                 return decode_reply(self._post(client, body), len(items))
-            except Unanswered:
+            except NoScores:
                 if attempt == retries:
                     raise
                 time.sleep(min(_FIRST_WAIT * 2**attempt, _LONGEST_WAIT))
@@ -93,7 +93,7 @@ class HttpReward:
         raise AssertionError("the loop returns or raises")
 
     def _post(self, client: httpx.Client, body: bytes) -> bytes:
-        """The reply's body. Raises Unanswered for a failure that may pass, InputError for one that will not."""
+        """The reply's body. Raises NoScores for a failure that may pass, InputError for one that will not."""
         seconds = client.timeout.read or _TIMEOUT
         # httpx's time-out is that of one read; a server that sends a byte now and then would never exceed it.
         deadline, content = time.monotonic() + seconds, bytearray()
@@ -105,11 +105,11 @@ class HttpReward:
                     if time.monotonic() > deadline:
                         raise httpx.ReadTimeout("")
                     if len(content) > _LONGEST_REPLY:
-                        raise Unanswered("the reply is too long for scores")
+                        raise NoScores("the reply is too long for scores")
         except httpx.TimeoutException:
-            raise Unanswered(f"no reply within {seconds:g} s") from None
+            raise NoScores(f"no reply within {seconds:g} s") from None
         except httpx.HTTPError as err:
-            raise Unanswered(f"connection failed ({' '.join(str(err).split())[:100]})") from None
+            raise NoScores(f"connection failed ({' '.join(str(err).split())[:100]})") from None
         if response.is_success:
             return bytes(content)
         said = content.decode(errors="replace")
@@ -120,5 +120,5 @@ class HttpReward:
             pass  # a page or plain text: passed on as it is
         words = f"HTTP {response.status_code} {' '.join(str(said).split())[:200]}".strip()
         if response.status_code >= 500 or response.status_code in _PASSING:
-            raise Unanswered(words)
+            raise NoScores(words)
         raise InputError(f"refuses: {words}")

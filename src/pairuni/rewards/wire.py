@@ -27,7 +27,7 @@ _WORDS = 80
 """Characters of a server's words that are passed on."""
 
 
-class _Half(BaseModel):
+class _HalfBody(BaseModel):
     model_config = ConfigDict(extra="allow")
     id: str
     prompt: str
@@ -38,10 +38,10 @@ class _Half(BaseModel):
     side: Side | None = None
 
 
-class _Item(BaseModel):
+class _ItemBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
     side: Side
-    half: _Half
+    half: _HalfBody
     text: str | None = None
     image: str | None = None
 
@@ -49,10 +49,10 @@ class _Item(BaseModel):
 class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid")
     protocol: Literal[1]
-    items: list[_Item]
+    items: list[_ItemBody]
 
 
-class Unanswered(Exception):
+class NoScores(Exception):
     """One request without a usable reply; asking again may help."""
 
 
@@ -89,7 +89,7 @@ def decode_request(body: bytes) -> list[RewardInput]:
             except (binascii.Error, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as err:
                 message = f"is not a PNG in base64 ({' '.join(str(err).split())[:80]})"
                 raise InputError(message, field=f"items.{n}.image") from None
-        known = {name: value for name, value in half if name in _Half.model_fields}
+        known = {name: value for name, value in half if name in _HalfBody.model_fields}
         try:
             items.append(RewardInput(row.side, Quadruple(**known, extra=half.model_extra or {}), row.text, image))
         except ValueError as err:
@@ -107,17 +107,17 @@ def decode_reply(body: bytes, count: int) -> list[float]:
     """The scores of a reply to `count` items, NaN for null and for NaN, which is no JSON but common.
 
     Raises:
-        Unanswered: the reply is not JSON (cut off, say), or it is {"error": ...} without scores.
+        NoScores: the reply is not JSON (cut off, say), or it is {"error": ...} without scores.
         InputError: the reply is JSON of another form: the server speaks another protocol.
     """
     try:
         reply = json.loads(body)
     except (ValueError, RecursionError):
         said = " ".join(body.decode(errors="replace").split())[:_WORDS]
-        raise Unanswered(f"the reply is not JSON{f': {said}' if said else ''}") from None
+        raise NoScores(f"the reply is not JSON{f': {said}' if said else ''}") from None
     scores = reply.get("scores") if isinstance(reply, dict) else None
     if scores is None and isinstance(reply, dict) and reply.get("error"):
-        raise Unanswered(f"HTTP 200 with an error: {reply['error']!r:.{_WORDS}}")
+        raise NoScores(f"HTTP 200 with an error: {reply['error']!r:.{_WORDS}}")
     if not isinstance(scores, list):
         raise InputError(f'must be {{"scores": [...]}}, not {reply!r:.80}', field="reply")
     if reply.get("protocol", PROTOCOL) != PROTOCOL:

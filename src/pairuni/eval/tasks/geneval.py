@@ -13,10 +13,10 @@ import numpy as np
 
 from pairuni.config import EvalConfig
 from pairuni.errors import InputError
-from pairuni.eval import geneval
+from pairuni.eval import geneval_means
 from pairuni.eval.base import Answer, Benchmark, Item, Score
 from pairuni.eval.tasks.items import read_rows
-from pairuni.rewards.detector import Mask2FormerDetector, coloured_classes
+from pairuni.rewards.object_detector import Mask2FormerDetector, coloured_classes
 from pairuni.types import Side
 
 IMAGES = 4
@@ -55,12 +55,12 @@ class GenEval(Benchmark):
                 raise InputError(f"has no result of {item.id}.png", file=self.config.detections)
             return Answer(item.id, item.part, float(result), True, record, item.group)
         found = self._detector(np.asarray(output), coloured_classes(item.gold))
-        right = geneval.score(found, item.gold)
+        right = geneval_means.score(found, item.gold)
         return Answer(item.id, item.part, float(right), True, {**record, "detections": found}, item.group)
 
     def total(self, answers: Sequence[Answer]) -> Score:
         rights = [({"tag": answer.part, "prompt": answer.group}, answer.score == 1) for answer in answers]
-        means = geneval.aggregate(rights)
+        means = geneval_means.aggregate(rights)
         return Score(means["overall"], means["parts"] | {name: means[name] for name in ("images", "prompts")})
 
     @cached_property

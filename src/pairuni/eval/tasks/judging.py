@@ -11,7 +11,7 @@ from PIL import Image
 from pairuni.config import EvalConfig
 from pairuni.errors import InputError
 from pairuni.eval.base import Benchmark
-from pairuni.llm import BadReply, Chat, Ledger, Picture, Question, Unanswered
+from pairuni.llm import BadReply, Chat, ChatRequest, Ledger, SentImage, Unanswered
 from pairuni.replies import without_thinking
 from pairuni.types import Side
 
@@ -52,10 +52,10 @@ class Judged(Benchmark):
             image.thumbnail((side, side), Image.Resampling.LANCZOS)
             image.save(buffer, "PNG")
             content = buffer.getvalue()
-            pictures.append(Picture(hashlib.sha256(content).hexdigest(), lambda content=content: content, "png"))
+            pictures.append(SentImage(hashlib.sha256(content).hexdigest(), lambda content=content: content, "png"))
         for attempt in range(_TRIES):
             try:
-                reply = self.chat.say(Question(text, pictures, attempt, pictures_last=text_first))
+                reply = self.chat.say(ChatRequest(text, pictures, attempt, pictures_last=text_first))
             except BadReply as err:
                 reply = f"({err})"
                 continue

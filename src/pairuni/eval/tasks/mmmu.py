@@ -12,7 +12,7 @@ import numpy as np
 
 from pairuni.config import EvalConfig
 from pairuni.errors import InputError
-from pairuni.eval import choice
+from pairuni.eval import multiple_choice
 from pairuni.eval.base import Answer, Benchmark, Item, Score, mean_score
 from pairuni.eval.tasks.items import Row, rows_of
 
@@ -61,7 +61,7 @@ class Mmmu(Benchmark):
                 ask = "\n".join([*(form.format(*option) for option in options.items()), "", _LETTER])
             else:
                 ask = "Answer the question directly. " if self.protocol == "vlmevalkit" else f"\n{_SHORT}"
-            subject = choice.subject(str(id))
+            subject = multiple_choice.subject(str(id))
             items.append(Item(str(id), subject, f"{question}\n{ask}", images, (golds, options)))
         return items
 
@@ -70,7 +70,7 @@ class Mmmu(Benchmark):
         # That library ends an answer at its first blank line.
         said = str(output).split("\n\n")[0] if self.protocol == "lmms_eval" else str(output)
         kind = "multiple-choice" if options else "open"
-        right, read = choice.mmmu_item(
+        right, read = multiple_choice.mmmu_item(
             {"response": said, "index2ans": options}, {"question_type": kind, "ground_truth": golds}, self.protocol
         )
         record = {"question": item.text, "gold": golds, "options": options, "answer": str(output)}

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from pairuni.config import EvalConfig
-from pairuni.eval import choice
+from pairuni.eval import multiple_choice
 from pairuni.eval.base import Answer, Benchmark, Item, Score, mean_score
 from pairuni.eval.tasks.items import rows_of
 
@@ -35,13 +35,13 @@ class MmStar(Benchmark):
 
     def answer(self, item: Item, output: str | np.ndarray) -> Answer:
         gold, axis = item.gold
-        right = choice.mmstar(str(output), gold, self.protocol)
+        right = multiple_choice.mmstar(str(output), gold, self.protocol)
         record = {"question": item.text, "gold": gold, "axis": axis, "answer": str(output)}
-        read = any(choice.mmstar(str(output), letter, self.protocol) for letter in "ABCD")
+        read = any(multiple_choice.mmstar(str(output), letter, self.protocol) for letter in "ABCD")
         return Answer(item.id, item.part, float(right), read, record)
 
     def total(self, answers: Sequence[Answer]) -> Score:
         records = [(answer.part, answer.record["axis"], answer.score == 1) for answer in answers]
-        scored = choice.score_mmstar(records, self.protocol)
+        scored = multiple_choice.score_mmstar(records, self.protocol)
         axes = [replace(answer, part=f"{answer.part}: {answer.record['axis']}") for answer in answers]
         return Score(scored["score"], scored["parts"] | mean_score(axes, 100.0).parts)

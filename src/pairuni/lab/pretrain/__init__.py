@@ -1,0 +1,1 @@
+"""`pairuni pretrain`: trains the small models of the Shapes world from nothing."""

@@ -1,1 +1,0 @@
-"""Results as one self-contained page: reads files only, imports without torch. Start with html.py."""

@@ -1,0 +1,1 @@
+"""Small models of each family with random weights, for tests and as the start of pre-training."""
