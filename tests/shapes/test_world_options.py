@@ -117,7 +117,7 @@ def test_the_command_takes_them(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert main([*some, "--common", "0.5", "--backgrounds", "apart", "--question_types", '["count"]']) == 0
     assert {row["tag"] for _, row in read_jsonl(tmp_path / "understanding.jsonl")} == {"count"}
     assert main([*some, "--common", "1.5"]) == 2
-    assert "common: must be in [0, 1]" in capsys.readouterr().err
+    assert "common: must be at most 1, not 1.5" in capsys.readouterr().err
 
 
 def test_content_is_what_is_there_and_not_where_or_how() -> None:

@@ -190,7 +190,7 @@ def _words_value(word: str, kind: Any) -> Any:
 
 def _value(word: str) -> Any:
     try:
-        return yaml.load(word, Loader=Loader)
+        return Loader(word).get_single_data()
     except (yaml.YAMLError, ValueError, RecursionError):
         return word  # of no kind but text, which the validation says
 
