@@ -108,34 +108,25 @@ class Filled:
 
 
 def fill(
-    language: DimooModel,
-    rows: tuple[Sequence[Tensor], Sequence[Tensor] | None],
-    task: Task,
-    spec: SamplingSpec,
-    seeds_n: np.ndarray,
+    language: DimooModel, contexts: Sequence[Sequence[Tensor]], task: Task, spec: SamplingSpec, seeds_n: np.ndarray
 ) -> Filled:
     """Fills the slots of n rows.
 
     Args:
-        rows: the prompt of each, and its unconditional one where there is guidance.
+        contexts: the prompt of each row; under guidance also the unconditional prompt of each.
         seeds_n: uint64 counter seeds.
     """
-    longest = max(len(row) for row in rows[0]) + len(task.layout.ids_A)
-    size = max(1, TOKENS // (longest * (2 if rows[1] else 1)))
+    longest = max(len(row) for row in contexts[0]) + len(task.layout.ids_A)
+    size = max(1, TOKENS // (longest * len(contexts)))
     parts = []
     for start in range(0, len(seeds_n), size):
         some = slice(start, start + size)
-        uncond = None if rows[1] is None else rows[1][some]
-        parts.append(_fill(language, (rows[0][some], uncond), task, spec, seeds_n[some]))
+        parts.append(_fill(language, [rows[some] for rows in contexts], task, spec, seeds_n[some]))
     return Filled(*(torch.cat([vars(part)[name] for part in parts]) for name in Filled.__dataclass_fields__))
 
 
 def _fill(
-    language: DimooModel,
-    rows: tuple[Sequence[Tensor], Sequence[Tensor] | None],
-    task: Task,
-    spec: SamplingSpec,
-    seeds_n: np.ndarray,
+    language: DimooModel, contexts: Sequence[Sequence[Tensor]], task: Task, spec: SamplingSpec, seeds_n: np.ndarray
 ) -> Filled:
     device, (n, slots) = language.head.weight.device, (len(seeds_n), len(task.layout.slots_N))
     answers_nA = task.layout.ids_A.to(device).repeat(n, 1)
@@ -143,12 +134,15 @@ def _fill(
     confident = task.order == "confidence"
     # Under `random` a slot is drawn once; else in every step, and a second number is for the choice among them.
     uniforms = row_uniforms(seeds_n, slots * (2 * len(task.plan) if confident else 1)).to(device)
-    orders = {id(row): random_order(row, task.plan) for row in rows[0]}  # rollouts share their prompt's tensor
-    order_nN = torch.stack([orders[id(row)] for row in rows[0]]).to(device)
+    orders = {id(row): random_order(row, task.plan) for row in contexts[0]}  # rollouts share their prompt's tensor
+    order_nN = torch.stack([orders[id(row)] for row in contexts[0]]).to(device)
     actions, steps = torch.full((n, slots), -1, device=device), torch.full((n, slots), -1, device=device)
     sampled, cond = torch.zeros(n, slots, device=device), torch.zeros(n, slots, device=device)
     done, finite, as_asked, filled = 0, [], [], order_nN[:, :0]
-    cached = _cache(language, rows, task, places_N) if task.cached_share else None
+    cached = None
+    if task.cached_share:
+        states = [CachedStates(language, rows, places_N) for rows in contexts]
+        cached = CachedLogits(states, len(task.plan), task.ids, task.cached_share if confident else None)
     for s, step in enumerate(task.plan):
         if confident:
             block = torch.zeros(slots, dtype=torch.bool, device=device)
@@ -158,7 +152,7 @@ def _fill(
         else:
             open_nS, numbers = order_nN[:, done : done + step.count], uniforms
         if cached is None:
-            logits = _logits(language, rows, answers_nA, places_N[open_nS], task.ids)
+            logits = _logits(language, contexts, answers_nA, places_N[open_nS], task.ids)
         else:
             logits = cached(s, answers_nA, open_nS, filled)
         drawn = draw(*logits, numbers.gather(1, open_nS).flatten(), spec, banned)
@@ -178,14 +172,6 @@ def _fill(
     return Filled(actions.cpu(), sampled.cpu(), cond.cpu(), steps.cpu())
 
 
-def _cache(
-    language: DimooModel, rows: tuple[Sequence[Tensor], Sequence[Tensor] | None], task: Task, places_N: Tensor
-) -> CachedLogits:
-    contexts = [CachedStates(language, some, places_N) for some in rows if some is not None]
-    share = task.cached_share if task.order == "confidence" else None
-    return CachedLogits(contexts, len(task.plan), task.ids, share)
-
-
 def _likeliest(logp_nS: Tensor, uniforms_nS: Tensor, temperature: float, count: int) -> Tensor:
     """[n, count]: those whose log-prob with Gumbel noise times the temperature is largest, as MaskGIT chooses."""
     noise = -torch.log(-torch.log(uniforms_nS.clamp(min=1e-300)))
@@ -193,16 +179,9 @@ def _likeliest(logp_nS: Tensor, uniforms_nS: Tensor, temperature: float, count: 
 
 
 def _logits(
-    language: DimooModel,
-    rows: tuple[Sequence[Tensor], Sequence[Tensor] | None],
-    answers_nA: Tensor,
-    places_nS: Tensor,
-    ids: slice,
+    language: DimooModel, contexts: Sequence[Sequence[Tensor]], answers_nA: Tensor, places_nS: Tensor, ids: slice
 ) -> tuple[Tensor, Tensor | None]:
     """[n * S, V] of the prompts, and of the unconditional ones."""
-    weight = language.head.weight[ids]
-    each = []
-    for some in rows:
-        states = None if some is None else states_at(language, some, answers_nA, places_nS).flatten(0, 1)
-        each.append(None if states is None else nn.functional.linear(states, weight))
-    return each[0], each[1]
+    states = [states_at(language, rows, answers_nA, places_nS).flatten(0, 1) for rows in contexts]
+    logits = [nn.functional.linear(states_NH, language.head.weight[ids]) for states_NH in states]
+    return logits[0], logits[1] if len(logits) > 1 else None

@@ -89,7 +89,8 @@ class DimooPolicy:
                 refuse_lengths([len(ids) for ids in encoded.ids], answer, self.positions)
             owners = [b for b in range(len(prompts)) for _ in range(rollouts)]
             guided = side is Side.GENERATION and spec.guidance > 1
-            rows = [encoded.ids[b] for b in owners], [encoded.unconditional[b] for b in owners] if guided else None
+            contexts = [encoded.ids, encoded.unconditional] if guided else [encoded.ids]
+            rows = [[ids[b] for b in owners] for ids in contexts]
             task, seeds_n = self._task(side, spec), seeds_BR.reshape(-1)
             with autocast(self.device.type, self.precision == "bf16"):
                 filled = decode.fill(self.module.language, rows, task, spec, seeds_n)
@@ -165,7 +166,7 @@ class DimooPolicy:
         contexts = [trace.encoded.ids] + ([trace.encoded.unconditional] if rollouts.scored_guided else [])
         with autocast(self.device.type, self.precision == "bf16"):
             read = [self._read(ids, owners, rollouts) for ids in contexts]
-            states = [self._states(prompts, answers_MA, task, (which, slots)) for prompts in read]
+            states = [self._states(prompts, answers_MA, task, which, slots) for prompts in read]
             logp = action_logp(
                 self.module.language.head.weight[task.ids],
                 None,
@@ -254,12 +255,12 @@ class DimooPolicy:
         return [masked_prompt(row, c.masked_prompt, c.mask_token_id, seed) for row, seed in rows]
 
     def _states(
-        self, prompts: Sequence[Tensor], answers_MA: Tensor, task: decode.Task, scored: tuple[Tensor, Tensor]
+        self, prompts: Sequence[Tensor], answers_MA: Tensor, task: decode.Task, which: Tensor, slots: Tensor
     ) -> Tensor:
         """[actions, H]: each read behind its own forward's prompt, at its slot."""
-        which, slots = (x.to(self.device) for x in scored)
         places_MN = task.layout.slots_N.to(self.device).expand(len(prompts), -1)
-        return states_at(self.module.language, prompts, answers_MA.to(self.device), places_MN)[which, slots]
+        states_MNH = states_at(self.module.language, prompts, answers_MA.to(self.device), places_MN)
+        return states_MNH[which.to(self.device), slots.to(self.device)]
 
 
 def _trace(rollouts: Rollouts) -> _Trace:

@@ -78,8 +78,8 @@ class JanusPlanner(Planner):
         rows, batch = work.prompts * work.rollouts, model.PIXEL_BATCH
         if side is Side.GENERATION:
             guided = work.spec.guidance > 1
-            reads = work.prompts + guided, work.text_tokens
-            yield from self._decoding(work, side, reads, rows, self.image_codes, guided)
+            prompts = work.prompts + guided
+            yield from self._decoding(work, side, prompts, work.text_tokens, rows, self.image_codes, guided)
             codes = batch, self.image_codes
             peak = self.activations.peak_of("pixels", lambda m: model.decode_pixels(m, torch.zeros(codes).long()))
             yield {"pixels": min(rows, batch) * peak // batch + rows * 3 * self.pixels**2}
@@ -88,21 +88,20 @@ class JanusPlanner(Planner):
         peak = self.activations.peak_of("images", lambda m: model.see(m, torch.zeros(images)), work.bf16)
         seen = {"seen images": work.prompts * self.seen}
         yield seen | {"vision encoder": min(work.prompts, batch) * peak // batch}
-        reads = work.prompts, self.image_tokens + work.text_tokens
-        for phase in self._decoding(work, side, reads, rows, work.spec.max_new_tokens, False):
+        length, answer = self.image_tokens + work.text_tokens, work.spec.max_new_tokens
+        for phase in self._decoding(work, side, work.prompts, length, rows, answer, False):
             yield phase if work.cuda else seen | phase  # which are on the CPU
 
     def _decoding(
-        self, work: Workload, side: Side, reads: tuple[int, int], rows: int, actions: int, guided: bool
+        self, work: Workload, side: Side, prompts: int, length: int, rows: int, actions: int, guided: bool
     ) -> Iterator[Parts]:
         """Prefill, and the last action with all keys and values there: those of a prompt once, not once per row."""
-        (prefixes, length), outputs = reads, self.codes if side is Side.GENERATION else self.text.vocab_size
-        copies = self.copies(work, outputs)
+        outputs = self.codes if side is Side.GENERATION else self.text.vocab_size
+        copies, tokens = self.copies(work, outputs), prompts * length
         copied = 0 if work.cuda or length > SHORT else length
         own, token = rows * (1 + guided) * (copied + actions - 1), self.kv_bytes(work.bf16)
         # Under autocast the forward's keys are fp32, and rounded when it is over.
         rotated = self.depth * self.keys * 4 if work.bf16 else 0
-        tokens = prefixes * length
         yield copies | {"keys and values": tokens * (token + rotated)} | self.forward(side, tokens, work)
         kept = copies | {"keys and values": (tokens + own) * token}
         if not work.cuda:  # Plain torch, with a blocked copy of the weights, and attention over long prompts in fp32.
