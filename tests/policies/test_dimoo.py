@@ -142,7 +142,7 @@ def frequencies(policy: DimooPolicy, rows: int) -> tuple[np.ndarray, np.ndarray]
     assert task.order == "random"
     seeds = np.array([counter_seed(0, 0, n, Side.GENERATION, 0) for n in range(rows)], dtype=np.uint64)
     with torch.no_grad():
-        filled = decode.fill(policy.module.language, ([prompt] * rows, None), task, spec, seeds)
+        filled = decode.fill(policy.module.language, [[prompt] * rows], task, spec, seeds)
     counts = np.bincount(filled.actions_nN.numpy() @ [27, 9, 3, 1], minlength=81)
     images = torch.tensor(list(product(range(3), repeat=4)))
     base = sampled_once(policy)
@@ -188,7 +188,7 @@ def test_what_confidence_draws_is_likelier_than_it_says(four_codes: DimooPolicy)
     for order in ("random", "confidence"):
         task = replace(policy._task(Side.GENERATION, spec), order=order)
         with torch.no_grad():
-            filled = decode.fill(policy.module.language, ([prompt] * len(seeds), None), task, spec, seeds)
+            filled = decode.fill(policy.module.language, [[prompt] * len(seeds)], task, spec, seeds)
         first = filled.steps_nN == 0
         recorded = filled.sampled_logp_nN[first].double().exp()
         # In expectation a draw's probability is sum p^2; it is more where likelier draws are kept.
