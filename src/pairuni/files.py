@@ -1,7 +1,7 @@
 """Files written and read with care: atomic writes, JSON and JSON Lines with errors that name file and line, hashes.
 
 A reader never sees half a file: files and folders are written beside their place, synced, and renamed. Locks are by
-hand, because filelock leaves its files behind.
+hand, because they remove the folders that were made for them, which filelock does not.
 """
 
 import hashlib
