@@ -2,8 +2,8 @@
 
 A folder holds features.f32 (rows of float32), keys.sha256 (32 bytes per row, written after the row) and store.json (the
 width). Rows without a key, and half rows of a killed process, are cut off when the store is opened for writing. A lock
-keeps all but one writing process out. By hand, because parquet and
-arrow files neither grow row by row nor map an [N, D] array into memory.
+keeps all but one writing process out. By hand, because parquet and arrow files neither grow row by row nor map an
+[N, D] array into memory.
 """
 
 import os
