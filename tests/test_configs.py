@@ -13,10 +13,10 @@ from pairuni.cli.check import STAGES
 from pairuni.cli.main import main
 from pairuni.cli.options import parse_config
 from pairuni.config import UNWEIGHTED, PairConfig, PlanConfig, TrainConfig
+from pairuni.memory_plan import make_plan
 from pairuni.policies import load_policy
 from pairuni.policies.dimoo.model import DimooConfig
 from pairuni.rewards import side_reward
-from pairuni.train.memory_plan import make_plan
 from pairuni.train.optim import Optimizer
 from pairuni.types import Side
 

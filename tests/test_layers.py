@@ -27,7 +27,7 @@ RANKS = [
     ["export", "adapters"],
     ["stages"],
     ["shapes_data"],
-    ["trainer"],
+    ["trainer", "memory_plan"],
     ["lab"],
     ["cli"],
 ]

@@ -71,7 +71,7 @@ class Trainer:
 
         config, run = self.config, self.run
         folder = {0: run.path / "eval_before", config.steps: run.path / "eval_after"}.get(step)
-        scored = runner.with_ledger(config.eval_at(step), run.path)
+        scored = runner.with_ledger(config.eval.at(step, config.steps), run.path)
         skipped = runner.skipped(scored, policy)
         if config.log.best in skipped:
             raise InputError(runner.skip_lines(skipped), field="log.best")

@@ -124,7 +124,7 @@ def medium_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_estimates_are_near_what_is_measured(name: str, medium_folder: Path) -> None:
-    """Bounds as in tests/train/test_memory_plan.py."""
+    """Bounds as in tests/test_memory_plan.py."""
     work = CASES[name]
     stages = load_planner(str(medium_folder)).estimate(work)
     measured, reason = measure(ModelConfig(str(medium_folder)), "cpu", work)

@@ -131,11 +131,11 @@ def test_a_checkpoint_is_not_chosen_by_what_is_reported(tiny_config: TrainConfig
 
 def test_validation_between_and_test_at_the_ends(tiny_config: TrainConfig) -> None:
     config = config_of(tiny_config, 3, log=LogConfig(), eval=EvalConfig(questions=5))
-    assert [config.eval_at(step).split for step in range(4)] == ["test", "validation", "validation", "test"]
-    assert all(dataclasses.replace(config.eval_at(step), split="test") == config.eval for step in range(4))
-    assert {config_of(tiny_config, 3).eval_at(step).split for step in range(4)} == {"validation"}
+    assert [config.eval.at(step, 3).split for step in range(4)] == ["test", "validation", "validation", "test"]
+    assert all(dataclasses.replace(config.eval.at(step, 3), split="test") == config.eval for step in range(4))
+    assert {config_of(tiny_config, 3).eval.at(step, 3).split for step in range(4)} == {"validation"}
     public = config_of(tiny_config, 3, log=LogConfig(), eval=EvalConfig(benchmarks="pope"))
-    assert {public.eval_at(step).split for step in range(4)} == {"test"}
+    assert {public.eval.at(step, 3).split for step in range(4)} == {"test"}
 
 
 def test_the_command_asks_validation_items_between_and_says_so(tiny_config: TrainConfig, tmp_path: Path) -> None:

@@ -2,8 +2,8 @@
 
 from pairuni.cli.options import parse_config
 from pairuni.config import PlanConfig
+from pairuni.memory_plan import GIB, Plan, make_plan
 from pairuni.policies.memory import FRAGMENTATION, OVERHEAD, RESIDENT, peak
-from pairuni.train.memory_plan import GIB, Plan, make_plan
 from pairuni.trainer import check_names
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, field, fields
+from dataclasses import asdict, field, fields, replace
 from typing import Any, ClassVar, Literal
 
 from pairuni.config.endpoint import LlmConfig
@@ -67,6 +67,15 @@ class EvalConfig:
         require(self.benchmarks, "benchmarks", "names no benchmark")
         shapes = any(has_validation(name) for name in self.benchmarks)
         require(self.split == "test" or shapes, "split", "validation: only Shapes benchmarks have that")
+
+    def at(self, step: int, steps: int) -> "EvalConfig":
+        """The evaluation after `step` of `steps` steps of training.
+
+        Between the first and the last step it takes validation items where a benchmark has them, so that no one stops
+        or changes a run by the items that are reported.
+        """
+        between = 0 < step < steps and any(has_validation(name) for name in self.names)
+        return replace(self, split="validation") if between else self
 
     @property
     def names(self) -> list[str]:

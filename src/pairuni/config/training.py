@@ -1,6 +1,6 @@
 """Options of `pairuni train` (paper 3): model, data, rollouts, loss, optimiser, rewards, logs."""
 
-from dataclasses import field, replace
+from dataclasses import field
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -264,12 +264,6 @@ class TrainConfig:
             reported = has_validation(best) and self.eval.split == "test"
             problem = f"{best} on the test split would choose a checkpoint by the items that are reported"
             require(not reported, "log.best", f"{problem}; set eval.split to validation")
-
-    def eval_at(self, step: int) -> EvalConfig:
-        """The evaluation after `step` steps: `eval`, but on validation items between the first and the last step where
-        a benchmark has them, so that no one stops or changes a run by the items that are reported."""
-        between = 0 < step < self.steps and any(has_validation(name) for name in self.eval.names)
-        return replace(self.eval, split="validation") if between else self.eval
 
     @property
     def trained_sides(self) -> tuple[Side, ...]:

@@ -30,8 +30,8 @@ from pairuni.train.wrap import gathered
 from pairuni.types import Half, Objective, Pair, Side
 
 Evaluate = Callable[[Sampler, int], Mapping[str, float]]
-"""From a model and the number of finished steps to {benchmark: score}, evaluated as `TrainConfig.eval_at` says of that
-step. Called on one process."""
+"""From a model and the number of finished steps to {benchmark: score}, evaluated as `EvalConfig.at` says. Called
+on one process."""
 
 
 @dataclass
@@ -44,7 +44,7 @@ class TrainingRun:
     rollout: RolloutConfig
     objective: Objective
     log: LogConfig
-    eval_at: Callable[[int], EvalConfig]
+    eval: EvalConfig
     config_hash: str
     base: str
     """Where the model that the run began with came from."""
@@ -99,7 +99,7 @@ class TrainingRun:
     def begin(self, resumed: bool) -> None:
         """Observes the model before the first step of a new run; finishes what an earlier call left undone."""
         if resumed:
-            warn_of_other_best(self.directory, self.eval_at(self.step), self.log.best, self.step)
+            warn_of_other_best(self.directory, self.eval.at(self.step, self.steps), self.log.best, self.step)
         else:
             self.observe()
         self.keep_best()  # killed between a checkpoint and its becoming the best
@@ -179,7 +179,9 @@ class TrainingRun:
                         if self.trackers is not None:
                             self.trackers.samples(folder, step)
                     if evaluate is not None:
-                        scores = add_scores(self.directory, self.eval_at(step), step, evaluate(self.actor, step))
+                        scores = add_scores(
+                            self.directory, self.eval.at(step, self.steps), step, evaluate(self.actor, step)
+                        )
             dist.barrier()
         return {f"eval/{name}": score for name, score in scores.items()}
 
@@ -199,7 +201,7 @@ class TrainingRun:
         """Points `best` at the step that scores highest, and saves this one where it does."""
         if not self.log.best:
             return
-        asked = self.eval_at(self.step)
+        asked = self.eval.at(self.step, self.steps)
         found = best_scored(self.directory, asked, self.log.best, self.step) if dist.is_main() else None
         best = dist.broadcast(found)
         if best == self.step:

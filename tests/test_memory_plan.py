@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from pairuni import memory_plan as planning
 from pairuni.cli.main import main
 from pairuni.cli.options import parse_config
 from pairuni.config import ModelConfig, PlanConfig
+from pairuni.memory_plan import device_memory, largest, make_plan, workload
 from pairuni.policies import load_planner
 from pairuni.policies.janus.policy import JanusPolicy
 from pairuni.policies.memory import OPTIMISER, RESIDENT, ROLLOUT, UPDATE, Workload, needed, peak
 from pairuni.tiny.build_janus import JanusSize, build_janus
-from pairuni.train import memory_plan as planning
 from pairuni.train.measure import measure
-from pairuni.train.memory_plan import device_memory, largest, make_plan, workload
 from pairuni.types import SamplingSpec, Side
 
 MIB = 1 << 20
