@@ -13,7 +13,7 @@ from pairuni.cli.main import main
 from pairuni.config import TrainConfig
 
 PACKAGE = Path(pairuni.__file__).parent
-ABOVE = ("cli", "lab", "analysis", "config", "trainer.py", "memory_plan.py")
+ABOVE = ("cli", "lab", "config", "trainer.py", "memory_plan.py")
 """The trainer, its callers, applications beside it, the plan of a whole run, and the config itself."""
 HANDS_OUT = {"train/loop.py:train"}
 """Takes the whole config and gives each function its part."""
