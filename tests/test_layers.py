@@ -37,12 +37,10 @@ ENTRY = {"__init__", "__main__"}
 ALLOWED = {(upper, lower) for upper in RANK for lower in RANK if RANK[upper] > RANK[lower] and lower != "lab"}
 ALLOWED |= {("cli", "lab")}
 
-FAMILIES = {"cache", "decode", "known", "load", "memory", "model", "policy", "prompts"}
-"""Files that each model family has under the same name."""
-SHARED_NAMES = {"base", *FAMILIES}
-"""`base.py` holds what a package's members have in common."""
-OWN_WORDS = ("train", "config", "config.py", "policies")
-"""Packages whose words may be those of others."""
+SHARED_NAMES = {"base"}
+"""Files that several packages have for the same purpose: `base.py` holds what a package's members have in common."""
+OWN_WORDS = ("train", "config", "policies")
+"""Packages whose words may be those of others; each model family has the same files."""
 
 
 def package(path: Path) -> str:

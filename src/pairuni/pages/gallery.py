@@ -18,7 +18,7 @@ from urllib.parse import quote
 from markupsafe import Markup
 
 from pairuni.config import GalleryConfig
-from pairuni.data.overview import HalfCount, PairingRecord, overview, read_pairing
+from pairuni.data.overview import PairingRecord, overview, read_pairing
 from pairuni.data.pictures import Picture, embed
 from pairuni.errors import InputError
 from pairuni.files import check_folder
@@ -117,7 +117,14 @@ def write_gallery(config: GalleryConfig) -> dict[str, Any]:
             ("Originally", "drawn", "asked"),
             f"Original side {halves}",
         ),
-        "tags": Table([_tag_row(row) for row in counted.tags], ("Tag", "drawn", "asked"), f"Tags {halves}"),
+        "tags": Table(
+            [
+                (_filter("tag", row.value) if row.value else "no tag", row.generate, row.understand)
+                for row in counted.tags
+            ],
+            ("Tag", "drawn", "asked"),
+            f"Tags {halves}",
+        ),
         "counts": Table(list(flat_counts(record.counts))) if record and record.counts else None,
         "notes": notes,
         "sections": sections,
@@ -134,10 +141,6 @@ def write_gallery(config: GalleryConfig) -> dict[str, Any]:
 def _filter(name: str, value: str) -> Markup:
     """A link that shows only the cards with this value."""
     return Markup('<a href="#{}={}">{}</a>').format(name, quote(value, safe=""), value)
-
-
-def _tag_row(row: HalfCount) -> tuple[str, int, int]:
-    return _filter("tag", row.value) if row.value else "no tag", row.generate, row.understand
 
 
 def stratified(keys: Sequence[tuple], limit: int, seed: int) -> list[int]:

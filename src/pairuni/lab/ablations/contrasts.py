@@ -115,10 +115,8 @@ def contrast_table(planned: Contrasts, results: Results) -> str:
     for each in planned.contrasts:
         found = contrast(each.arm, each.minus, planned.benchmarks, results, planned.seeds)
         seeds = f"{0 if found is None else len(found.seeds)} of {planned.seeds}"
-        cells = ["not measured yet", ""] if found is None else [said(found, sign=True, digits=2), _chance(found.p)]
+        cells = ["not measured yet", ""]
+        if found is not None:
+            cells = [said(found, sign=True, digits=2), f"{found.p:.3f}" if found.p >= 0.001 else "< 0.001"]
         lines.append(f"| {' | '.join([each.label, seeds, *cells, f'{each.could_detect:.2f}'])} |")
     return "\n".join([*lines, ""])
-
-
-def _chance(p: float) -> str:
-    return f"{p:.3f}" if p >= 0.001 else "< 0.001"

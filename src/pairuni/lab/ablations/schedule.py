@@ -18,7 +18,7 @@ import yaml
 from pairuni.config import DataConfig, EvaluateConfig, PairConfig, ShapesConfig, Suite, TrainConfig
 from pairuni.config.renamed import first_name, with_new_names
 from pairuni.errors import InputError
-from pairuni.files import file_hash, read_json, read_text, write_text
+from pairuni.files import file_hash, read_json, read_text
 from pairuni.lab.ablations.suites import SUITES, Arm
 from pairuni.runs import RunDir
 from pairuni.shapes.recipe import recipe
@@ -167,12 +167,6 @@ def _check(base: Base) -> None:
             raise InputError(message, field="pair")
 
 
-def write_configs(paths: Mapping[Path, Path], texts: Mapping[Path, str]) -> None:
-    """Writes the texts of `checked_configs`."""
-    for product, text in texts.items():
-        write_text(paths[product], text)
-
-
 def checked_configs(runs: Sequence[ArmRun], folder: Path) -> tuple[dict[Path, Path], dict[Path, str]]:
     """The path in `folder` and the text of each stage's YAML file, by the stage's product. Writes nothing.
 
@@ -279,23 +273,19 @@ def _content(path: str) -> str:
 
 def _data_stages(arm: Arm, base: Base, seed: int) -> tuple[list[Stage], dict[str, Any]]:
     """The stages that make an arm's pairs, and the fields of training that name their files."""
-    if not base.shapes:
-        return _own_pairs(arm, base)
-    number, name = base.train.data.shapes, arm.data_name
-    data, pairs = base.output / "data" / name / f"seed_{seed}", base.output / "pairs" / arm.pairs_name / f"seed_{seed}"
-    shapes = ShapesConfig(str(data), number, number, seed=seed, **arm.shapes)
-    complete, pair = recipe(shapes)
-    stages = [
-        Stage("shapes", shapes, data / SOURCES[-1]),
-        Stage("complete", complete, data / "completion.json"),
-        Stage(
-            "pair", replace(changed(pair, arm.pair), output=str(pairs), image_root=str(data)), pairs / "pairing.json"
-        ),
-    ]
-    return stages, {"data.pairs": str(pairs / "pairs.jsonl"), "data.image_root": str(data), "data.shapes": 0}
-
-
-def _own_pairs(arm: Arm, base: Base) -> tuple[list[Stage], dict[str, Any]]:
+    if base.shapes:
+        number, name = base.train.data.shapes, arm.data_name
+        data = base.output / "data" / name / f"seed_{seed}"
+        pairs = base.output / "pairs" / arm.pairs_name / f"seed_{seed}"
+        shapes = ShapesConfig(str(data), number, number, seed=seed, **arm.shapes)
+        complete, pair = recipe(shapes)
+        pair = replace(changed(pair, arm.pair), output=str(pairs), image_root=str(data))
+        stages = [
+            Stage("shapes", shapes, data / SOURCES[-1]),
+            Stage("complete", complete, data / "completion.json"),
+            Stage("pair", pair, pairs / "pairing.json"),
+        ]
+        return stages, {"data.pairs": str(pairs / "pairs.jsonl"), "data.image_root": str(data), "data.shapes": 0}
     if not arm.pair:
         return [], {}
     if base.pair is None:

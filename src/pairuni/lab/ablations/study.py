@@ -8,10 +8,10 @@ from statistics import fmean
 
 from pairuni.config import AblationsConfig, Suite, TrainConfig
 from pairuni.errors import InputError
-from pairuni.files import check_folder, locked
+from pairuni.files import check_folder, locked, write_text
 from pairuni.lab.ablations.execute import Failure, check_launch, run_missing
 from pairuni.lab.ablations.results import Key, Result, by_streams, gather, known_results, write_results
-from pairuni.lab.ablations.schedule import ArmRun, Base, checked_configs, chosen, plan, write_configs
+from pairuni.lab.ablations.schedule import ArmRun, Base, checked_configs, chosen, plan
 from pairuni.lab.ablations.suites import SUITES
 from pairuni.streams import VERSION
 
@@ -78,7 +78,8 @@ def run_ablations(config: AblationsConfig, base: Base, verify: Callable[[TrainCo
         missing = lacking(runs, config.suite, results)
         configs, texts = checked_configs(missing, folder)
         if not config.collect:
-            write_configs(configs, texts)
+            for product, text in texts.items():
+                write_text(configs[product], text)
 
         def keep(run: ArmRun) -> None:
             _add(results, gather(run, config.threads_each))
