@@ -275,7 +275,7 @@ def test_one_evaluation_shows_its_scores(tmp_path: Path) -> None:
         ("config.yaml", "- a list", None, "must be a mapping"),
         ("config.yaml", "data: {pairs: 3}", None, "data.pairs: must be a path"),
         ("environment.json", "{", 1, "not valid JSON"),
-        ("../data/pairing.json", '{"counts": [1]}', None, "counts: Input should be a valid dictionary"),
+        ("../data/pairing.json", '{"counts": [1]}', None, "counts: must be a mapping"),
         ("../data/pairs.jsonl", '{"similarity": 2}', 1, "generate_ann"),
     ],
 )
