@@ -1,4 +1,4 @@
-"""Policies as models of other evaluation programs, each an optional extra. `lmms` is for lmms-eval's tasks.
+"""Makes policies available to other evaluation programs, each an optional extra: `lmms` to lmms-eval.
 
 Other programs load this module at their start, so it needs no torch.
 """

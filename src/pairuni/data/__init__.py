@@ -1,4 +1,4 @@
-"""From sources to what training draws: complete and verify, features, Algorithm 1, mixing modes, batches of halves.
+"""From sources to the batches of training: completion, features, Algorithm 1 and the mixing modes.
 
 Reading order: pairing (Algorithm 1), cluster, match, features, complete, verify, mixing, dataset. Nothing is imported
 here.

@@ -1,4 +1,4 @@
-"""Benchmarks of both abilities; one table, lazily imported: name -> module:Class and its arguments."""
+"""Benchmarks of both abilities in one table, imported on use: name -> module:Class and its arguments."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

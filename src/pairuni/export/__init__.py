@@ -1,1 +1,1 @@
-"""Pairs in the forms that other programs read. `hf_dataset` writes a folder for `datasets` and the Hub."""
+"""Writes pairs in the forms that other programs read: `datasets` and the Hub, verl-omni, UniRL."""

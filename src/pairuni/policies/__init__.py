@@ -1,4 +1,4 @@
-"""Model families behind one contract (base.py). `load_policy` picks the family from the checkpoint's config."""
+"""Model families behind one contract (base.py); `load_policy` picks the family from the checkpoint's config."""
 
 from collections.abc import Mapping
 from importlib import import_module

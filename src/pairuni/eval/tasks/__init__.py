@@ -1,1 +1,1 @@
-"""Published benchmarks: where their items come from and how they are asked; their rules are eval/'s pure scorers."""
+"""Published benchmarks: where their items come from and how models are asked; eval/ has their scoring rules."""
