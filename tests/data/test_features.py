@@ -400,14 +400,21 @@ def test_rows_in_any_order_beside_those_that_another_process_added(tmp_path):
     assert (tmp_path / "s" / "features.f32").stat().st_size == ROWS.nbytes
 
 
-def test_a_store_that_holds_keys_twice_is_refused(tmp_path):
+def test_a_store_that_holds_keys_twice_is_healed(tmp_path):
     with FeatureStore(tmp_path) as store:
         store.add(KEYS, ROWS)
-    for name in ("features.f32", "keys.sha256"):
+    for name in ("features.f32", "keys.sha256"):  # as two processes at once left it
         content = (tmp_path / name).read_bytes()
-        (tmp_path / name).write_bytes(content + content)
-    with pytest.raises(InputError, match=r"keys\.sha256: holds a key twice, delete the folder"):
-        FeatureStore(tmp_path)
+        half = len(content) // 2
+        (tmp_path / name).write_bytes(content[:half] + content)
+    for _ in range(2):
+        with FeatureStore(tmp_path) as store:
+            assert len(store) == 6 and np.array_equal(store.rows(KEYS), ROWS)
+        assert (tmp_path / "keys.sha256").stat().st_size == 6 * 32
+        assert (tmp_path / "features.f32").stat().st_size == ROWS.nbytes
+    with FeatureStore(tmp_path) as store:
+        store.add(["ff" * 32], ROWS[:1])
+        assert np.array_equal(store.rows([KEYS[5], "ff" * 32]), ROWS[[5, 0]])
 
 
 def test_weights_for_an_extractor_without_any_are_refused() -> None:

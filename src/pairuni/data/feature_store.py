@@ -150,9 +150,28 @@ class FeatureStore:
         features.truncate(count * self._width * _FLOAT)
         keys.truncate(count * _KEY)
         names = (folder / "keys.sha256").read_bytes()
-        self._row_of = {names[n * _KEY : (n + 1) * _KEY]: n for n in range(count)}
+        for n in range(count):
+            self._row_of.setdefault(names[n * _KEY : (n + 1) * _KEY], n)
         if len(self._row_of) != count:
-            raise InputError("holds a key twice, delete the folder", file=folder / "keys.sha256")
+            self._heal(folder)
+
+    def _heal(self, folder: Path) -> None:
+        """Keeps the first row of each key: two processes of an earlier version could write a key twice.
+
+        Killed half-way it leaves a store without store.json, which counts as empty.
+        """
+        first_of = list(self._row_of.items())
+        stored = np.memmap(folder / "features.f32", np.float32, "r").reshape(-1, self._width)
+        (folder / "features.f32.new").write_bytes(b"".join(stored[row].tobytes() for _, row in first_of))
+        (folder / "keys.sha256.new").write_bytes(b"".join(key for key, _ in first_of))
+        for file in self._files[:2]:
+            file.close()
+        (folder / "store.json").unlink()
+        for name in ("features.f32", "keys.sha256"):
+            (folder / f"{name}.new").replace(folder / name)
+        write_json(folder / "store.json", {"width": self._width})
+        self._files[:2] = [(folder / "features.f32").open("ab"), (folder / "keys.sha256").open("ab")]
+        self._row_of = {key: n for n, (key, _) in enumerate(first_of)}
 
 
 def _append(file: Any, content: bytes) -> None:
