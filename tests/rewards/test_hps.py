@@ -187,13 +187,14 @@ def test_what_is_wrong_before_anything_is_loaded(tmp_path):
         ({"tokenizer": __file__}, "tokenizer"),
         ({"device": "gpu9"}, "device"),
         ({"device": "cuda:99"}, "device"),
-        ({"batch": 0}, "batch"),
         ({"url": "http://localhost"}, "url"),
         ({"retries": 2}, "retries"),
     ):
         with pytest.raises(InputError) as caught:
             load_reward("hps", Side.GENERATION, RewardOptions(**given))
         assert caught.value.field == f"rewards.options.hps.{field}"
+    with pytest.raises(InputError, match="batch: must be positive, not 0"):
+        RewardOptions(batch=0)
 
 
 def test_weights_that_are_not_to_be_had(options):
