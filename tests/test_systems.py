@@ -17,7 +17,7 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_import() -> None:
-    modules = ("cli.main", "files", "data.pairing", "data.feature_store", "report.html", "records", "shapes.world")
+    modules = ("cli.main", "files", "data.pairing", "data.feature_store", "pages.report", "records", "shapes.world")
     done = run("; ".join(f"import pairuni.{name}" for name in modules))
     assert done.returncode == 0, done.stderr
 

@@ -98,7 +98,7 @@ def test_two_processes_have_the_gradient_of_one(
 ) -> None:
     """Three groups on two processes, and one group that spans them: two of its rollouts on each."""
     counts = {Side.UNDERSTANDING: 3, Side.GENERATION: images}
-    log = LogConfig(gradient_cosine_every=distributed == "ddp")
+    log = LogConfig(gradient_cosine_every=int(distributed == "ddp"))
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         config = make_config(

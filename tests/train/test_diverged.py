@@ -46,17 +46,17 @@ def test_what_breaks_on_the_way_is_said_with_its_step(
     tiny_config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An update that ruins the weights without its own loss being wrong, such as a rate that is far too high."""
-    honest = step_module._update
+    honest = step_module._apply
 
-    def ruins(optimizer, place, losses):
-        norm = honest(optimizer, place, losses)
-        if place[0] == 2:
+    def ruins(optimizer, step, number, losses):
+        norm = honest(optimizer, step, number, losses)
+        if step == 2:
             with torch.no_grad():
                 for parameter in optimizer.parameters:
                     parameter.fill_(float("inf"))
         return norm
 
-    monkeypatch.setattr(step_module, "_update", ruins)
+    monkeypatch.setattr(step_module, "_apply", ruins)
     log = LogConfig(samples_every=0, checkpoint_every=1)
     config = dataclasses.replace(tiny_config, steps=4, log=log)
     with pytest.raises(DivergedError, match=rf"^step 3: understanding: {WORDS}"):
