@@ -20,7 +20,7 @@ from pairuni.config import (
     TrainConfig,
 )
 from pairuni.data.images import load_image
-from pairuni.policies.base import Policy, Scorer
+from pairuni.policies.base import Sampler, Scorer
 from pairuni.records import read_pairs
 from pairuni.rewards import side_reward
 from pairuni.rewards.base import RewardInput
@@ -98,7 +98,7 @@ def read_halves(pairs: Path) -> dict[Side, list[Half]]:
 
 
 def roll_out(
-    policy: Policy,
+    policy: Sampler,
     halves: dict[Side, list[Half]],
     config: TrainConfig,
     step: int = 1,

@@ -28,7 +28,7 @@ from pairuni.config import (
 )
 from pairuni.errors import InputError
 from pairuni.policies import load_policy
-from pairuni.policies.base import Policy
+from pairuni.policies.base import Actor, Policy
 from pairuni.runs import RunDir, comparable
 from pairuni.train.loop import train
 from pairuni.train.optim import Optimizer
@@ -44,8 +44,9 @@ WAYS = ("ddp", "fsdp")
 def one_step(config: TrainConfig, out: Path, counts: dict[Side, int], micro_batch: int = 3) -> None:
     """The gradient of some pairs a side; chunks of three rows, so that processes have unequal numbers of them."""
     policy: Policy = load_policy(config.model.path, device="cpu")
+    actor: Actor = policy
     if config.distributed == "fsdp" and dist.world() > 1:
-        policy = ShardedPolicy(policy)
+        actor = ShardedPolicy(policy)
         layers = [p for name, p in policy.trainable() if ".layers." in name]
         assert layers and all(isinstance(p, DTensor) and p.to_local().numel() <= p.numel() / 2 + 64 for p in layers)
     halves = read_halves(Path(config.data.pairs))
@@ -53,9 +54,9 @@ def one_step(config: TrainConfig, out: Path, counts: dict[Side, int], micro_batc
     own = {side: items for side, (items, _) in parts.items()}
     columns = {side: part for side, (_, part) in parts.items()}
     optimizer = Optimizer(policy.trainable(), config.optim)
-    with gathered(policy):
-        batch = roll_out(policy, own, config, columns=columns)
-    row = take_step(policy, batch, optimizer, dataclasses.replace(config, micro_batch=micro_batch), 1)
+    with gathered(actor):
+        batch = roll_out(actor, own, config, columns=columns)
+    row = take_step(actor, batch, optimizer, dataclasses.replace(config, micro_batch=micro_batch), 1)
     grads = {name: dist.full(p.grad).contiguous() for name, p in policy.trainable() if p.grad is not None}
     if dist.is_main():
         save_file(grads, out / "grads.safetensors")
