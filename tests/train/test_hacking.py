@@ -113,7 +113,8 @@ def test_a_gameable_reward_rises_while_what_is_held_out_falls(tmp_path: Path, sh
         rollout=RolloutConfig(rollouts=6, guidance=2.0),
         rewards=RewardConfig(generation="sharpness", held_out="shapes"),
         optim=OptimConfig(lr=5e-4),
-        log=LogConfig(samples_every=0, checkpoint_every=0, hacking_window=8),
+        # With a window of 8 it is silent here: a fall inside the first window counts as correlated steps.
+        log=LogConfig(samples_every=0, checkpoint_every=0, hacking_window=4),
     )
     summary = train(config)
     found = RunDir(tmp_path / "run").read_metrics()
