@@ -50,7 +50,7 @@ def stopped(arguments: list[str], until: Path, by: signal.Signals) -> int:
             time.sleep(0.05)
         assert until.exists()
         os.kill(one.pid, by) if by is signal.SIGTERM else os.killpg(one.pid, by)
-        return one.wait(timeout=120)
+        return one.wait(timeout=600)
 
 
 @pytest.fixture(scope="module")
