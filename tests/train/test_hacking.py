@@ -82,6 +82,16 @@ def test_a_change_is_told_among_correlated_steps():
     assert told >= 40
 
 
+def test_a_change_inside_a_window_is_no_correlation():
+    """A reward that is lost within the first steps, as in a run of its own, is told at the usual windows."""
+    rng = np.random.default_rng(3)
+    steps = np.arange(30)
+    rise, fall = 0.05 * (1 - np.exp(-steps / 12)), 0.7 * np.exp(-steps / 6)
+    columns = (rise + 0.002 * rng.normal(size=30)).tolist(), (fall + 0.03 * rng.normal(size=30)).tolist()
+    made = [{"reward_mean/generation": a, "held_out/x/generation": b} for a, b in zip(*columns, strict=True)]
+    assert [len(gamed(made, window)) for window in (6, 8, 10)] == [1, 1, 1]
+
+
 def test_too_few_steps_missing_values_and_constant_rewards():
     assert gamed(rows(0.5, -0.5, steps=39), 20) == []
     made = [{**row, "held_out/shapes/generation": None} for row in rows(0.5, -0.5)]
@@ -113,8 +123,7 @@ def test_a_gameable_reward_rises_while_what_is_held_out_falls(tmp_path: Path, sh
         rollout=RolloutConfig(rollouts=6, guidance=2.0),
         rewards=RewardConfig(generation="sharpness", held_out="shapes"),
         optim=OptimConfig(lr=5e-4),
-        # With a window of 8 it is silent here: a fall inside the first window counts as correlated steps.
-        log=LogConfig(samples_every=0, checkpoint_every=0, hacking_window=4),
+        log=LogConfig(samples_every=0, checkpoint_every=0, hacking_window=8),
     )
     summary = train(config)
     found = RunDir(tmp_path / "run").read_metrics()

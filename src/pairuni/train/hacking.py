@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.signal import detrend
 from scipy.stats import t as student_t
 
 _FALSE_ALARMS = 0.001
 """Runs without any change that may be warned of, however long they are and however many rewards are watched, where
 trained and held-out rewards vary independently. Measured over 20,000 runs of 200 steps that are looked at every 20
-steps: 0.045 % with independent steps, 0.055 % with a correlation of 0.5 between a step and the next one."""
+steps: 0.07 % with independent steps, 0.12 % with a correlation of 0.5 between a step and the next one, 0.23 % with 0.8."""
 _MOST_CORRELATED = 0.95
 
 
@@ -78,17 +79,20 @@ def _chance_of_rise(rows: Sequence[Mapping[str, Any]], key: str, window: int, si
 
 
 def _correlation(rows: Sequence[Mapping[str, Any]], key: str, window: int) -> float:
-    """Of a step with the next one within a window, over all windows, in [0, 0.95]; corrected for the windows' means."""
+    """Correlation of a step with the next one around each window's straight line, over all windows, in [0, 0.95].
+
+    A reward that rises or falls inside a window is the change to be told, not correlation.
+    """
     products = squares = 0.0
     for start in range(0, len(rows) - window + 1, window):
         values = _values(rows[start : start + window], key)
-        if len(values) > 1:
-            centred = values - values.mean()
-            products, squares = products + float(centred[1:] @ centred[:-1]), squares + float(centred @ centred)
+        if len(values) > 2:
+            left = detrend(values)
+            products, squares = products + float(left[1:] @ left[:-1]), squares + float(left @ left)
     if squares == 0 or window <= 4:
         return 0.0
-    # Kendall 1954: means taken off n steps lower the estimate by (1 + 3 rho) / n.
-    return min(max((products / squares + 1 / window) / (1 - 3 / window), 0.0), _MOST_CORRELATED)
+    # Taking lines off n steps lowers the estimate by about (2 + 4 rho) / n.
+    return min(max((products / squares + 2 / window) / (1 - 4 / window), 0.0), _MOST_CORRELATED)
 
 
 def _values(rows: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
