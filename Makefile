@@ -9,6 +9,9 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export OMP_NUM_THREADS ?= 2
 
+# One process per core, each with one thread. worksteal keeps the tests of a file together, so that they share fixtures.
+PARALLEL := OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 8 --dist worksteal --durations=10
+
 # MODEL=dimoo: the small Lumina-DiMOO in the place of the small Janus.
 DEMO := $(if $(MODEL),--config configs/shapes/$(MODEL)_demo.yaml)
 RUNS := runs/$(if $(MODEL),$(MODEL)_)
@@ -16,7 +19,7 @@ RUNS := runs/$(if $(MODEL),$(MODEL)_)
 .DEFAULT_GOAL := help
 # Beside the environment, not in it: lmms-eval needs an older filelock.
 LMMS := $(VENV)/lmms-eval
-.PHONY: help setup demo full seeds test test-slow kills coverage lmms test-lmms golden lint format docs evidence checkpoint clean
+.PHONY: help setup demo full seeds test types test-fast test-slow kills coverage lmms test-lmms golden lint format docs evidence checkpoint clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -39,8 +42,16 @@ seeds: setup  ## the demo over three seeds, then their table as in docs/results.
 	for seed in 0 1 2; do $(BIN)/pairuni demo $(DEMO) --seed $$seed --output $(RUNS)seed_$$seed; done
 	$(BIN)/python benchmarks/seed_table.py --parts $(RUNS)seed_0 $(RUNS)seed_1 $(RUNS)seed_2
 
-test: setup lint  ## lint, types, and all tests but the long ones (minutes)
-	$(BIN)/pytest -m "not slow"
+test: setup  ## lint, then types and all tests but the long ones side by side (minutes)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(MAKE) --no-print-directory -j2 types test-fast
+
+types: setup
+	$(BIN)/pyright
+
+test-fast: setup
+	$(PARALLEL) -m "not slow"
 
 $(VENV)/.cluster: $(VENV)/.ready
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev,cluster]"
@@ -53,7 +64,7 @@ kills: setup  ## twenty kill -9 at random moments, seeded: make kills SEED=7 (mi
 	PAIRUNI_KILL_SEED=$(SEED) $(BIN)/pytest -m slow -s tests/train/test_kills.py
 
 coverage: setup  ## the fast tests with the share of lines of src that they run; fails below 90 %
-	$(BIN)/pytest -m "not slow" --cov=pairuni --cov-report=term --cov-fail-under=90
+	$(PARALLEL) -m "not slow" --cov=pairuni --cov-report=term --cov-fail-under=90
 
 $(LMMS)/.ready: $(VENV)/.ready .ci/lmms-eval.txt
 	rm -rf $(LMMS)
@@ -71,7 +82,7 @@ golden: setup  ## write the committed curve of tests/train/test_golden.py anew
 lint: setup  ## ruff and pyright
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(MAKE) --no-print-directory types
 
 format: setup  ## ruff's fixes and formatting
 	$(BIN)/ruff check --fix .
