@@ -163,6 +163,13 @@ def test_a_pairing_of_another_file_is_said(pairs: Path) -> None:
     assert "written with another pairs file" in render(pairs)[0].text
 
 
+def test_a_pairing_without_retrieved_pairs_has_a_page(pairs: Path) -> None:
+    """`pair` writes null for quantiles of nothing."""
+    record = json.loads((pairs.parent / "pairing.json").read_text())
+    (pairs.parent / "pairing.json").write_text(json.dumps({**record, "similarity": None, "random_pair_cosine": None}))
+    assert render(pairs)[0].cards["pairs"]
+
+
 def test_image_root(tmp_path: Path) -> None:
     pairs = write_world(tmp_path / "data")
     (tmp_path / "data" / "images").rename(tmp_path / "images")

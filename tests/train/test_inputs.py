@@ -1,6 +1,7 @@
 """inputs.json says by content what a run began with."""
 
 import dataclasses
+import os
 import shutil
 from hashlib import sha256
 from pathlib import Path
@@ -164,6 +165,27 @@ def test_a_start_that_fails_leaves_no_directory_and_one_without_a_step_is_replac
     assert train(dataclasses.replace(tiny_config, seed=7))["steps"] == 2
     with pytest.raises(InputError, match="another config"):
         train(dataclasses.replace(tiny_config, seed=8))
+
+
+@pytest.mark.parametrize("files", range(1, 7))
+def test_a_start_that_is_killed_between_two_files_may_be_replaced(
+    files: int, tiny_config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`files` of those that a start writes are there: environment.json, config.yaml, inputs.json and the records."""
+    written: list[str] = []
+
+    def replace(source: str, target: str) -> None:
+        if len(written) == files:
+            raise KeyboardInterrupt
+        written.append(Path(target).name)
+        os.rename(source, target)
+
+    monkeypatch.setattr("os.replace", replace)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_config)
+    monkeypatch.undo()
+    assert len(written) == files
+    assert train(dataclasses.replace(tiny_config, seed=7))["steps"] == 2
 
 
 def test_what_is_hidden_in_the_folder_of_a_run_is_left(tiny_config: TrainConfig) -> None:

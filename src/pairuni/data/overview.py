@@ -52,7 +52,8 @@ class PairingRecord:
     input_hashes: dict[str, str] = field(default_factory=dict)
     pairs_hash: str = ""
     counts: dict[str, Any] = field(default_factory=dict)
-    similarity: dict[str, Any] = field(default_factory=dict)
+    similarity: dict[str, float] | None = None
+    """Quantiles over retrieved pairs; None where there are none."""
     random_pair_cosine: dict[str, float] | None = None
     notices: list[str] = field(default_factory=list)
 

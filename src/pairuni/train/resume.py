@@ -131,7 +131,8 @@ def ready(run: RunDir, start: ResumePoint) -> None:
     if start.checkpoint is not None:
         last = start.step
         write_text(run.latest, start.checkpoint.name + "\n")  # it may have named one that was passed over
-    run.cut_metrics(last)
+    if run.metrics.is_file():  # a new run gets config.yaml before it: killed in between, it may start again
+        run.cut_metrics(last)
     history = run.eval_history
     if history.is_file():
         write_jsonl(history, [row for _, row in read_steps(history) if row["step"] <= last])
