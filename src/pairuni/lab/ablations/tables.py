@@ -24,11 +24,12 @@ def table(suite: Suite, rows: Sequence[ArmRow], streams: int) -> str:
     if all(row.name == BEFORE for row in rows):
         return f"{question} No results yet.\n"
     units = {name: cell.unit for row in rows for name, cell in row.cells.items()}
-    columns = [part for name, unit in units.items() for part in (f"{name}, {unit}", "difference")]
-    head = ["", "seeds", "co-batching", *columns]
+    together = any(row.together is not None for row in rows)
+    head = ["", "seeds", *(["co-batching"] if together else [])]
+    head += [part for name, unit in units.items() for part in (f"{name}, {unit}", "difference")]
     lines = [question, "", _line(head), _line(["---"] * len(head))]
     for row in rows:
-        cells = [row.label, str(len(row.seeds)), _together(row)]
+        cells = [row.label, str(len(row.seeds)), *([_together(row)] if together else [])]
         for name, unit in units.items():
             cell = row.cells.get(name)
             score = "" if cell is None else said(cell.score, digits=digits(unit))
@@ -66,17 +67,17 @@ def _note(suite: Suite, rows: Sequence[ArmRow], names: Sequence[str]) -> str:
     items = {name: next(row.cells[name].n for row in rows if name in row.cells) for name in names}
     asked = ", ".join(f"{n:,} of {name}" for name, n in items.items())
     comparison = SUITES[suite]
-    beside = "pairs from random pairs in the same world" if comparison.reference else comparison.arms[0].label
-    text = f"Scores and differences (from: {beside}) with 95 % intervals over seeds and items. Items: {asked}."
+    beside = "random pairs of the same world" if comparison.reference else comparison.arms[0].label
+    text = f"Differences from {beside}, 95 % intervals over seeds and items ({asked})."
     if any(row.together is not None for row in rows):
-        text += " Co-batching: halves that were trained beside their true partner, by metrics.jsonl of these runs."
+        text += " Co-batching: halves trained beside their true partner, by metrics.jsonl of these runs."
     tests = [cell for row in rows for cell in row.cells.values() if cell.difference and cell.q is not None]
     if not tests:
         return text
     clear = sum(cell.difference.clear for cell in tests if cell.difference)
     held = sum(cell.q is not None and cell.q < 0.05 for cell in tests)
-    chance = f"{len(tests)} differences, of whose intervals {len(tests) / 20:.1f} would leave out 0 by chance alone"
-    return f"{text} {chance}: {clear} do. {held} hold after adjustment (bold; Benjamini and Hochberg, 5 %)."
+    chance = f"Of {len(tests)} intervals, {clear} leave out 0 ({len(tests) / 20:.1f} would by chance)"
+    return f"{text} {chance}; {held} after adjustment (bold; Benjamini and Hochberg, 5 %)."
 
 
 def curve_table(panels: Mapping[str, Sequence[Point]], x_label: str) -> str:
