@@ -4,11 +4,12 @@ The faults are those seen in existing trainers. A fault that no test notices is 
 """
 
 import ast
-import os
+import json
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,9 @@ GRADIENT = "tests/train/test_dist.py::test_two_processes_have_the_gradient_of_on
 ANSWER = "tests/policies/test_dimoo_gradient.py"
 ESTIMATED = "tests/policies/test_estimators.py::test_log_probs_are_those_of_a_forward_that_sees_what_it_should"
 WEIGHT = f"{STEP}::test_a_retrieved_pair_weighs_less_on_both_sides"
+
+
+Server = subprocess.Popen[str]
 
 
 @dataclass(frozen=True)
@@ -547,45 +551,79 @@ FAULTS = {
 }
 
 
-def _copy(target: Path) -> Path:
-    """The parts of the repository that the named tests need; the shipped model is not among them."""
-    ignore = shutil.ignore_patterns("__pycache__", "*.egg-info", "checkpoints")
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The parts of the repository that the named tests need; the shipped models are not among them."""
+    target = tmp_path_factory.mktemp("copy")
     for name in ("src", "tests", "configs", "examples"):
-        shutil.copytree(ROOT / name, target / name, ignore=ignore)
+        shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("*.egg-info", "checkpoints"))
     shutil.copy(ROOT / "pyproject.toml", target)
     return target
 
 
-def _pytest(copy: Path, *tests: str) -> tuple[int, str]:
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    command = [sys.executable, str(ROOT / "tests" / "fault_server.py")]
+    with subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        yield process
+
+
+def _pytest(server: Server, copy: Path, *tests: str) -> tuple[int, str]:
     """Exit code and output of the tests of the copy, run on the copy's package and not on an installed one."""
-    source = copy / "src"
-    code = "import sys, pairuni, pytest; print('package:', pairuni.__file__); sys.exit(pytest.main(sys.argv[1:]))"
-    command = [sys.executable, "-c", code, "-x", "-q", "-p", "no:cacheprovider", *tests]
-    environment = os.environ | {"PYTHONPATH": str(source), "COLUMNS": "400", "PYTHONDONTWRITEBYTECODE": "1"}
-    # With CI set, pytest writes out whole differences, which may take longer than the test.
-    environment.pop("CI", None)
-    done = subprocess.run(command, cwd=copy, env=environment, text=True, capture_output=True, check=False, timeout=600)
-    assert f"package: {source / 'pairuni' / '__init__.py'}\n" in done.stdout, done.stdout + done.stderr
-    return done.returncode, done.stdout
+    assert server.stdin is not None and server.stdout is not None
+    output = copy / "output.txt"
+    server.stdin.write(json.dumps({"copy": str(copy), "tests": tests, "output": str(output)}) + "\n")
+    server.stdin.flush()
+    code, said = int(server.stdout.readline()), output.read_text(encoding="utf-8")
+    assert said.startswith(f"package: {copy / 'src' / 'pairuni' / '__init__.py'}\n"), said
+    return code, said
+
+
+def _write(file: Path, text: str) -> None:
+    """Also removes what Python has compiled of the file."""
+    file.write_text(text, encoding="utf-8")
+    for compiled in file.parent.glob(f"__pycache__/{file.stem}.*"):
+        compiled.unlink()
+
+
+def _caught(server: Server, copy: Path, fault: Fault) -> tuple[bool, str]:
+    """Whether the named test fails on an assertion in a copy with the fault, and what pytest printed."""
+    file = copy / "src" / "pairuni" / fault.file
+    text = file.read_text(encoding="utf-8")
+    assert text.count(fault.old) == 1
+    _write(file, text.replace(fault.old, fault.new))
+    try:
+        code, output = _pytest(server, copy, fault.test)
+    finally:
+        _write(file, text)
+    # A crash of the broken code would prove nothing: the test itself, or an assertion in the package, must object.
+    objection = rf"^FAILED {re.escape(fault.test)}(\[.*\])? - (AssertionError|assert |Failed: DID NOT RAISE)"
+    return code == 1 and bool(re.search(objection, output, re.MULTILINE)), output
+
+
+NAMED = sorted({fault.test for fault in FAULTS.values()})
 
 
 @pytest.mark.slow
-def test_without_a_fault_the_named_tests_pass(tmp_path: Path) -> None:
-    code, output = _pytest(_copy(tmp_path), *sorted({fault.test for fault in FAULTS.values()}))
+@pytest.mark.parametrize("file", sorted({test.split("::")[0] for test in NAMED}))
+def test_without_a_fault_the_named_tests_pass(file: str, server: Server, copy: Path) -> None:
+    code, output = _pytest(server, copy, *(test for test in NAMED if test.startswith(f"{file}::")))
     assert code == 0, output
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-def test_each_fault_is_caught(fault: Fault, tmp_path: Path) -> None:
-    file = _copy(tmp_path) / "src" / "pairuni" / fault.file
-    text = file.read_text(encoding="utf-8")
-    assert text.count(fault.old) == 1
-    file.write_text(text.replace(fault.old, fault.new), encoding="utf-8")
-    code, output = _pytest(tmp_path, fault.test)
-    # A crash of the broken code would prove nothing: the test itself, or an assertion in the package, must object.
-    objection = rf"^FAILED {re.escape(fault.test)}(\[.*\])? - (AssertionError|assert |Failed: DID NOT RAISE)"
-    assert code == 1 and re.search(objection, output, re.MULTILINE), output
+@pytest.mark.parametrize("name", FAULTS)
+def test_each_fault_is_caught(name: str, server: Server, copy: Path) -> None:
+    caught, output = _caught(server, copy, FAULTS[name])
+    assert caught, output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("new", ["# no fault\n_ROUNDING = 8", "_ROUNDING = undefined"], ids=["harmless", "crash"])
+def test_neither_a_harmless_change_nor_a_crash_counts_as_caught(new: str, server: Server, copy: Path) -> None:
+    test = "tests/algo/test_advantages.py::test_known_values"
+    caught, output = _caught(server, copy, Fault("algo/advantages.py", "_ROUNDING = 8", new, test))
+    assert not caught and ("passed" in output or "NameError" in output), output
 
 
 @pytest.mark.parametrize("name", FAULTS)
