@@ -58,7 +58,7 @@ $(VENV)/.cluster: $(VENV)/.ready
 	@touch $@
 
 test-slow: $(VENV)/.cluster  ## kills, soaks and whole runs; installs Ray first
-	$(BIN)/pytest -m slow
+	$(PARALLEL) -m slow
 
 kills: setup  ## twenty kill -9 at random moments, seeded: make kills SEED=7 (minutes)
 	PAIRUNI_KILL_SEED=$(SEED) $(BIN)/pytest -m slow -s tests/train/test_kills.py

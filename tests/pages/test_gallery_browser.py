@@ -1,5 +1,6 @@
 """The page in a real browser: which cards are visible for an address, what controls do, and that it is not blank."""
 
+import json
 import os
 import re
 import shutil
@@ -94,9 +95,37 @@ VIEWS = {
 }
 
 
+# Loads the page once per address, each in a frame of its own, and prints the address and the document of each.
+FRAMES = """<!doctype html><title>frames</title><body><script>
+for (const address of ADDRESSES) {
+  const frame = document.createElement("iframe");
+  frame.onload = () => setTimeout(() => {
+    const seen = document.createElement("pre");
+    seen.textContent = frame.contentDocument.documentElement.outerHTML;
+    seen.dataset.address = address;
+    document.body.append(seen);
+    frame.remove();
+  }, 200);
+  frame.src = address;
+  document.body.append(frame);
+}
+</script>"""
+
+
+@pytest.fixture(scope="module")
+def documents(page: Path) -> dict[str, str]:
+    """The document of each of VIEWS, as one browser shows it."""
+    addresses = {page.name + (f"#{view}" if view else ""): view for view in VIEWS}
+    frames = page.with_name("frames.html")
+    frames.write_text(FRAMES.replace("ADDRESSES", json.dumps(list(addresses))))
+    html = browse(frames, "", "--allow-file-access-from-files", "--virtual-time-budget=20000", "--dump-dom")
+    found = re.findall(r'<pre data-address="([^"]*)">(.*?)</pre>', html, re.DOTALL)
+    return {addresses[unescape(address)]: unescape(document) for address, document in found}
+
+
 @pytest.mark.parametrize("view", VIEWS)
-def test_an_address_shows_exactly_its_cards(view: str, page: Path) -> None:
-    html = dump(page, view)
+def test_an_address_shows_exactly_its_cards(view: str, documents: dict[str, str]) -> None:
+    html = documents[view]
     assert visible(html) == VIEWS[view]
     name = re.search(r"show=(\w+ed)", view)
     section = html.partition(f'data-section="{name[1] if name else "pairs"}"')[2].partition("</section>")[0]
