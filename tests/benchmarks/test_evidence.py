@@ -31,11 +31,19 @@ evidence = load(Path(__file__).parents[2] / "benchmarks" / "evidence.py")
 RUNS = read_results(evidence.RESULTS / "ablations" / "results.jsonl")
 
 
-def test_the_page_has_the_tables_of_the_results(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], Path]:
+    """The tables by name, and the folder with the figures."""
+    folder = tmp_path_factory.mktemp("figures")
+    return evidence.tables(folder), folder
+
+
+def test_the_page_has_the_tables_of_the_results(written: tuple[dict[str, str], Path]) -> None:
+    tables, figures = written
     page = evidence.PAGE.read_text(encoding="utf-8")
-    assert evidence.spliced(page, evidence.tables(tmp_path)) == page
+    assert evidence.spliced(page, tables) == page
     shown = set(re.findall(r"\]\(images/evidence/([\w.]+)\)", page))
-    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in evidence.FIGURES.iterdir()} == shown
+    assert {path.name for path in figures.iterdir()} == {path.name for path in evidence.FIGURES.iterdir()} == shown
 
 
 def test_results_are_of_enough_items_and_the_same_ones() -> None:
@@ -95,8 +103,8 @@ def test_the_command_takes_them_up(
     assert {(arm, seed) for arm, own in listed for seed in own.split()} == wanted
 
 
-def test_tables_compare_what_has_the_same_streams(tmp_path: Path) -> None:
-    found = evidence.tables(tmp_path)
+def test_tables_compare_what_has_the_same_streams(written: tuple[dict[str, str], Path]) -> None:
+    found, _ = written
     assert found["primary"].count("pairs minus ") == 3
     for suite in SUITES:
         for part in re.split(r"(?m)^(?=\*\*)", found[suite])[1:]:

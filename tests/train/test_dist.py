@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import multiprocessing
 import os
 import socket
 from collections.abc import Callable
@@ -39,6 +40,8 @@ from train_world import make_config, read_halves, roll_out, take_step
 
 OPTIM = OptimConfig(lr=1e-6, max_grad_norm=0)
 WAYS = ("ddp", "fsdp")
+# Each process is forked from one that has imported these: importing takes longer than what most tests here do.
+multiprocessing.set_forkserver_preload(["pairuni.trainer", "pairuni.policies.janus.policy", "pairuni.train.wrap"])
 
 
 def one_step(config: TrainConfig, out: Path, counts: dict[Side, int], micro_batch: int = 3) -> None:
@@ -74,7 +77,8 @@ def in_two(call: Callable[..., None], *arguments: Any, processes: int = 2) -> No
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(worker, args=(processes, port, call, arguments), nprocs=processes)
+    arguments = (processes, port, call, arguments)
+    mp.start_processes(worker, args=arguments, nprocs=processes, start_method="forkserver")
 
 
 def step_of_two(config: TrainConfig, out: Path, counts: dict[Side, int], micro_batch: int = 3) -> None:

@@ -9,9 +9,9 @@ Arrays are [H, W, 3]; boxes are (left, top, right, bottom) as fractions of a pic
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 from scipy.optimize import least_squares
-from scipy.signal import fftconvolve
 
 _STORED = 192
 """Side of what is kept of a picture."""
@@ -56,18 +56,25 @@ def same_picture(first: Thumbnail, second: Thumbnail) -> bool:
     limit = _LIMIT * min(1.0, min(first.side, second.side) / _SIDE)
     if _difference(_resized(first.picture, _SIDE), _resized(second.picture, _SIDE)) <= limit:
         return True
-    for whole, part in ((first.picture, second.picture), (second.picture, first.picture)):
-        box = _coarse_box(whole, part)
+    pictures = first.picture, second.picture
+    greys = [_grey(picture) for picture in pictures]
+    for whole, part in ((0, 1), (1, 0)):
+        box = _coarse_box(greys[whole], greys[part])
         if box is not None:
             for side in (_COARSE, _SIDE):
-                box = _fitted_box(whole, part, box, side)
-            if _difference(_resized(whole, _SIDE, box), _resized(part, _SIDE)) <= limit:
+                box = _fitted_box(greys[whole], greys[part], box, side)
+            if _difference(_resized(pictures[whole], _SIDE, box), _resized(pictures[part], _SIDE)) <= limit:
                 return True
     return False
 
 
+def _grey(picture: Image.Image) -> Image.Image:
+    """The mean of the channels, as float32."""
+    return Image.fromarray(np.asarray(picture, dtype=np.float32) @ np.full(3, 1 / 3, dtype=np.float32))
+
+
 def _resized(picture: Image.Image, side: int, box: Box = (0, 0, 1, 1)) -> np.ndarray:
-    """float32 [side, side, 3] of what the box holds."""
+    """float32 [side, side, 3] of what the box holds, [side, side] of a grey picture."""
     left, top, right, bottom = box
     pixels = _STORED * left, _STORED * top, _STORED * right, _STORED * bottom
     return np.asarray(picture.resize((side, side), Image.Resampling.BILINEAR, box=pixels), dtype=np.float32)
@@ -87,40 +94,42 @@ def _difference(pixels: np.ndarray, wanted: np.ndarray) -> float:
 
 
 def _coarse_box(whole: Image.Image, part: Image.Image) -> Box | None:
-    """Where the part fits the whole best by correlation of grey values, None where it fits nowhere."""
-    grey = _resized(whole, _COARSE).mean(axis=2)
-    grey -= grey.mean()
+    """Where the part fits the whole best by correlation, None where it fits nowhere. Both are grey."""
+    grey = _resized(whole, _COARSE)
+    grey = grey - grey.mean()
     best, box = _ALIKE, None
     for height in np.linspace(_LEAST, 1, 4):
         for width in np.linspace(_LEAST, 1, 4):
             rows, columns = round(_COARSE * height), round(_COARSE * width)
-            small = part.resize((columns, rows), Image.Resampling.BILINEAR).convert("RGB")
-            template = np.asarray(small, dtype=np.float32).mean(axis=2)
-            template -= template.mean()
-            ones = np.ones_like(template)
-            squares = fftconvolve(grey**2, ones, "valid") - fftconvolve(grey, ones, "valid") ** 2 / template.size
-            size = np.sqrt(np.maximum(squares, 1e-3)) * max(float(np.linalg.norm(template)), 1e-3)
-            fit = fftconvolve(grey, template[::-1, ::-1], "valid") / size
-            y, x = np.unravel_index(np.argmax(fit), fit.shape)
-            if fit[y, x] > best:
-                best = float(fit[y, x])
+            template = np.asarray(part.resize((columns, rows), Image.Resampling.BILINEAR))
+            template = template - template.mean()
+            windows = sliding_window_view(grey, template.shape)
+            rows_WP = windows.reshape(-1, template.size)  # at most 64 windows
+            squares_W = (rows_WP**2).sum(axis=1) - rows_WP.sum(axis=1) ** 2 / template.size
+            size_W = np.sqrt(np.maximum(squares_W, 1e-3)) * max(float(np.linalg.norm(template)), 1e-3)
+            fit_W = rows_WP @ template.ravel() / size_W
+            place = int(np.argmax(fit_W))
+            if fit_W[place] > best:
+                best = float(fit_W[place])
+                y, x = divmod(place, windows.shape[1])
                 box = (x / _COARSE, y / _COARSE, (x + columns) / _COARSE, (y + rows) / _COARSE)
     return box
 
 
 def _fitted_box(whole: Image.Image, part: Image.Image, box: Box, side: int) -> Box:
-    """The box moved to where grey values, brought to one brightness, differ least."""
+    """The box moved to where the pixels of two grey pictures, brought to one brightness, differ least."""
 
     def normed(grey: np.ndarray) -> np.ndarray:
-        return (grey - grey.mean()) / (np.linalg.norm(grey - grey.mean()) + 1e-6)
+        centred = grey - grey.mean()
+        return centred / (np.linalg.norm(centred) + 1e-6)
 
-    wanted = normed(_resized(part, side).mean(axis=2))
+    wanted = normed(_resized(part, side))
 
     def apart(edges: np.ndarray) -> np.ndarray:
         left, top, right, bottom = np.clip(edges - 1, 0, 1)
         if min(right - left, bottom - top) < 0.5:
             return np.ones(side * side)
-        return (normed(_resized(whole, side, (left, top, right, bottom)).mean(axis=2)) - wanted).ravel()
+        return (normed(_resized(whole, side, (left, top, right, bottom))) - wanted).ravel()
 
     # Edges in [1, 2]: the step of the numerical derivative is relative.
     start = np.clip(box, 0.002, 0.998) + 1
