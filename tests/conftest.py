@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -12,49 +13,41 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before triton is imported: kernels run without a GPU, slowly
 
-from transformers import JanusForConditionalGeneration
+# The process that hands out tests to the others reads this file too: transformers and diffusers wait for a fixture.
+if TYPE_CHECKING:
+    from transformers import JanusForConditionalGeneration
 
-from dimoo_world import sharp_dimoo
-from pairuni.policies.dimoo.policy import DimooPolicy
-from pairuni.policies.janus.policy import JanusPolicy
-from pairuni.tiny.build_dimoo import DimooSize
-from pairuni.tiny.build_janus import JanusSize, build_janus
+    from pairuni.policies.dimoo.policy import DimooPolicy
+    from pairuni.policies.janus.policy import JanusPolicy
 
-TINY = JanusSize(
-    image=16,
-    patch=4,
-    codebook=48,
-    hidden=32,
-    layers=2,
-    heads=2,
-    intermediate=48,
-    vision_hidden=32,
-    vision_layers=1,
-    vision_heads=2,
-    vq_multipliers=(1, 1, 1),
-    vocabulary=300,
-)
 CORPUS = ["a red circle", "two blue squares", "What colour is the shape?", "A. red B. blue C. green"]
 
 
 @pytest.fixture(scope="session")
-def _tiny_janus() -> JanusPolicy:
-    module, processor = build_janus(TINY, CORPUS, seed=0)
+def _tiny_janus() -> "JanusPolicy":
+    from pairuni.policies.janus.policy import JanusPolicy
+    from pairuni.tiny.build_janus import JanusSize, build_janus
+
+    size = JanusSize(
+        image=16, patch=4, codebook=48, hidden=32, layers=2, heads=2, intermediate=48, vision_hidden=32,
+        vision_layers=1, vision_heads=2, vq_multipliers=(1, 1, 1), vocabulary=300,
+    )  # fmt: skip
+    module, processor = build_janus(size, CORPUS, seed=0)
     _sharpen(module)
     return JanusPolicy(module, processor)
 
 
 @pytest.fixture
-def tiny_janus(_tiny_janus: JanusPolicy) -> JanusPolicy:
+def tiny_janus(_tiny_janus: "JanusPolicy") -> "JanusPolicy":
     """A random Janus of 16 image tokens, 48 codes and 300 text tokens; the test may change its weights."""
-    module = JanusForConditionalGeneration(_tiny_janus.module.config)
+    module = type(_tiny_janus.module)(_tiny_janus.module.config)
     module.load_state_dict(_tiny_janus.module.state_dict())
     module.generation_config = _tiny_janus.module.generation_config
-    return JanusPolicy(module.eval(), _tiny_janus.processor)
+    return type(_tiny_janus)(module.eval(), _tiny_janus.processor)
 
 
 @pytest.fixture(scope="session")
-def tiny_janus_folder(_tiny_janus: JanusPolicy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_janus_folder(_tiny_janus: "JanusPolicy", tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same model as a checkpoint folder; tests copy it before they change it."""
     folder = tmp_path_factory.mktemp("models") / "tiny-janus"
     _tiny_janus.save(folder)
@@ -62,8 +55,11 @@ def tiny_janus_folder(_tiny_janus: JanusPolicy, tmp_path_factory: pytest.TempPat
 
 
 @pytest.fixture
-def tiny_dimoo() -> DimooPolicy:
+def tiny_dimoo() -> "DimooPolicy":
     """A random Lumina-DiMOO of 16 codes of an image, 48 codes and 300 text tokens; the test may change its weights."""
+    from dimoo_world import sharp_dimoo
+    from pairuni.tiny.build_dimoo import DimooSize
+
     size = DimooSize(
         image=16, codebook=48, hidden=32, layers=2, heads=2, intermediate=48, vq_channels=(8, 8, 16), vq_latent=8,
         vocabulary=300, image_steps=5,
@@ -71,7 +67,7 @@ def tiny_dimoo() -> DimooPolicy:
     return sharp_dimoo(size, CORPUS, 1.5, 1)
 
 
-def _sharpen(module: JanusForConditionalGeneration) -> None:
+def _sharpen(module: "JanusForConditionalGeneration") -> None:
     """Larger random weights: at the class' initial 0.02 every distribution is nearly flat and hides mistakes."""
     generator = torch.Generator().manual_seed(1)
     parts = (module.model.language_model, module.model.generation_head, module.model.generation_aligner)
