@@ -3,10 +3,9 @@
 import ast
 import json
 import os
-import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,12 +21,15 @@ KEY = "sk-Zx9-very-secret"
 NOT_ESCAPED = {"export/card.py"}  # Markdown, whose cells are escaped by a filter
 
 
-def calls() -> Iterator[tuple[str, ast.Call, str]]:
+@cache
+def calls() -> list[tuple[str, ast.Call, str]]:
     """(file, call, dotted name of what is called) of all source files."""
+    found = []
     for path in sorted(SOURCE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call):
-                yield path.relative_to(SOURCE).as_posix(), node, ast.unparse(node.func)
+                found.append((path.relative_to(SOURCE).as_posix(), node, ast.unparse(node.func)))
+    return found
 
 
 def keyword(call: ast.Call, name: str) -> str | None:
@@ -117,17 +119,12 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path: Path, tiny_janus
     options += ["--rollout.rollouts", "2", "--rollout.max_new_tokens", "3", "--log.checkpoint_every", "1"]
     run = RunDir(tmp_path / "run")
 
-    def train(steps: int, limit: int) -> subprocess.CompletedProcess[str]:
-        arguments = ["train", *options, "--steps", str(steps)]
-        command = [sys.executable, "-c", FULL, str(limit), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-
-    plenty = resource.RLIM_INFINITY if resource.RLIM_INFINITY > 0 else 2**40
-    assert train(1, plenty).returncode == 0
-    cut = train(3, 100_000)
+    assert main(["train", *options, "--steps", "1"]) == 0
+    command = [sys.executable, "-c", FULL, "100000", "train", *options, "--steps", "3"]
+    cut = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert cut.returncode == 2 and "Traceback" not in cut.stderr, cut.stderr
     assert "cannot write any more: File too large" in cut.stderr
     assert run.latest_checkpoint() == run.checkpoint(1) and checkpoint_damage(run.checkpoint(1)) is None
     assert not list((run.path / "checkpoints").glob(".*"))
-    assert train(3, plenty).returncode == 0
+    assert main(["train", *options, "--steps", "3"]) == 0
     assert [row["step"] for row in run.read_metrics()] == [1, 2, 3]
