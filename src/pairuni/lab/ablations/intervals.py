@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 from pairuni.streams import Stream, generator
 
@@ -76,7 +76,7 @@ def crossed(values_SN: np.ndarray) -> Estimate:
 
     def beyond(distance: float) -> float:
         """Probability that the mean is this far from the truth or farther."""
-        return float(2 * stats.norm.sf(distance / error_K).mean())
+        return float(2 * special.ndtr(-distance / error_K).mean())
 
     farthest = 2 * float(error_K.max())
     half = optimize.root_scalar(lambda distance: beyond(distance) - (1 - LEVEL), bracket=(0.0, farthest)).root
@@ -138,12 +138,15 @@ def correlation(x_GS: np.ndarray, y_GS: np.ndarray, seed: int = 0) -> Estimate:
     if not (np.ptp(x_GS.mean(1)) and np.ptp(y_GS.mean(1))):
         raise ValueError("x or y is the same in all groups")
     r = float(np.corrcoef(x_GS.mean(1), y_GS.mean(1))[0, 1])
-    rng, drawn = generator(seed, Stream.CORRELATION), []
-    while len(drawn) < _DRAWS:
-        g, s = rng.integers(G, size=G), rng.integers(S, size=S)
-        x, y = x_GS[g][:, s].mean(1), y_GS[g][:, s].mean(1)
-        if np.ptp(x) and np.ptp(y):  # one group drawn G times has no correlation
-            drawn.append(float(np.corrcoef(x, y)[0, 1]))
-    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    share = float(np.mean(np.array(drawn) <= 0))
+    rng, r_K = generator(seed, Stream.CORRELATION), np.empty(0)
+    while len(r_K) < _DRAWS:
+        drawn = [(rng.integers(G, size=G), rng.integers(S, size=S)) for _ in range(_DRAWS - len(r_K))]
+        g_KG, s_KS = (np.array(places) for places in zip(*drawn, strict=True))
+        x_KG, y_KG = (values_GS[g_KG[:, :, None], s_KS[:, None]].mean(2) for values_GS in (x_GS, y_GS))
+        varies_K = (np.ptp(x_KG, 1) > 0) & (np.ptp(y_KG, 1) > 0)  # one group drawn G times has no correlation
+        x_KG, y_KG = (means_KG[varies_K] - means_KG[varies_K].mean(1, keepdims=True) for means_KG in (x_KG, y_KG))
+        found_K = (x_KG * y_KG).sum(1) / np.sqrt((x_KG**2).sum(1) * (y_KG**2).sum(1))
+        r_K = np.concatenate([r_K, found_K])
+    low, high = np.quantile(r_K, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    share = float(np.mean(r_K <= 0))
     return Estimate(r, float(low), float(high), min(1.0, 2 * min(share, 1 - share)))
