@@ -9,7 +9,7 @@ import torch
 
 from pairuni.algo.advantages import group_advantages
 from pairuni.algo.pair_grpo import loss_scales, merge_stats, side_denominators, weighted_advantages
-from pairuni.algo.surrogate import clipped_surrogate
+from pairuni.algo.surrogate import clipped_surrogate, ratio_statistics
 from pairuni.algo.weights import pair_weights
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "pair_grpo_by_hand.py"
@@ -44,8 +44,8 @@ def test_losses_gradients_and_statistics(hand, side, update):
     loss, parts = torch.zeros((), dtype=torch.float64), []
     for k in (slice(0, 3), slice(3, 8)):
         scale = loss_scales(rows[k].sum(-1), "sequence_mean", side_denominators(mask.sum(-1)))
-        part, stats = clipped_surrogate(logp[k], old[k], credit[k][:, None] * scale[:, None], rows[k], hand["CLIP_EPS"])
-        stats["actions"] = rows[k].sum()
+        part, cut = clipped_surrogate(logp[k], old[k], credit[k][:, None] * scale[:, None], rows[k], hand["CLIP_EPS"])
+        stats = ratio_statistics(logp[k], old[k], rows[k]) | {"clip_fraction": cut, "actions": rows[k].sum()}
         loss = loss + part
         parts.append(stats)
     loss.backward()

@@ -39,6 +39,7 @@ class Trainer:
             DivergedError, Interrupted, LostRankError: see `train`.
         """
         from pairuni import dist
+        from pairuni.eval.runner import check_items
         from pairuni.outputs import Outputs
         from pairuni.pages.report import write_report
         from pairuni.shapes_data import make_data
@@ -54,6 +55,8 @@ class Trainer:
         with dist.process_group(config.model.device, config.collective_timeout):
             if dist.is_main():
                 find_start(self.run, flat(asdict(config)))
+                if config.log.eval_every:
+                    check_items(config.eval)
                 make_data(config.data, config.seed)
             dist.barrier()
             summary = train(config, evaluate=self._evaluate)

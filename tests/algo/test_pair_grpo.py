@@ -13,7 +13,7 @@ from pairuni.algo.pair_grpo import (
     side_denominators,
     weighted_advantages,
 )
-from pairuni.algo.surrogate import clipped_surrogate, kl_estimate
+from pairuni.algo.surrogate import clipped_surrogate, kl_estimate, ratio_statistics
 from pairuni.algo.weights import pair_weights
 
 NORMS = ["sequence_mean", "token_sum", "token_mean", "constant"]
@@ -23,8 +23,8 @@ B, R, T, EPS, LENGTH = 4, 2, 6, 0.2, 9
 def side_loss(logp, old, advantage, mask, scale, eps, ref=None, beta=0.0, drawn=None, estimator="k3"):
     """One chunk of one side's loss as the step composes it: scale * (-L_clip + beta * KL), and its statistics."""
     scale = scale if scale.ndim == 2 else scale[:, None]
-    loss, stats = clipped_surrogate(logp, old, advantage[:, None] * scale.to(advantage), mask, eps)
-    stats |= {"actions": mask.sum()}
+    loss, cut = clipped_surrogate(logp, old, advantage[:, None] * scale.to(advantage), mask, eps)
+    stats = ratio_statistics(logp, old, mask) | {"clip_fraction": cut, "actions": mask.sum()}
     if ref is not None:
         weight = scale if drawn is None else scale * drawn
         loss = loss + beta * kl_estimate(logp, ref, mask, estimator, weight)

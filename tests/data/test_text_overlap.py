@@ -16,6 +16,7 @@ TAILS = (
     "\nPlease answer yes or no.",
     "\nAnswer the following multiple-choice question. The last line of your response should be the letter.",
     "\nProvide a short and direct response.",
+    "\nWhen the provided information is insufficient, respond with 'Unanswerable'.\n" + PHRASE,
     "",
 )
 NAMES = [
@@ -117,6 +118,16 @@ def test_an_instruction_is_no_overlap(tail):
     known = TextOverlap(["What colour is the bus?" + tail], 8)
     assert known.shared("How many birds sit on the fence?" + tail) is None
     assert known.shared(f"What colour is the bus?\n{PHRASE}") == "what colour is the bus"
+
+
+def test_a_task_that_a_data_set_repeats_is_no_overlap():
+    box = "Please provide the bounding box coordinate of the region this sentence describes: "
+    caption = "Provide a one-sentence caption for the provided image."
+    known = TextOverlap([f"{box}a man in a red coat who holds a tall blue ladder", caption], 8)
+    assert known.shared(f"{box}the left most slice of pizza on a white plate") is None
+    assert known.shared(f"<image>\n{caption}") is None
+    assert known.shared("A man in a red coat who holds a tall blue ladder.") is not None
+    assert known.shared(f"{box}A man in a red coat who holds a tall blue ladder") is not None
 
 
 def test_short_references_count_as_a_whole_text_or_sentence():

@@ -88,10 +88,12 @@ def test_few_items_and_no_variance_give_no_interval() -> None:
 
 def test_unpaired_interval_adds_variances() -> None:
     got = unpaired_difference(Entry(50.0, "per cent", 90, stderr=3.0), Entry(60.0, "per cent", 90, stderr=4.0))
-    assert got.low is not None and np.isclose(got.low, 10 - 1.95996 * 5, atol=1e-3) and not got.paired
+    assert got.low is not None and np.isclose(got.low, 10 - 1.98698 * 5, atol=1e-3) and not got.paired
     assert unpaired_difference(Entry(1.0, "points", 90), Entry(2.0, "points", 90, stderr=1.0)).low is None
     few = unpaired_difference(Entry(1.0, "points", 9, stderr=1.0), Entry(2.0, "points", 90, stderr=1.0))
     assert few.low is None and few.why == "too few items"
+    shared = unpaired_difference(*(Entry(s, "0 to 1", 12, groups=3, stderr=0.1) for s in (0.5, 0.6)))
+    assert shared.low is None and shared.why == "too few items"  # twelve images of three prompts
     flat = unpaired_difference(Entry(0.0, "points", 90, stderr=0.0), Entry(2.0, "points", 90, stderr=1.0))
     assert flat.low is None and not flat.clear
 

@@ -11,12 +11,15 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from pairuni.config import LoraOptions, TrainConfig
+import pairuni
+from pairuni.config import LoraOptions, RewardConfig, TrainConfig
 from pairuni.errors import InputError
+from pairuni.eval.runner import model_identity
 from pairuni.files import read_json, read_jsonl, write_json
 from pairuni.runs import RunDir
-from pairuni.train.inputs import check_inputs, model_record
+from pairuni.train.inputs import check_inputs, model_record, reward_record
 from pairuni.train.loop import train
+from pairuni.trainer import Trainer
 
 
 def test_a_run_records_pairs_and_weights_once(tiny_config: TrainConfig, pairs_file: Path) -> None:
@@ -99,7 +102,7 @@ def test_another_revision_is_refused_by_name(
     write_json(run.inputs, {"model": {"path": "some/janus", "revision": "0abc"}})
     check_inputs(run, "some/janus", "the KL term refers to", tiny_config.rewards)  # nothing is known of the one of now
     for revision, refused in (("0abc", False), ("1def", True)):
-        monkeypatch.setattr("pairuni.train.inputs._revision", lambda hub_id, known=revision: known)
+        monkeypatch.setattr("pairuni.train.inputs.hub_revision", lambda hub_id, known=revision: known)
         if refused:
             with pytest.raises(InputError, match="revision 1def, but the run began with 0abc"):
                 check_inputs(run, "some/janus", "the KL term refers to", tiny_config.rewards)
@@ -186,6 +189,54 @@ def test_a_start_that_is_killed_between_two_files_may_be_replaced(
     monkeypatch.undo()
     assert len(written) == files
     assert train(dataclasses.replace(tiny_config, seed=7))["steps"] == 2
+
+
+def test_weights_in_a_sub_folder_are_weights(tmp_path: Path) -> None:
+    """Lumina-DiMOO's image tokenizer has a folder of its own."""
+    model = tmp_path / "model"
+    shutil.copytree(Path(pairuni.__file__).parent / "checkpoints" / "shapes-dimoo", model)
+    before, kept = model_record(str(model)), model_identity(str(model))
+    file = model / "vqvae" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    save_file({name: weight + 1 for name, weight in weights.items()}, file)
+    after = model_record(str(model))
+    changed = {name for name, digest in after["sha256"].items() if before["sha256"][name] != digest}
+    assert changed == {"vqvae/diffusion_pytorch_model.safetensors"}
+    assert model_identity(str(model)) != kept  # of answers that an evaluation has kept
+
+
+def test_a_model_of_the_hub_is_known_by_its_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pairuni.policies.source.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("pairuni.policies.source.try_to_load_from_cache", lambda *names: None)
+    assert model_record("some/model") == {"path": "some/model", "revision": None}
+    assert model_identity("some/model") == "some/model"
+    main = tmp_path / "models--some--model" / "refs" / "main"
+    main.parent.mkdir(parents=True)
+    main.write_text("0123abc\n")
+    assert model_record("some/model")["revision"] == "0123abc"
+    assert model_identity("some/model") == "some/model\n0123abc"
+    clip = tmp_path / "models--yuvalkirstain--PickScore_v1" / "refs" / "main"
+    clip.parent.mkdir(parents=True)
+    clip.write_text("4567def\n")
+    assert reward_record(RewardConfig(generation="pick_score")) == {"pick_score.weights": "4567def"}
+
+
+@pytest.mark.parametrize("name", ["eval_before/eval.json", "eval_after/eval_state.json", "too_long.jsonl"])
+def test_files_that_training_did_not_write_are_left(tiny_config: TrainConfig, name: str) -> None:
+    file = Path(tiny_config.output) / name
+    file.parent.mkdir(parents=True)
+    file.write_text("mine")
+    with pytest.raises(InputError, match="this command did not write it"):
+        train(tiny_config)
+    assert file.read_text() == "mine" and not RunDir(Path(tiny_config.output)).config.exists()
+
+
+def test_missing_benchmark_data_is_said_before_anything_is_written(tiny_config: TrainConfig) -> None:
+    log = dataclasses.replace(tiny_config.log, eval_every=1)
+    evaluation = dataclasses.replace(tiny_config.eval, benchmarks="mme", data={"mme": "missing_folder"})
+    with pytest.raises(InputError, match="missing_folder"):
+        Trainer(dataclasses.replace(tiny_config, log=log, eval=evaluation)).fit()
+    assert not Path(tiny_config.output).exists()
 
 
 def test_what_is_hidden_in_the_folder_of_a_run_is_left(tiny_config: TrainConfig) -> None:

@@ -31,8 +31,8 @@ def clipped_surrogate(
         clip_eps: positive. The paper names none.
 
     Returns:
-        The sum (scalar), and detached scalars over the masked actions: ratio_mean, ratio_max, and clip_fraction, the
-        share whose gradient the clipping cuts. Without any action: 0, {1, 1, 0}.
+        The sum (scalar), and the share of masked actions whose gradient the clipping cuts (detached scalar). Without
+        any action: 0, 0.
     """
     mask_BT = mask_BT.bool()
     advantage_BT = _columns(advantage_B.detach().to(_exact(logp_BT)))
@@ -48,8 +48,7 @@ def clipped_surrogate(
         high_BT = (ratio_BT > 1 + clip_eps) & (advantage_BT > 0)
         low_BT = (ratio_BT < 1 - clip_eps) & (advantage_BT < 0)
         cut = ((high_BT | low_BT) & mask_BT).sum().to(ratio_BT)
-    stats = ratio_statistics(logp_BT, old_logp_BT, mask_BT)
-    return loss, stats | {"clip_fraction": cut / mask_BT.sum().clamp(min=1)}
+    return loss, cut / mask_BT.sum().clamp(min=1)
 
 
 @torch.no_grad()

@@ -184,7 +184,7 @@ class LogConfig:
     validation`; scores of another one are marked as chosen on their own items."""
     hacking_window: Count = 20
     """Steps over which rewards are compared. A warning appears if, since the first window, a trained reward has risen
-    and a held-out one has fallen, both by more than twice their standard errors (0: never)."""
+    and a held-out one has fallen, both by more than chance explains (0: never)."""
     gradient_cosine_every: Count = 0
     """Steps between measurements of the cosine between the gradients of the understanding and the generation loss (0:
     never). Needs memory for two more gradients."""

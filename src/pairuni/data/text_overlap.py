@@ -25,12 +25,25 @@ _LABELS = tuple(
 _LABELLED = re.compile(r"[ \t]*\(?(?:[A-Za-z]|\d{1,2})[.):、]")
 _INSTRUCTION = re.compile(
     r".*\byour\s+(?:final\s+)?(?:answer|response|reply)\b.*"
-    r"|\W*(?:(?:question|hint|note|instructions?)\s*:\s*)?(?:please\s+|you\s+(?:must|should)\s+)?"
+    r"|\W*(?:(?:question|hint|note|instructions?)\s*:\s*)?(?:(?:when|if|where)\b[^,]*,\s*)?"
+    r"(?:please\s+|you\s+(?:must|should)\s+)?"
     r"(?:answer|respond|reply|choose|select|pick|output|give|provide|write|return|use|indicate|state)\b.*"
     r"\b(?:letters?|options?|choices?|words?|phrases?|yes|no|numbers?|digits?|integers?|brief(?:ly)?|short|concise(?:ly)?"
-    r"|directly|the question)\b.*",
+    r"|directly|the question|unanswerable|captions?|descriptions?)\b.*",
     re.IGNORECASE | re.DOTALL,
 )
+_TASK = re.compile(
+    r"\W*(?:please\s+)?(?:provide|give|write|output|generate)\b[^:\n]*"
+    r"\b(?:coordinates?|bounding box(?:es)?|descriptions?|captions?|region)\b[^:\n]*:\s*",
+    re.IGNORECASE,
+)
+"""The own words follow: "Please provide the bounding box coordinate of the region this sentence describes: ..."."""
+_CAPTION = re.compile(
+    r"\W*(?:please\s+)?(?:provide|give|write)\s+(?:me\s+)?an?\s+[\w\s-]*\b(?:caption|description)\b"
+    r"(?:\s+(?:for|of)\s+(?:the|this)\s+(?:provided\s+|given\s+)?(?:image|picture|photo))?\W*",
+    re.IGNORECASE,
+)
+"""A whole text that says nothing of its own."""
 _HEADER = re.compile(r"\W*(?:options?|choices?|question|answer|context|hint)\s*:?\W*", re.IGNORECASE)
 _FEW = 3
 _SHARE = 0.01
@@ -68,16 +81,21 @@ class TextOverlap:
 
 
 def own_text(text: str) -> str:
-    """A question or prompt without image placeholders, options and instructions; as it is where nothing is left."""
+    """A question or prompt without image placeholders, options and instructions.
+
+    As it is where nothing is left, except a request for a caption, which has no words of its own.
+    """
     return "\n".join(_sentences(text))
 
 
 def _sentences(text: str, options: bool = False) -> list[str]:
     text = _PLACEHOLDER.sub(" ", unicodedata.normalize("NFKC", text))
+    if (task := _TASK.match(text)) is not None and text[task.end() :].strip():
+        text = text[task.end() :]
     shortened = text if options else _without_options(text)
     sentences = [s.strip() for s in _SENTENCE_END.split(shortened) if s.strip()]
     own = [s for s in sentences if not _INSTRUCTION.fullmatch(s) and not _HEADER.fullmatch(s)]
-    return own or sentences or [text]
+    return own or [s for s in sentences if not _CAPTION.fullmatch(s)]
 
 
 def _without_options(text: str) -> str:

@@ -145,6 +145,7 @@ def summarise(answers: Sequence[Answer], benchmark: Benchmark) -> dict[str, Any]
         "unit": benchmark.unit,
         "stderr": round(standard_error(answers, benchmark), 4),
         "n": len(answers),
+        "groups": len(_groups(answers)),
         "protocol": benchmark.protocol,
         "judge": benchmark.judge,
         "unparsed": sum(not a.parsed for a in answers),
@@ -152,16 +153,24 @@ def summarise(answers: Sequence[Answer], benchmark: Benchmark) -> dict[str, Any]
     }
 
 
-def standard_error(answers: Sequence[Answer], benchmark: Benchmark) -> float:
-    """The standard error of the score over the sampling of items; 0 with fewer than two groups.
+def _groups(answers: Sequence[Answer]) -> dict[str, list[Answer]]:
+    """Answers that are not independent together: images of one prompt, questions on one image.
 
-    The mean of independent answers: the root of the unbiased variance over n. Else a bootstrap over groups, seeded:
-    whole groups are drawn, since images of one prompt or questions on one image go together. Answers without a group
-    are grouped by their prompt, as the report does.
+    Answers without a group are grouped by their prompt, as the report does.
     """
     groups: dict[str, list[Answer]] = {}
     for answer in answers:
         groups.setdefault(answer.group or answer.record.get("prompt") or answer.id, []).append(answer)
+    return groups
+
+
+def standard_error(answers: Sequence[Answer], benchmark: Benchmark) -> float:
+    """The standard error of the score over the sampling of items; 0 with fewer than two groups.
+
+    The mean of independent answers: the root of the unbiased variance over n. Else a bootstrap over groups, seeded:
+    whole groups are drawn.
+    """
+    groups = _groups(answers)
     if len(groups) < 2:
         return 0.0
     if benchmark.factor is not None and len(groups) == len(answers):

@@ -28,6 +28,7 @@ from pairuni.outputs import wrote
 from pairuni.policies.base import Sampler
 from pairuni.policies.requests import too_long
 from pairuni.policies.sampling import seeds_for
+from pairuni.policies.source import hub_revision
 from pairuni.progress import say, track
 from pairuni.runs import RunDir
 from pairuni.types import Prompt, Side
@@ -92,6 +93,12 @@ def _readable(name: str, benchmark: Benchmark, sampler: Sampler) -> tuple[Sequen
         raise InputError(f"{name}: no item fits, {what}")
     say(f"{name}: {len(ids)} of {len(items)} items are left out, {what}")
     return [item for n, item in enumerate(items) if n not in beyond], ids
+
+
+def check_items(config: EvalConfig) -> None:
+    """Raises InputError: a benchmark is unknown, or its data is missing or broken."""
+    for name in config.names:
+        load_benchmark(name, config).items()
 
 
 def skipped(config: EvalConfig, sampler: Sampler) -> dict[str, str]:
@@ -241,9 +248,16 @@ def config_hash(config: EvalConfig) -> str:
 
 
 def model_identity(model: str) -> str:
-    """The identity of a model for its answers: its name and, of a file or folder, the sizes and times of files."""
-    files = sorted(Path(model).iterdir()) if Path(model).is_dir() else [Path(model)]
-    stats = [(file.name, file.stat()) for file in files if file.is_file()]
+    """The identity of a model for its answers: its name and, of a file or folder, the sizes and times of all files.
+
+    A model of the Hub has its revision in the place of the files.
+    """
+    path = Path(model)
+    if not path.exists():
+        revision = hub_revision(model) if model.count("/") == 1 else None
+        return model if revision is None else f"{model}\n{revision}"
+    files = [file for file in sorted(path.rglob("*")) if file.is_file()] if path.is_dir() else [path]
+    stats = [(file.relative_to(path).as_posix(), file.stat()) for file in files]
     return "\n".join([model, *(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats)])
 
 

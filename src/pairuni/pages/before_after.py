@@ -8,13 +8,12 @@ items were independent, and a note says so. This file reads the answers and writ
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import NormalDist, fmean
+from statistics import fmean
 
 import numpy as np
 
 from pairuni.pages.run_files import AnswerRow, Entry, Evaluation
 
-Z95 = NormalDist().inv_cdf(0.975)
 """Half-width of a 95 % normal interval in standard errors."""
 LEAST_CLUSTERS = 10
 """With fewer clusters no interval is given."""
@@ -132,15 +131,19 @@ def paired_difference(
 
 
 def unpaired_difference(before: Entry, after: Entry) -> Difference:
-    """The difference of two scores; its interval treats their standard errors as those of independent samples."""
+    """The difference of two scores; its interval treats their standard errors as those of independent samples.
+
+    Student's t with the groups of the evaluation that has fewer: items of one prompt or image count once.
+    """
     mean, scores = after.score - before.score, (before.score, after.score)
     if before.stderr is None or after.stderr is None:
         return Difference(mean, None, None, False, *scores, why="no standard error")
-    if min(before.n, after.n) < LEAST_CLUSTERS:
+    count = min(entry.n if entry.groups is None else entry.groups for entry in (before, after))
+    if count < LEAST_CLUSTERS:
         return Difference(mean, None, None, False, *scores, why=TOO_FEW)
     if not before.stderr or not after.stderr:
         return Difference(mean, None, None, False, *scores, why=NO_VARIANCE)
-    half = Z95 * math.hypot(before.stderr, after.stderr)
+    half = _student(count - 1) * math.hypot(before.stderr, after.stderr)
     return Difference(mean, mean - half, mean + half, False, *scores)
 
 

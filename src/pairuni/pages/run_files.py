@@ -35,6 +35,8 @@ class Entry:
     score: StrictFloat
     unit: StrictStr
     n: StrictInt
+    groups: StrictInt | None = None
+    """Of items that are not independent, such as images of one prompt; files of earlier versions do not say."""
     stderr: StrictFloat | None = None
     protocol: StrictStr | None = None
     judge: StrictStr | None = None

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub.file_download import repo_folder_name
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedConfig
@@ -77,6 +80,22 @@ def resolve_model(path_or_hub_id: str | Path) -> str | Path:
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise InputError("no such folder", file=path)
     return name
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """All files of weights, those of parts in sub-folders too (Lumina-DiMOO's image tokenizer), sorted."""
+    return sorted(
+        path for end in ("safetensors", "bin") for path in (*folder.glob(f"*.{end}"), *folder.glob(f"*/*.{end}"))
+    )
+
+
+def hub_revision(hub_id: str) -> str | None:
+    """The commit of a model in the local cache of the Hub; None where the cache does not hold it."""
+    cached = try_to_load_from_cache(hub_id, "config.json")
+    if isinstance(cached, str):  # <cache>/models--<name>/snapshots/<revision>/config.json
+        return Path(cached).parent.name
+    main = Path(HF_HUB_CACHE) / repo_folder_name(repo_id=hub_id, repo_type="model") / "refs" / "main"
+    return main.read_text(encoding="utf-8").strip() if main.is_file() else None
 
 
 def model_name(path_or_hub_id: str) -> str:

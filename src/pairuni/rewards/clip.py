@@ -84,6 +84,11 @@ class ClipReward:
     def name(self) -> str:
         return self.kind.name
 
+    @property
+    def published(self) -> dict[str, str]:
+        """Hub ids that stand for options that are not set."""
+        return {"weights": self.kind.weights, "tokenizer": self.kind.tokenizer}
+
     def __call__(self, items: Sequence[RewardInput]) -> Sequence[float]:
         captions = [self.kind.prefix + item.quadruple.prompt for item in items]
         scorer = self.load()

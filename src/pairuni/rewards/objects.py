@@ -77,12 +77,18 @@ class GenEvalReward:
             raise InputError(message, field=f"reward {self.name}") from None
         return row
 
+    @property
+    def published(self) -> dict[str, str]:
+        """Hub ids that stand for options that are not set: the benchmark's own defaults."""
+        return {"weights": EvalConfig.detector, "colours": EvalConfig.colours}
+
     @cached_property
     def _detector(self) -> Mask2FormerDetector:
         device = find_device(self.options.device or "auto", f"rewards.options.{self.name}.device")
-        # The benchmark's own defaults.
-        models = self.options.weights or EvalConfig.detector, self.options.colours or EvalConfig.colours
-        return Mask2FormerDetector(*models, device)
+        used = self.published
+        return Mask2FormerDetector(
+            self.options.weights or used["weights"], self.options.colours or used["colours"], device
+        )
 
 
 geneval_partial = partial(GenEvalReward, partial=True)

@@ -9,15 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import try_to_load_from_cache
-
 from pairuni.config import RewardConfig
 from pairuni.errors import InputError
 from pairuni.files import file_hash, read_json, to_json_line
-from pairuni.policies.source import resolve_model
+from pairuni.policies.source import hub_revision, resolve_model, weight_files
+from pairuni.rewards import load_reward
 from pairuni.runs import RunDir
 
-_WEIGHTS = ("*.safetensors", "*.bin")
 _NAMED = ("weights", "tokenizer", "colours")
 """Options of rewards that name a file or a folder."""
 
@@ -40,10 +38,9 @@ def model_record(path: str) -> dict[str, Any]:
     source = resolve_model(path)
     model: dict[str, Any] = {"path": path}
     if isinstance(source, Path):
-        files = sorted(file for pattern in _WEIGHTS for file in source.glob(pattern))
-        model["sha256"] = {file.name: file_hash(file) for file in files}
+        model["sha256"] = {file.relative_to(source).as_posix(): file_hash(file) for file in weight_files(source)}
     else:
-        model["revision"] = _revision(source)
+        model["revision"] = hub_revision(source)
     return model
 
 
@@ -56,9 +53,9 @@ def reward_record(rewards: RewardConfig) -> dict[str, Any]:
         file = getattr(module, "__file__", None)
         if file is not None:
             record[name] = file_hash(file)
-        options = rewards.options.get(name)
-        for option in _NAMED if options is not None else ():
-            value = vars(options)[option]
+        published = {} if ":" in name else getattr(load_reward(name, None, rewards.options.get(name)), "published", {})
+        for option in _NAMED:
+            value = getattr(rewards.options.get(name), option, None) or published.get(option)
             if value is not None:
                 record |= _named_record(f"{name}.{option}", value)
     return record
@@ -125,6 +122,8 @@ def _check_model(old: dict[str, Any], new: dict[str, Any], use: str) -> None:
         message = f"{new['path']} is at revision {new['revision']}, but the run began with {old['revision']}{hint}"
         raise InputError(message, field="model.path")
     before, after = old.get("sha256") or {}, new.get("sha256") or {}
+    if not any("/" in name for name in before):  # earlier versions recorded no sub-folders
+        after = {name: digest for name, digest in after.items() if "/" not in name}
     for name in sorted(before.keys() | after.keys()) if before and "sha256" in new else ():
         if before.get(name) != after.get(name):
             message = f"{Path(new['path']) / name} is not what the run began with ({_short(before.get(name))} there, "
@@ -137,14 +136,8 @@ def _named_record(name: str, value: str) -> dict[str, Any]:
         return {name: file_hash(path)}
     if path.is_dir():
         return {f"{name}/{file.name}": file_hash(file) for file in sorted(path.iterdir()) if file.is_file()}
-    revision = _revision(value) if value.count("/") == 1 else None
+    revision = hub_revision(value) if value.count("/") == 1 else None
     return {} if revision is None else {name: revision}
-
-
-def _revision(hub_id: str) -> str | None:
-    cached = try_to_load_from_cache(hub_id, "config.json")
-    # <cache>/models--<name>/snapshots/<revision>/config.json
-    return Path(cached).parent.name if isinstance(cached, str) else None
 
 
 def _short(digest: str | None) -> str:

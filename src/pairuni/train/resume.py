@@ -29,7 +29,14 @@ from pairuni.train.checkpoint import (
     remove_leftovers,
 )
 
-FILES = ("config.yaml", "environment.json", "inputs.json", "eval.json")
+FILES = (
+    "config.yaml",
+    "environment.json",
+    "inputs.json",
+    "too_long.jsonl",
+    *(f"{folder}eval{end}.json" for folder in ("", "eval_before/", "eval_after/") for end in ("", "_state")),
+)
+_GROW = ("eval_before/answers_*.jsonl", "eval_after/answers_*.jsonl")
 FREE = (
     "output",
     "overwrite",
@@ -120,7 +127,7 @@ def run_outputs(run: RunDir, start: ResumePoint, overwrite: bool) -> Outputs:
     known = (run.path / RECORD).is_file()
     # A run with a checkpoint is a run, though an earlier version kept no record of its files.
     ours = overwrite or (start.checkpoint is not None and not known)
-    return Outputs(run.path, "train", FILES, ours)
+    return Outputs(run.path, "train", FILES, ours, _GROW)
 
 
 def ready(run: RunDir, start: ResumePoint) -> None:

@@ -94,8 +94,9 @@ def update(
                     # J: min commutes with a positive factor, so that every denominator goes into the advantage.
                     scale_kN = _action_scales(micro, logp_kN)
                     advantage_kN = micro.advantage_k.to(logp_kN.device)[:, None] * scale_kN
-                    loss, stats = clipped_surrogate(logp_kN, micro.old_kN, advantage_kN, mask_kN, objective.clip_eps)
-                    stats |= ratio_statistics(logp_kN, chunk.recorded_kN, mask_kN) | {"actions": mask_kN.sum()}
+                    loss, cut = clipped_surrogate(logp_kN, micro.old_kN, advantage_kN, mask_kN, objective.clip_eps)
+                    stats = ratio_statistics(logp_kN, chunk.recorded_kN, mask_kN)
+                    stats |= {"clip_fraction": cut, "actions": mask_kN.sum()}
                     if micro.ref_kN is not None:
                         drawn_kN = _drawn(micro)
                         kl = objective.kl_estimator

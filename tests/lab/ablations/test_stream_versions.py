@@ -116,7 +116,8 @@ def test_tables_say_their_version_and_the_co_batching_of_their_runs(old: Path, p
     # Two steps with 0.25 and 0.75; four pairs in batches of two, eight halves in batches of four.
     for label, chance in (("pairs", "33.3"), ("random pairs", "33.3"), ("vanilla (mixed batches)", "42.9")):
         assert f"| {label} | 2 | 50.0 % (chance {chance} %) |" in new
-    assert "co-batching" in new and "co-batching" not in before  # version 1 did not measure it
+    assert "| co-batching |" in new and "| co-batching |" not in before
+    assert "Co-batching was not measured." in before and "not measured" not in new
     assert not any(f"| {ARMS[arm].label} |" in before for arm in UNSOUND) and "| aligned only |" not in new
     written = json.loads((old / "out" / "pairing.json").read_text())
     assert [arm["name"] for arm in written["streams"]["2"]["arms"]] == [

@@ -36,7 +36,7 @@ def table(suite: Suite, rows: Sequence[ArmRow], streams: int) -> str:
             text = said(cell.difference, sign=True, digits=digits(unit)) if cell and cell.difference else ""
             cells += [score, f"**{text}**" if text and cell and cell.q is not None and cell.q < 0.05 else text]
         lines.append(_line(cells))
-    return "\n".join([*lines, "", _note(suite, rows, list(units))]) + "\n"
+    return "\n".join([*lines, "", _note(suite, rows, streams, list(units))]) + "\n"
 
 
 def _together(row: ArmRow) -> str:
@@ -63,7 +63,7 @@ def said(estimate: Estimate, sign: bool = False, digits: int = 1) -> str:
     return f"{estimate.mean:{form}} ({estimate.low:{form}} to {estimate.high:{form}})"
 
 
-def _note(suite: Suite, rows: Sequence[ArmRow], names: Sequence[str]) -> str:
+def _note(suite: Suite, rows: Sequence[ArmRow], streams: int, names: Sequence[str]) -> str:
     items = {name: next(row.cells[name].n for row in rows if name in row.cells) for name in names}
     asked = ", ".join(f"{n:,} of {name}" for name, n in items.items())
     comparison = SUITES[suite]
@@ -71,6 +71,8 @@ def _note(suite: Suite, rows: Sequence[ArmRow], names: Sequence[str]) -> str:
     text = f"Differences from {beside}, 95 % intervals over seeds and items ({asked})."
     if any(row.together is not None for row in rows):
         text += " Co-batching: halves trained beside their true partner, by metrics.jsonl of these runs."
+    elif streams == 1:
+        text += " Co-batching was not measured."
     tests = [cell for row in rows for cell in row.cells.values() if cell.difference and cell.q is not None]
     if not tests:
         return text
