@@ -16,7 +16,7 @@ KlEstimator = Literal["k1", "k2", "k3"]
 
 def clipped_surrogate(
     logp_BT: Tensor, old_logp_BT: Tensor, advantage_B: Tensor, mask_BT: Tensor, clip_eps: float
-) -> tuple[Tensor, dict[str, Tensor]]:
+) -> tuple[Tensor, Tensor]:
     """Masked sum of -min(rho A, clip(rho, 1 - eps, 1 + eps) A), rho = exp(logp - old_logp).
 
     Positions outside the mask may hold anything (-inf and NaN included) and reach neither value nor gradient. A ratio
