@@ -8,13 +8,12 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import ConfigDict, StrictFloat, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, StrictFloat, TypeAdapter, ValidationError, model_validator
 
 from pairuni.errors import InputError
 from pairuni.files import gathering, read_json, read_jsonl
@@ -23,46 +22,62 @@ from pairuni.validation import input_error
 
 ALIASES = {"image_path": "image", "prompt": "caption"}
 """Our name of a key -> the other one under which samples and quadruples may have it."""
-_ROW = ConfigDict(extra="allow")  # not strict as a whole: strict dataclasses refuse dicts
 
 
-@dataclass(frozen=True)
-class _HalfRow:
-    __pydantic_config__ = _ROW
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("is empty")
+    return text
+
+
+def _share(number: float) -> float:
+    if not 0.0 <= number <= 1.0:
+        raise ValueError(f"must be in [0, 1], not {number}")
+    return number
+
+
+_Text = Annotated[str, AfterValidator(_not_blank)]
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+
+class _HalfRow(_Row):
     image_path: str
-    prompt: str
-    question: str
-    answer: str
+    prompt: _Text
+    question: _Text
+    answer: _Text
     id: str | None = None
     side: Literal["understanding", "generation"] | None = None
     tag: str = ""
 
+    def quadruple(self, id: str, side: Side | None) -> Quadruple:
+        texts = self.prompt, self.question, self.answer
+        return Quadruple(id, side, self.image_path, *texts, self.tag, self.model_extra or {})
 
-@dataclass(frozen=True)
-class _QuadrupleRow:
-    __pydantic_config__ = _ROW
+
+class _QuadrupleRow(_HalfRow):
     side: Literal["understanding", "generation"]
-    image_path: str
-    prompt: str
-    question: str
-    answer: str
-    id: str | None = None
-    tag: str = ""
 
 
-@dataclass(frozen=True)
-class _PairRow:
-    __pydantic_config__ = _ROW
-    similarity: StrictFloat
+class _PairRow(_Row):
+    similarity: Annotated[StrictFloat, AfterValidator(_share)]
     generate_ann: _HalfRow
     understand_ann: _HalfRow
     kind: Kind | None = None
     id: str | None = None
 
+    @model_validator(mode="after")
+    def _aligned_is_one_image(self) -> Self:
+        if self.kind == "aligned" and self.similarity != 1.0:
+            raise InputError(f"an aligned pair has 1.0, not {self.similarity}", field="similarity")
+        if self.kind == "aligned" and self.generate_ann.image_path != self.understand_ann.image_path:
+            raise InputError("an aligned pair has one image, this one two", field="kind")
+        return self
 
-@dataclass(frozen=True)
-class _SampleRow:
-    __pydantic_config__ = _ROW
+
+class _SampleRow(_Row):
     image_path: str
     id: str | None = None
     prompt: str | None = None
@@ -72,6 +87,7 @@ class _SampleRow:
 
 
 Row = TypeVar("Row")
+Record = TypeVar("Record", Pair, Quadruple, Sample)
 _PAIR, _QUADRUPLE, _SAMPLE = TypeAdapter(_PairRow), TypeAdapter(_QuadrupleRow), TypeAdapter(_SampleRow)
 
 
@@ -95,16 +111,23 @@ def numbered_pairs(
 
     Raises InputError as `read_pairs` does.
     """
-    path = Path(path)
-    root = pairs_root(path, image_root)
-    pairs: dict[int, Pair] = {}
-    for n, raw in read_jsonl(path, faults):
-        with gathering(faults):
-            pairs[n] = _to_pair(validate_row(_PAIR, raw, path, n), raw, path, n, root)
-    _check_unique({n: p.id for n, p in pairs.items()}, path, faults)
-    if not pairs and not faults:
-        raise InputError("holds no pairs", file=path)
-    return pairs
+    path, root = Path(path), pairs_root(path, image_root)
+
+    def pair(n: int, raw: dict[str, Any]) -> Pair:
+        row = validate_row(_PAIR, raw, path, n)
+        same = row.generate_ann.image_path == row.understand_ann.image_path
+        kind: Kind = row.kind or ("aligned" if same else "retrieved")
+        halves = {}
+        for key, side in (("generate_ann", Side.GENERATION), ("understand_ann", Side.UNDERSTANDING)):
+            half: _HalfRow = vars(row)[key]
+            resolve_image(half.image_path, root, file=path, line=n, field=f"{key}.image_path")
+            known = Side(half.side) if half.side else None if kind == "aligned" else side
+            halves[key] = half.quadruple(half.id or f"{n}.{'a' if same else side[0]}", known)
+        similarity = 1.0 if kind == "aligned" else row.similarity
+        extra = row.model_extra or {}
+        return Pair(row.id or str(n), kind, similarity, halves["generate_ann"], halves["understand_ann"], extra)
+
+    return _unique(_made(path, pair, "pairs", faults), path, faults)
 
 
 def read_quadruples(path: str | Path, image_root: str | Path | None = None) -> list[Quadruple]:
@@ -118,18 +141,17 @@ def numbered_quadruples(
     """As `read_quadruples`, by line; `faults` as in `numbered_pairs`. Raises InputError likewise."""
     path = Path(path)
     root = Path(image_root) if image_root is not None else path.parent
-    quadruples: dict[int, Quadruple] = {}
     made: Counter[str] = Counter()
-    for n, given in read_jsonl(path, faults):
-        with gathering(faults), _as_given(given) as raw:
+
+    def quadruple(n: int, given: dict[str, Any]) -> Quadruple:
+        with _as_given(given) as raw:
             row = validate_row(_QUADRUPLE, raw, path, n)
-            side = Side(row.side)
-            id = row.id or _made_id(side, (row.image_path, row.prompt, row.question, row.answer), made)
-            quadruples[n] = _to_quadruple(row, raw, id, side, (path, n, "", root))
-    _check_unique({n: q.id for n, q in quadruples.items()}, path, faults)
-    if not quadruples and not faults:
-        raise InputError("holds no quadruples", file=path)
-    return quadruples
+            resolve_image(row.image_path, root, file=path, line=n)
+        side = Side(row.side)
+        id = row.id or _made_id(side, (row.image_path, row.prompt, row.question, row.answer), made)
+        return row.quadruple(id, side)
+
+    return _unique(_made(path, quadruple, "quadruples", faults), path, faults)
 
 
 def iter_samples(
@@ -142,30 +164,60 @@ def iter_samples(
     """
     path = Path(path)
     root = Path(image_root) if image_root is not None else path.parent
-    empty = True
+    names = ("prompt",) if side is Side.GENERATION else ("question", "answer")
     made: Counter[str] = Counter()
-    for n, given in read_jsonl(path, faults):
-        empty, sample = False, None
-        with gathering(faults), _as_given(given) as raw:
+
+    def sample(n: int, given: dict[str, Any]) -> Sample:
+        with _as_given(given) as raw:
             row = validate_row(_SAMPLE, raw, path, n)
-            half = (row.prompt,) if side is Side.GENERATION else (row.question, row.answer)
-            id = row.id or _made_id(side, (row.image_path, *half), made)
-            sample = _to_sample(replace(row, id=id), raw, side, (path, n, root))
-        if sample is not None:
-            yield n, sample
+            resolve_image(row.image_path, root, file=path, line=n)
+            half: dict[str, str] = {name: vars(row)[name] for name in names}
+            for name, text in half.items():
+                if not (text or "").strip():
+                    raise InputError("is missing or empty", file=path, line=n, field=name)
+        id = row.id or _made_id(side, (row.image_path, *half.values()), made)
+        extra = {k: v for k, v in raw.items() if k not in ("id", "side", "image_path", "tag", *names)}
+        return Sample(id, side, row.image_path, tag=row.tag, extra=extra, **half)
+
+    yield from _made(path, sample, "samples", faults)
+
+
+def read_samples(path: str | Path, side: Side, image_root: str | Path | None = None) -> list[Sample]:
+    """All of `iter_samples`. Raises InputError likewise, and for an id that occurs twice."""
+    return list(numbered_samples(path, side, image_root).values())
+
+
+def numbered_samples(
+    path: str | Path, side: Side, image_root: str | Path | None = None, faults: list[InputError] | None = None
+) -> dict[int, Sample]:
+    """As `read_samples`, by line; `faults` as in `numbered_pairs`. Raises InputError likewise."""
+    return _unique(iter_samples(path, side, image_root, faults), Path(path), faults)
+
+
+def _made(
+    path: Path, make: Callable[[int, dict[str, Any]], Record], name: str, faults: list[InputError] | None
+) -> Iterator[tuple[int, Record]]:
+    empty = True
+    for n, raw in read_jsonl(path, faults):
+        empty, record = False, None
+        with gathering(faults):
+            record = make(n, raw)
+        if record is not None:
+            yield n, record
     if empty and not faults:
-        raise InputError("holds no samples", file=path)
+        raise InputError(f"holds no {name}", file=path)
 
 
-def _to_sample(row: _SampleRow, raw: dict[str, Any], side: Side, where: tuple[Path, int, Path]) -> Sample:
-    path, n, root = where
-    resolve_image(row.image_path, root, file=path, line=n)
-    for name in ("prompt",) if side is Side.GENERATION else ("question", "answer"):
-        if not (raw.get(name) or "").strip():
-            raise InputError("is missing or empty", file=path, line=n, field=name)
-    kept = {"prompt": row.prompt} if side is Side.GENERATION else {"question": row.question, "answer": row.answer}
-    extra = {k: v for k, v in raw.items() if k not in ("id", "side", "image_path", "tag", *kept)}
-    return Sample(row.id or "", side, row.image_path, tag=row.tag, extra=extra, **kept)
+def _unique(records: Iterator[tuple[int, Record]], path: Path, faults: list[InputError] | None) -> dict[int, Record]:
+    """The records by line. Raises InputError for an id that occurs twice."""
+    of_line, first = dict(records), dict[str, int]()
+    for n, record in of_line.items():
+        with gathering(faults):
+            if first.setdefault(record.id, n) != n:
+                raise InputError(
+                    f"{record.id!r} stands in line {first[record.id]} already", file=path, line=n, field="id"
+                )
+    return of_line
 
 
 @contextmanager
@@ -204,22 +256,13 @@ def pairs_root(pairs: str | Path, image_root: str | Path | None = None) -> Path:
     return Path(os.path.normpath(folder / recorded)) if isinstance(recorded, str) else folder
 
 
-def read_samples(path: str | Path, side: Side, image_root: str | Path | None = None) -> list[Sample]:
-    """All of `iter_samples`. Raises InputError likewise, and for an id that occurs twice."""
-    return list(numbered_samples(path, side, image_root).values())
-
-
-def numbered_samples(
-    path: str | Path, side: Side, image_root: str | Path | None = None, faults: list[InputError] | None = None
-) -> dict[int, Sample]:
-    """As `read_samples`, by line; `faults` as in `numbered_pairs`. Raises InputError likewise."""
-    samples = dict(iter_samples(path, side, image_root, faults))
-    _check_unique({n: s.id for n, s in samples.items()}, Path(path), faults)
-    return samples
-
-
 def resolve_image(
-    image_path: str, root: str | Path, *, file: str | Path | None = None, line: int | None = None, field: str = ""
+    image_path: str,
+    root: str | Path,
+    *,
+    file: str | Path | None = None,
+    line: int | None = None,
+    field: str = "image_path",
 ) -> Path:
     """The image's path under `root`. Raises InputError for absolute paths and for paths that leave the root."""
     pure = PurePosixPath(image_path)
@@ -230,7 +273,7 @@ def resolve_image(
             break
     if not image_path or pure.is_absolute() or depth < 0 or "\0" in image_path:
         message = f"{image_path!r} must be a relative path inside {root}"
-        raise InputError(message, file=file, line=line, field=field or "image_path")
+        raise InputError(message, file=file, line=line, field=field)
     return Path(root) / pure
 
 
@@ -240,45 +283,3 @@ def validate_row(adapter: TypeAdapter[Row], raw: dict[str, Any], path: Path, n: 
         return adapter.validate_python(raw)
     except ValidationError as err:
         raise input_error(err, file=path, line=n) from None
-
-
-def _to_quadruple(
-    row: _HalfRow | _QuadrupleRow, raw: dict[str, Any], id: str, side: Side | None, where: tuple[Path, int, str, Path]
-) -> Quadruple:
-    path, n, prefix, root = where
-    for name in ("prompt", "question", "answer"):
-        if not raw[name].strip():
-            raise InputError("is empty", file=path, line=n, field=prefix + name)
-    resolve_image(row.image_path, root, file=path, line=n, field=prefix + "image_path")
-    extra = {k: v for k, v in raw.items() if k not in _QuadrupleRow.__dataclass_fields__}
-    return Quadruple(id, side, row.image_path, row.prompt, row.question, row.answer, row.tag, extra)
-
-
-def _to_pair(row: _PairRow, raw: dict[str, Any], path: Path, n: int, root: Path) -> Pair:
-    same = row.generate_ann.image_path == row.understand_ann.image_path
-    kind: Kind = row.kind or ("aligned" if same else "retrieved")
-    if not 0.0 <= row.similarity <= 1.0:
-        raise InputError(f"must be in [0, 1], not {row.similarity}", file=path, line=n, field="similarity")
-    if row.kind == "aligned" and row.similarity != 1.0:
-        raise InputError(f"an aligned pair has 1.0, not {row.similarity}", file=path, line=n, field="similarity")
-    if row.kind == "aligned" and not same:
-        raise InputError("an aligned pair has one image, this one two", file=path, line=n, field="kind")
-    halves = {}
-    for key, half, fallback in (
-        ("generate_ann", row.generate_ann, Side.GENERATION),
-        ("understand_ann", row.understand_ann, Side.UNDERSTANDING),
-    ):
-        side = Side(half.side) if half.side else None if kind == "aligned" else fallback
-        id = half.id or f"{n}.{'a' if same else fallback[0]}"
-        halves[key] = _to_quadruple(half, raw[key], id, side, (path, n, f"{key}.", root))
-    extra = {k: v for k, v in raw.items() if k not in _PairRow.__dataclass_fields__}
-    similarity = 1.0 if kind == "aligned" else row.similarity
-    return Pair(row.id or str(n), kind, similarity, halves["generate_ann"], halves["understand_ann"], extra)
-
-
-def _check_unique(id_of_line: Mapping[int, str], path: Path, faults: list[InputError] | None = None) -> None:
-    first: dict[str, int] = {}
-    for n, id in id_of_line.items():
-        with gathering(faults):
-            if first.setdefault(id, n) != n:
-                raise InputError(f"{id!r} stands in line {first[id]} already", file=path, line=n, field="id")

@@ -341,43 +341,6 @@ def test_every_extractor_is_an_option():
     assert set(EXTRACTORS) == set(get_args(Extractor))
 
 
-def test_rows_in_any_order(tmp_path):
-    folder = tmp_path / "store"
-    with FeatureStore(folder) as store:
-        store.add(KEYS[:2], ROWS[:2])
-        store.add_unordered(KEYS[2:5], [(np.array([2, 0]), ROWS[[4, 2]]), (np.array([1]), ROWS[[3]])])
-        store.add_unordered([], [])
-        store.add(KEYS[5:], ROWS[5:])
-        assert np.array_equal(store.rows(KEYS), ROWS)
-    with FeatureStore(folder) as store:
-        assert len(store) == 6 and np.array_equal(store.rows(KEYS[::-1]), ROWS[::-1])
-    with FeatureStore(tmp_path / "new") as store:
-        store.add_unordered(KEYS, [(np.arange(6)[::-1], ROWS[::-1])])
-        assert np.array_equal(store.rows(KEYS), ROWS)
-
-
-def test_rows_in_any_order_count_together_or_not_at_all(tmp_path):
-    folder = tmp_path / "store"
-
-    def parts(end):
-        yield np.array([0]), ROWS[[2]]
-        if end is not None:
-            raise end
-
-    with FeatureStore(folder) as store:
-        store.add(KEYS[:2], ROWS[:2])
-        # It is stopped; a row is missing.
-        for end, error in ((KeyboardInterrupt(), KeyboardInterrupt), (None, AssertionError)):
-            with pytest.raises(error):
-                store.add_unordered(KEYS[2:4], parts(end))
-            assert len(store) == 2 and (folder / "features.f32").stat().st_size == 2 * 4 * 4
-        with pytest.raises(InputError, match="holds rows of 4, not 3"):
-            store.add_unordered(KEYS[2:3], [(np.array([0]), ROWS[:1, :3])])
-        store.add(KEYS[2:], ROWS[2:])
-    with FeatureStore(folder) as store:
-        assert np.array_equal(store.rows(KEYS), ROWS)
-
-
 def test_a_store_that_two_processes_opened_holds_each_key_once(tmp_path):
     first, second = FeatureStore(tmp_path / "s"), FeatureStore(tmp_path / "s")
     with first:
@@ -388,33 +351,13 @@ def test_a_store_that_two_processes_opened_holds_each_key_once(tmp_path):
     assert np.array_equal(stored(tmp_path / "s"), ROWS) and (tmp_path / "s" / "keys.sha256").stat().st_size == 6 * 32
 
 
-def test_rows_in_any_order_beside_those_that_another_process_added(tmp_path):
-    first, second = FeatureStore(tmp_path / "s"), FeatureStore(tmp_path / "s")
-    with first:
-        first.add([KEYS[4], KEYS[1]], ROWS[[4, 1]])
-    with second:
-        second.add_unordered(KEYS, [(np.array([5, 1, 0]), ROWS[[5, 1, 0]]), (np.array([2, 4, 3]), ROWS[[2, 4, 3]])])
-    assert np.array_equal(stored(tmp_path / "s"), ROWS)
-    with FeatureStore(tmp_path / "s") as again:
-        again.add_unordered(KEYS, [(np.arange(6), ROWS)])
-    assert (tmp_path / "s" / "features.f32").stat().st_size == ROWS.nbytes
-
-
-def test_a_store_that_holds_keys_twice_is_healed(tmp_path):
+def test_a_store_that_holds_an_image_twice_is_named(tmp_path):
     with FeatureStore(tmp_path) as store:
         store.add(KEYS, ROWS)
-    for name in ("features.f32", "keys.sha256"):  # as two processes at once left it
-        content = (tmp_path / name).read_bytes()
-        half = len(content) // 2
-        (tmp_path / name).write_bytes(content[:half] + content)
-    for _ in range(2):
-        with FeatureStore(tmp_path) as store:
-            assert len(store) == 6 and np.array_equal(store.rows(KEYS), ROWS)
-        assert (tmp_path / "keys.sha256").stat().st_size == 6 * 32
-        assert (tmp_path / "features.f32").stat().st_size == ROWS.nbytes
-    with FeatureStore(tmp_path) as store:
-        store.add(["ff" * 32], ROWS[:1])
-        assert np.array_equal(store.rows([KEYS[5], "ff" * 32]), ROWS[[5, 0]])
+    for name in ("features.f32", "keys.sha256"):
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes() * 2)
+    with pytest.raises(InputError, match="holds an image twice, delete the folder"):
+        FeatureStore(tmp_path)
 
 
 def test_weights_for_an_extractor_without_any_are_refused() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pairuni.eval import geneval_means as geneval
+from pairuni.eval.tasks import geneval
 from pairuni.rewards import geneval_rule as geometry
 
 

@@ -3,9 +3,8 @@
 Pure functions, numpy in and numpy out, float32. The default is spherical Lloyd with full passes: short mini-batch runs
 at thousands of clusters leave up to two thirds of them with one image, whose "medoid" is then no prototype, so the
 numbers of empty and singleton clusters are part of the result. scikit-learn has no spherical k-means and its k-means++
-makes one pass over all images per cluster, so both are written here. A pass compares images with the centroids that
-moved, and with all of them only where an image's own moved: late passes cost little. The nearest centroid is decided in
-float64 (products.py), so that threads and devices do not change the result (they may with minibatch, scikit-learn's).
+makes one pass over all images per cluster, so both are written here. The nearest centroid is decided in float64
+(products.py), so that threads and devices do not change the result (they may with minibatch, scikit-learn's).
 Shapes: N images, R of them, D features, C clusters, P rows of a pool.
 """
 
@@ -27,7 +26,7 @@ PASSES = 50
 _POOL = 64  # candidates that are compared with all images in one product while seeding
 _SKETCH = 128  # dimensions that seeding measures distances in
 _MINIBATCH = 8192  # below this, batches hold too few images per cluster at C in the thousands
-_ROWS = 1 << 14  # images whose nearest centroids are looked for at once
+_ROWS = 1 << 14  # images that are projected at once, and from which on a bar is shown
 
 
 @dataclass(frozen=True)
@@ -85,110 +84,60 @@ def cluster(
         raise ValueError(f"passes must be positive, not {passes}")
     features_ND = normalise(features_ND)
     k_means = _lloyd if kmeans == "lloyd" else _minibatch
-    run = k_means(features_ND, clusters, generator(seed, Stream.CLUSTERS), passes)
-    score_N = exact(features_ND, run.centroids_CD, np.arange(len(features_ND)), run.assignment_N)
-    length_C = np.maximum(np.linalg.norm(run.centroids_CD, axis=1), np.finfo(np.float32).tiny)
-    mean_cosine = float((score_N / length_C[run.assignment_N]).mean())
+    assignment_N, centroids_CD, done, settled = k_means(features_ND, clusters, generator(seed, Stream.CLUSTERS), passes)
+    score_N = exact(features_ND, centroids_CD, np.arange(len(features_ND)), assignment_N)
+    length_C = np.maximum(np.linalg.norm(centroids_CD, axis=1), np.finfo(np.float32).tiny)
+    mean_cosine = float((score_N / length_C[assignment_N]).mean())
     if select == "random":
         score_N = generator(seed, Stream.CLUSTER_MEMBER).random(len(features_ND))
-    ordered = np.lexsort((np.arange(len(score_N)), -score_N, run.assignment_N))
-    _, first = np.unique(run.assignment_N[ordered], return_index=True)
-    sizes_C = np.bincount(run.assignment_N, minlength=clusters)
+    ordered = np.lexsort((np.arange(len(score_N)), -score_N, assignment_N))
+    _, first = np.unique(assignment_N[ordered], return_index=True)
+    sizes_C = np.bincount(assignment_N, minlength=clusters)
     selected, empty, singletons = np.sort(ordered[first]), int((sizes_C == 0).sum()), int((sizes_C == 1).sum())
-    return Clustering(selected, run.assignment_N, empty, singletons, run.passes, run.settled, mean_cosine)
+    return Clustering(selected, assignment_N, empty, singletons, done, settled, mean_cosine)
 
 
-@dataclass
-class _KMeansState:
-    """The state of k-means. `score_N`: float64, each image's product with its centroid (Lloyd)."""
-
-    assignment_N: np.ndarray
-    centroids_CD: np.ndarray
-    score_N: np.ndarray
-    passes: int = 0
-    settled: bool = False
-
-
-def _lloyd(features_ND: np.ndarray, clusters: int, rng: np.random.Generator, passes: int) -> _KMeansState:
-    """Unit centroids of the last assignment. Clusters that get no seed come last and stay empty."""
-    n = len(features_ND)
-    centroids_CD = features_ND[_seeds(features_ND, clusters, rng)]
-    run = _KMeansState(np.zeros(n, np.int64), centroids_CD, np.full(n, -np.inf))
-    moved_C = np.ones(len(centroids_CD), bool)
-    with track(total=passes, desc="k-means", unit="pass", disable=n < _ROWS) as bar:
-        while run.passes < passes and not run.settled:
-            before_N = run.assignment_N.copy()
-            _reassign(features_ND, run, moved_C)
-            run.passes += 1
-            away_N = np.flatnonzero(run.assignment_N != before_N) if run.passes > 1 else np.arange(n)
-            run.settled = not len(away_N)
-            touched_C = np.zeros(len(moved_C), bool)
-            touched_C[run.assignment_N[away_N]] = touched_C[before_N[away_N]] = True
-            moved_C = _move(features_ND, run, touched_C)
-            bar.update()
-            bar.set_postfix(moved=len(away_N))
-    return run
-
-
-def _reassign(features_ND: np.ndarray, run: _KMeansState, moved_C: np.ndarray) -> None:
-    """Gives each image its nearest centroid, the first of equals, where only those in `moved_C` are new.
-
-    Images of a centroid that stood still are nearest to it or to one that moved; the others are compared with all.
-    """
-    lost_N = moved_C[run.assignment_N]
-    run.score_N[lost_N] = -np.inf
-    for rows, columns in (
-        (np.flatnonzero(lost_N), np.arange(len(moved_C))),
-        (np.flatnonzero(~lost_N), np.flatnonzero(moved_C)),
-    ):
-        for start in range(0, len(rows) if len(columns) else 0, _ROWS):
-            some = rows[start : start + _ROWS]
-            features_RD, centroids_CD = np.take(features_ND, some, axis=0), run.centroids_CD[columns]
-            # The product with the nearest centroid is at least this.
-            known_R1 = torch.from_numpy(run.score_N[some].astype(np.float32))[:, None]
-
-            def limit(
-                products_RS: torch.Tensor, first: int, margin_R1: torch.Tensor, known_R1: torch.Tensor = known_R1
-            ) -> torch.Tensor:
-                best_R1 = below(products_RS.amax(dim=1, keepdim=True)) - margin_R1
-                known = known_R1[first : first + len(products_RS)]
-                known[:] = torch.maximum(known, best_R1.cpu())
-                return known.to(products_RS.device) - margin_R1
-
-            found = list(above(features_RD, centroids_CD, limit))
-            row_E, column_E = (np.concatenate(part) for part in zip(*found, strict=True))
-            score_E, name_E = exact(features_RD, centroids_CD, row_E, column_E), columns[column_E]
-            order = np.lexsort((name_E, -score_E, row_E))
-            best = order[np.flatnonzero(np.diff(row_E[order], prepend=-1))]  # the first place of each row
-            image, score, name = some[row_E[best]], score_E[best], name_E[best]
-            nearer = (score > run.score_N[image]) | ((score == run.score_N[image]) & (name < run.assignment_N[image]))
-            run.score_N[image[nearer]], run.assignment_N[image[nearer]] = score[nearer], name[nearer]
-
-
-def _move(features_ND: np.ndarray, run: _KMeansState, touched_C: np.ndarray) -> np.ndarray:
-    """Sets the centroids of `touched_C` to the unit means of their images; which of all centroids have moved [C].
+def _lloyd(
+    features_ND: np.ndarray, clusters: int, rng: np.random.Generator, passes: int
+) -> tuple[np.ndarray, np.ndarray, int, bool]:
+    """(assignment [N], unit centroids [C, D] of it, passes, settled). Clusters without a seed come last and are empty.
 
     A cluster without images, or whose images cancel, keeps its centroid and may win images again.
     """
-    touched = np.flatnonzero(touched_C)
-    rows = np.flatnonzero(touched_C[run.assignment_N])
-    place_C = np.cumsum(touched_C) - 1
-    sum_TD = np.zeros((len(touched), features_ND.shape[1]), np.float32)
-    for start in range(0, len(rows), _ROWS):
-        some = rows[start : start + _ROWS]
-        ends = (place_C[run.assignment_N[some]], np.arange(len(some)))
-        member = csr_matrix((np.ones(len(some), np.float32), ends), shape=(len(touched), len(some)))
-        sum_TD += np.asarray(member @ np.take(features_ND, some, axis=0))
-    length_T1 = np.linalg.norm(sum_TD, axis=1, keepdims=True)
-    old_TD = run.centroids_CD[touched]
-    new_TD = np.where(length_T1 > 1e-6, sum_TD / np.maximum(length_T1, 1e-6), old_TD).astype(np.float32)
-    moved_C = np.zeros(len(touched_C), bool)
-    moved_C[touched] = (new_TD != old_TD).any(axis=1)
-    run.centroids_CD[touched] = new_TD
-    return moved_C
+    n = len(features_ND)
+    centroids_CD = features_ND[_seeds(features_ND, clusters, rng)]
+    assignment_N, done, settled = np.full(n, -1), 0, False
+    with track(total=passes, desc="k-means", unit="pass", disable=n < _ROWS) as bar:
+        while done < passes and not settled:
+            nearest_N = nearest(features_ND, centroids_CD)
+            moved = int((nearest_N != assignment_N).sum())
+            assignment_N, done, settled = nearest_N, done + 1, not moved
+            ends = (assignment_N, np.arange(n))
+            member_CN = csr_matrix((np.ones(n, np.float32), ends), shape=(len(centroids_CD), n))
+            sum_CD = np.asarray(member_CN @ features_ND)
+            length_C1 = np.linalg.norm(sum_CD, axis=1, keepdims=True)
+            centroids_CD = np.where(length_C1 > 1e-6, sum_CD / np.maximum(length_C1, 1e-6), centroids_CD)
+            bar.update()
+            bar.set_postfix(moved=moved)
+    return assignment_N, centroids_CD, done, settled
 
 
-def _minibatch(features_ND: np.ndarray, clusters: int, rng: np.random.Generator, passes: int) -> _KMeansState:
+def nearest(features_ND: np.ndarray, centroids_CD: np.ndarray) -> np.ndarray:
+    """int64 [N]: the centroid with the largest inner product in float64, the first of equals. All rows are unit."""
+
+    def limit(products_RS: torch.Tensor, start: int, margin_R1: torch.Tensor) -> torch.Tensor:
+        return below(products_RS.amax(dim=1, keepdim=True)) - 2 * margin_R1
+
+    parts = list(above(features_ND, centroids_CD, limit))
+    row_E, column_E = (np.concatenate(part) for part in zip(*parts, strict=True))
+    order = np.lexsort((column_E, -exact(features_ND, centroids_CD, row_E, column_E), row_E))
+    return column_E[order[np.flatnonzero(np.diff(row_E[order], prepend=-1))]]  # the first place of each row
+
+
+def _minibatch(
+    features_ND: np.ndarray, clusters: int, rng: np.random.Generator, passes: int
+) -> tuple[np.ndarray, np.ndarray, int, bool]:
+    """As `_lloyd`."""
     # Seeded as Lloyd is: scikit-learn's own k-means++ makes one pass over all images per cluster.
     seeds_CD = features_ND[_seeds(features_ND, clusters, rng)]
     state, batch = int(rng.integers(2**31)), min(_MINIBATCH, len(features_ND))
@@ -196,8 +145,7 @@ def _minibatch(features_ND: np.ndarray, clusters: int, rng: np.random.Generator,
     model: Any = MiniBatchKMeans(len(seeds_CD), init=cast(Any, seeds_CD), batch_size=batch, random_state=state)
     model.set_params(n_init=1, max_iter=passes).fit(features_ND)
     settled = model.n_steps_ < passes * len(features_ND) // batch
-    centroids_CD = model.cluster_centers_.astype(np.float32)
-    return _KMeansState(model.labels_.astype(np.int64), centroids_CD, np.empty(0), settled=settled)
+    return model.labels_.astype(np.int64), model.cluster_centers_.astype(np.float32), 0, settled
 
 
 def _seeds(features_ND: np.ndarray, clusters: int, rng: np.random.Generator) -> np.ndarray:

@@ -7,7 +7,7 @@ keeps all but one writing process out. By hand, because parquet and arrow files 
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -63,48 +63,22 @@ class FeatureStore:
         self.reserve()  # only now, so that a run without a single row leaves no folder
         new_n = [n for n, key in enumerate(keys) if key not in self]  # another process may have been here before
         keys, features_ND = [keys[n] for n in new_n], features_ND[new_n]
-        self._set_width(features_ND.shape[1])
+        width = features_ND.shape[1]
+        if self._width and width != self._width:
+            raise InputError(f"holds rows of {self._width}, not {width}; delete it", file=self.folder)
         if self.folder is None:
             self._memory.append(features_ND)
         else:
-            _append(self._files[0], features_ND.tobytes())
-        self._name(keys)
-
-    def add_unordered(self, keys: Sequence[str], parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
-        """Appends rows whose keys are new and whose features come in any order; memory is that of one part.
-
-        Args:
-            parts: (places_n, features_nD): rows and where their keys stand in `keys`. All places must occur.
-
-        Raises:
-            InputError: the width is not that of the rows before. Nothing is added then, nor when it is killed.
-        """
-        assert self.folder is not None
-        if not keys:
-            return
-        self.reserve()
-        place_N = np.full(len(keys), -1)  # of a key among those that are new
-        new_n = [n for n, key in enumerate(keys) if key not in self]
-        place_N[new_n], keys = np.arange(len(new_n)), [keys[n] for n in new_n]
-        start, size, seen_n = len(self), len(self) * self._width * _FLOAT, np.zeros(len(keys), dtype=bool)
-        try:
-            for places_n, features_nD in parts:
-                self._set_width(features_nD.shape[1])
-                if not keys:
-                    continue
-                shape = (start + len(keys), self._width)
-                self._files[0].truncate(shape[0] * self._width * _FLOAT)  # the first time it grows
-                stored = np.memmap(self.folder / "features.f32", np.float32, "r+", shape=shape)
-                new = place_N[places_n] >= 0
-                stored[start + place_N[places_n][new]] = features_nD[new]
-                stored.flush()
-                seen_n[place_N[places_n][new]] = True
-            assert seen_n.all()
-        except BaseException:
-            self._files[0].truncate(size)
-            raise
-        os.fsync(self._files[0].fileno())
-        self._name(keys)
+            if not self._width:
+                write_json(self.folder / "store.json", {"width": width})
+            # Rows count once their keys are there.
+            for file, content in zip(self._files, (features_ND.tobytes(), bytes.fromhex("".join(keys))), strict=False):
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        self._width = width
+        for key in keys:
+            self._row_of[bytes.fromhex(key)] = len(self._row_of)
 
     def rows(self, keys: Sequence[str]) -> np.ndarray:
         """float32 [len(keys), D]. A read-only view of the file where the keys are its rows in their order."""
@@ -114,20 +88,6 @@ class FeatureStore:
         else:
             stored = np.memmap(self.folder / "features.f32", np.float32, "r", shape=(len(self), self._width))
         return stored if np.array_equal(places, np.arange(len(self))) else np.take(stored, places, axis=0)
-
-    def _set_width(self, width: int) -> None:
-        if self._width and width != self._width:
-            raise InputError(f"holds rows of {self._width}, not {width}; delete it", file=self.folder)
-        if self.folder is not None and not self._width:
-            write_json(self.folder / "store.json", {"width": width})
-        self._width = width
-
-    def _name(self, keys: Sequence[str]) -> None:
-        """Makes the rows that were written count."""
-        if self.folder is not None:
-            _append(self._files[1], b"".join(bytes.fromhex(key) for key in keys))
-        for key in keys:
-            self._row_of[bytes.fromhex(key)] = len(self._row_of)
 
     def _open(self, folder: Path) -> None:
         try:
@@ -150,31 +110,6 @@ class FeatureStore:
         features.truncate(count * self._width * _FLOAT)
         keys.truncate(count * _KEY)
         names = (folder / "keys.sha256").read_bytes()
-        for n in range(count):
-            self._row_of.setdefault(names[n * _KEY : (n + 1) * _KEY], n)
+        self._row_of = {names[n * _KEY : (n + 1) * _KEY]: n for n in range(count)}
         if len(self._row_of) != count:
-            self._heal(folder)
-
-    def _heal(self, folder: Path) -> None:
-        """Keeps the first row of each key: two processes of an earlier version could write a key twice.
-
-        Killed half-way it leaves a store without store.json, which counts as empty.
-        """
-        first_of = list(self._row_of.items())
-        stored = np.memmap(folder / "features.f32", np.float32, "r").reshape(-1, self._width)
-        (folder / "features.f32.new").write_bytes(b"".join(stored[row].tobytes() for _, row in first_of))
-        (folder / "keys.sha256.new").write_bytes(b"".join(key for key, _ in first_of))
-        for file in self._files[:2]:
-            file.close()
-        (folder / "store.json").unlink()
-        for name in ("features.f32", "keys.sha256"):
-            (folder / f"{name}.new").replace(folder / name)
-        write_json(folder / "store.json", {"width": self._width})
-        self._files[:2] = [(folder / "features.f32").open("ab"), (folder / "keys.sha256").open("ab")]
-        self._row_of = {key: n for n, (key, _) in enumerate(first_of)}
-
-
-def _append(file: Any, content: bytes) -> None:
-    file.write(content)
-    file.flush()
-    os.fsync(file.fileno())
+            raise InputError("holds an image twice, delete the folder", file=folder)

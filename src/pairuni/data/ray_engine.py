@@ -17,13 +17,13 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
@@ -40,6 +40,7 @@ find no slot a resumed run makes no progress."""
 _SHARD_BATCHES = 16
 """Batches of the extractor per shard: the work of one task, and about the loss of a kill per worker."""
 _PLAN_ROWS = 1 << 17
+_OPEN_SHARDS, _STORED_ROWS = 16, 1 << 10  # held and stored at once, at the end
 _CONNECT = 10.0  # seconds
 _POLL = 2.0  # seconds between looks at how far it is
 _PLAN = pa.schema({"key": pa.string(), "path": pa.string()})
@@ -248,23 +249,20 @@ def _fold(work: Path, keys: Sequence[str], store: FeatureStore) -> dict[str, Inp
     """
     shards = [file for done in _committed(work / "done") for file in sorted((work / "shards").glob(f"{done.stem}-*"))]
     failed: dict[str, InputError] = {}
-    found: set[str] = set()
+    place_of: dict[str, tuple[Path, int]] = {}
     for shard in shards:
-        for row in pq.read_table(shard, columns=["key", "error", "field"]).to_pylist():
+        for n, row in enumerate(pq.read_table(shard, columns=["key", "error", "field"]).to_pylist()):
             if row["error"] is None:
-                found.add(row["key"])
+                place_of[row["key"]] = shard, n
             else:
                 failed[row["key"]] = InputError(row["error"], field=row["field"])
-    ordered = [key for key in keys if key in found] + sorted(found - set(keys))
-    place_of = {key: place for place, key in enumerate(key for key in ordered if key not in store)}
 
-    def parts() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for shard in shards:
-            rows = pq.read_table(shard, columns=["key", "features"], filters=pc.field("features").is_valid())
-            places_n = np.array([place_of.get(key, -1) for key in rows["key"].to_pylist()])
-            if (places_n >= 0).any():
-                features_nD = rows["features"].combine_chunks().flatten().to_numpy().reshape(len(rows), -1)
-                yield places_n[places_n >= 0], features_nD[places_n >= 0]
+    @lru_cache(maxsize=_OPEN_SHARDS)  # Ray writes them roughly in the order of the plan
+    def features(shard: Path) -> list[np.ndarray | None]:
+        return pq.read_table(shard, columns=["features"])["features"].to_numpy().tolist()
 
-    store.add_unordered(list(place_of), parts())
+    wanted = [key for key in [*keys, *sorted(place_of.keys() - set(keys))] if key in place_of and key not in store]
+    for start in range(0, len(wanted), _STORED_ROWS):
+        some = wanted[start : start + _STORED_ROWS]
+        store.add(some, np.stack([features(shard)[n] for shard, n in map(place_of.__getitem__, some)]))
     return failed

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from pairuni.errors import InputError
 from pairuni.streams import Stream, generator
 from pairuni.types import SamplingSpec, Side
 
+Rule = TypeVar("Rule")
 _RESAMPLES = 400  # of the bootstrap; its own error is then about 3.5 % of the standard error
 
 
@@ -182,3 +183,10 @@ def standard_error(answers: Sequence[Answer], benchmark: Benchmark) -> float:
         drawn = rng.integers(len(kept), size=len(kept))
         values.append(benchmark.total([answer for g in drawn.tolist() for answer in kept[g]]).value)
     return float(np.std(values, ddof=1))
+
+
+def rule_of(protocol: str, rules: Mapping[str, Rule], benchmark: str) -> Rule:
+    """`rules[protocol]`. Raises ValueError that names the protocols of `benchmark` for any other name."""
+    if protocol not in rules:
+        raise ValueError(f"{benchmark} has no protocol {protocol!r}; known: {', '.join(rules)}")
+    return rules[protocol]

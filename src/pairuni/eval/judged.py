@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pairuni.eval.protocols import rule_of
+from pairuni.eval.base import rule_of
 
 # ---- WISE -----------------------------------------------------------------------------------------------------------
 

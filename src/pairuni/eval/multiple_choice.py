@@ -1,26 +1,134 @@
-"""MMMU and MMStar: which answers are right under each protocol, and the published numbers.
-
-eval/letters.py reads the letter of an answer.
+"""MMMU and MMStar: the letter in an answer and which answers are right under each protocol, and the published numbers.
 
 Sources: MMMU-Benchmark/MMMU `mmmu/utils/eval_utils.py` (Apache-2.0); MMStar-Benchmark/MMStar
-`eval/vlmeval/evaluate/mmstar.py`; lmms-eval 0.7.3 `tasks/mmmu`, `tasks/mmstar`; VLMEvalKit `dataset/utils/
-multiple_choice.py` without a judge (its exact_matching). One thing is ours: where the MMMU scripts draw a letter at
-random, the answer is wrong and counted as unparsed. Asking the model is elsewhere.
+`eval/vlmeval/evaluate/mmstar.py`; lmms-eval 0.7.3 `tasks/mmmu`, `tasks/mmstar`, `tasks/_task_utils/
+mmmu_mcq_utils.py` and `mcq_extract.py`; VLMEvalKit `utils/matching_util.py` and `dataset/utils/multiple_choice.py`
+without a judge (its exact_matching). All of them are case-sensitive in the letter and take some answers for what they
+are not ("DNA is shown" for an A); published numbers contain that. The reader that training uses, rewards/choice.py, is
+stricter. One thing is ours: where the MMMU scripts draw a letter at random, the answer is wrong and counted as
+unparsed.
 """
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pairuni.eval.letters import mmmu_lmms, mmmu_official, ranked_lmms, vlmevalkit
-from pairuni.eval.protocols import rule_of
+from pairuni.eval.base import rule_of
+
+# ---- the letter in an answer -----------------------------------------------------------------------------------------
+
+_BRACKETED, _SPACED = "({})", " {} "
+_ANNOUNCED = (
+    *(f"{the}{best}answer is" for the in ("", "the ") for best in ("", "correct ", "best ")),
+    *(f"{the}{best}option is" for the in ("", "the ") for best in ("correct ", "best ")),
+    *(f"{the}{best}choice is" for the in ("", "the ") for best in ("", "correct ")),
+    *("my answer is", "my choice is", "i choose", "i select", "i pick"),
+    *("옵션", "정답은", "답은", "답:", "答案是", "答案为", "选", "答えは"),
+)
+"""Announcements of an answer to lmms-eval. "the answer is" is looked for besides "answer is" because
+only the first place of each counts."""
+_REFUSALS = (
+    "Sorry, I can't help with images of people yet.",
+    "I can't process this file.",
+    "I'm sorry, but without the image provided",
+    "Cannot determine the answer",
+)
+_API_FAILURE = "Failed to obtain answer via API"
+NONE_OF_THEM = "Z"
+"""VLMEvalKit's letter for an answer that refuses: read, and wrong."""
+
+
+def mmmu_official(response: str, options: Mapping[str, str]) -> str | None:
+    """(B), else a B between spaces, else (above five words) an option's text; the last of several. None: upstream draws
+    at random."""
+    return _mmmu(response, options, (_BRACKETED, _SPACED))
+
+
+def mmmu_lmms(response: str, options: Mapping[str, str]) -> str | None:
+    """Like `mmmu_official`, but a letter before a space or full stop counts inside a word too. None: drawn as well."""
+    return _mmmu(response, options, (_BRACKETED, "{} ", "{}."))
+
+
+def _mmmu(response: str, options: Mapping[str, str], forms: Iterable[str]) -> str | None:
+    for mark in ",.!?;:'":
+        response = response.strip(mark)  # one mark after the other: of "B,." the comma stays, of "B.," nothing
+    text = f" {response} "
+    for form in forms:
+        found = [letter for letter in options if form.format(letter) in text]
+        if found:
+            # Whatever form was found, unbracketed letters are compared by their place between spaces; where there is
+            # none (-1 for all), the first option stands.
+            place = form if form == _BRACKETED else _SPACED
+            return max(found, key=lambda letter: text.rfind(place.format(letter)))
+    if len(text.split()) <= 5:
+        return None
+    places = {letter: text.lower().rfind(str(option).lower()) for letter, option in options.items()}
+    named = [letter for letter, place in places.items() if place >= 0]
+    return max(named, key=lambda letter: places[letter], default=None)
+
+
+def vlmevalkit(response: str, options: Mapping[str, str]) -> str | None:
+    """The only option letter among the words, if it first comes in the last four, else the only option text.
+
+    None: left to a judge, or wrong where there is none. NONE_OF_THEM: a refusal, or a Z without any option letter.
+    """
+    letter = _only_letter(response, options)
+    if letter or len(response) > 2 * sum(len(str(option)) for option in options.values()):
+        return letter  # long answers tend to mention options that they do not choose
+    named = [letter for letter, option in options.items() if str(option).lower() in response.lower()]
+    return named[0] if len(named) == 1 else None
+
+
+def _only_letter(response: str, letters: Iterable[str]) -> str | None:
+    if _API_FAILURE in response:
+        return None
+    if any(refusal in response for refusal in _REFUSALS):
+        return NONE_OF_THEM
+    words = response.translate(str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))).split()
+    present = [letter for letter in letters if letter in words]
+    if not present and NONE_OF_THEM in words:
+        return NONE_OF_THEM
+    if len(present) == 1 and words.index(present[0]) >= len(words) - 4:
+        return present[0]
+    return None
+
+
+def ranked_lmms(response: str, letters: str = "ABCD") -> str | None:
+    """lmms-eval's reader for MMStar: the most telling form that occurs, and the last letter in that form.
+
+    A letter that starts the answer comes first ("A dog and a cat, so B" is an A), then one that ends it, then one after
+    an announcement (any letter after it, inside words too), then (B), B., B:, B), B and a space, any B.
+    """
+    text = response.strip()
+    for mark in ",.!?;:'\"":
+        text = text.strip(mark)
+    core, text = text.strip(), f" {text} "
+    for letter in letters:
+        if core.startswith(letter) and not core[1:2].isalpha():
+            return letter
+    for letter in letters:
+        if core.endswith(letter) and not core[-2:-1].isalpha():
+            return letter
+    lowered = text.lower()
+    starts = [lowered.find(cue) + len(cue) for cue in _ANNOUNCED if cue in lowered]
+    place, letter = max(
+        [(text.find(letter, start), letter) for start in starts for letter in letters], default=(-1, "")
+    )
+    if place >= 0:
+        return letter
+    for form in (_BRACKETED, "{}.", "{}:", "{})", "{} ", "{}"):
+        place, letter = max((text.rfind(form.format(letter)), letter) for letter in letters)
+        if place >= 0:
+            return letter
+    return None
+
+
+# ---- MMMU -----------------------------------------------------------------------------------------------------------
+
 
 _MMMU = {"official": mmmu_official, "lmms_eval": mmmu_lmms, "vlmevalkit": vlmevalkit}
 _OTHER_ANSWERS = "Other Answers"
 """VLMEvalKit asks open MMMU questions as a choice between the gold answer and this text."""
-
-
-# ---- MMMU -----------------------------------------------------------------------------------------------------------
 
 
 def parse_mmmu(response: str, options: Mapping[str, str], protocol: str) -> str | None:
@@ -101,45 +209,13 @@ def _normal(text: str) -> list[str] | list[float]:
     return [f" {lowered}", f"{lowered} "] if len(lowered) == 1 else [lowered]
 
 
-def score_mmmu(
-    outputs: Iterable[Mapping[str, Any]], answers: Mapping[str, Mapping[str, Any]], protocol: str
-) -> dict[str, Any]:
-    """MMMU's accuracy in per cent, over items and by subject.
+def mmmu_item(output: Mapping[str, Any], answer: Mapping[str, Any], protocol: str) -> tuple[bool, bool]:
+    """Whether an item is right, and whether an answer could be read at all.
 
     Args:
-        outputs: one for each item: id, response, and for multiple choice index2ans {letter: text}.
-        answers: {id: {"question_type": "multiple-choice" or another, "ground_truth": letter, answer or answers}}.
-
-    Returns:
-        {"score": per cent right, "n": items, "unparsed": items in which no letter could be read, "parts": {subject: per
-        cent}}. Items of `answers` without an output are not counted, as upstream: compare n.
-
-    Raises:
-        ValueError: an unknown protocol, no outputs, an id twice or one that is not in `answers`.
+        output: `response`, and for multiple choice `index2ans` {letter: text}.
+        answer: `question_type` ("multiple-choice" or another) and `ground_truth`: a letter, an answer, or several.
     """
-    rule_of(protocol, _MMMU, "MMMU")
-    subjects: dict[str, list[bool]] = {}
-    unparsed, seen = 0, set()
-    for output in outputs:
-        item = output["id"]
-        if item in seen or item not in answers:
-            raise ValueError(f"MMMU: {item!r} is {'there twice' if item in seen else 'not among the answers'}")
-        seen.add(item)
-        right, parsed = mmmu_item(output, answers[item], protocol)
-        unparsed += not parsed
-        subjects.setdefault(subject(item), []).append(right)
-    if not seen:
-        raise ValueError("MMMU without outputs has no score")
-    return {
-        "score": 100 * sum(map(sum, subjects.values())) / len(seen),
-        "n": len(seen),
-        "unparsed": unparsed,
-        "parts": {name: 100 * sum(each) / len(each) for name, each in subjects.items()},
-    }
-
-
-def mmmu_item(output: Mapping[str, Any], answer: Mapping[str, Any], protocol: str) -> tuple[bool, bool]:
-    """Whether an item is right, and whether an answer could be read at all; arguments as in `score_mmmu`."""
     response, gold = output["response"], answer["ground_truth"]
     if answer["question_type"] == "multiple-choice":
         letter = parse_mmmu(response, output["index2ans"], protocol)
@@ -163,21 +239,13 @@ _MMSTAR_BY_AXIS = {"official": False, "lmms_eval": True, "vlmevalkit": False}
 """Protocol -> whether the score is the mean over axes."""
 
 
-def mmstar(response: str, gold: str, protocol: str, options: Mapping[str, str] | None = None) -> bool:
-    """Whether an answer to an MMStar question is right.
-
-    Args:
-        gold: the letter.
-        options: {letter: text}; only vlmevalkit looks at the texts. Without it, letters A to D alone count.
-
-    Raises:
-        ValueError: an unknown protocol.
-    """
+def mmstar(response: str, gold: str, protocol: str) -> bool:
+    """Whether an answer to an MMStar question is right; `gold` is the letter. Raises ValueError: unknown protocol."""
     rule_of(protocol, _MMSTAR_BY_AXIS, "MMStar")
     if protocol == "lmms_eval":
         return ranked_lmms(response) == gold.strip().upper()
     if protocol == "vlmevalkit":
-        return vlmevalkit(response, options or dict.fromkeys("ABCD", "")) == gold.strip()
+        return _only_letter(response, "ABCD") == gold.strip()
     # The first letter, or the one after one of three openings, in any case: "A dog" is an A, "Answer: B" too.
     answer, said = (text.lower().strip().replace("\n", " ") for text in (gold, response))
     openings = ("", "(", "option ", "the answer is ")

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from pairuni.eval.protocols import rule_of
+from pairuni.eval.base import rule_of
 
 YesNo = Literal["yes", "no", "other"]
 
