@@ -193,7 +193,7 @@ def test_what_is_wrong_before_anything_is_loaded(tmp_path):
         with pytest.raises(InputError) as caught:
             load_reward("hps", Side.GENERATION, RewardOptions(**given))
         assert caught.value.field == f"rewards.options.hps.{field}"
-    with pytest.raises(InputError, match="batch: must be positive, not 0"):
+    with pytest.raises(InputError, match=r"rewards.options.batch: must be positive, not 0"):
         RewardOptions(batch=0)
 
 

@@ -38,7 +38,7 @@ def test_options_go_to_the_reward_that_they_are_of_and_only_where_it_takes_them(
     assert side_reward(config, Side.UNDERSTANDING).name == "choice"
     with pytest.raises(InputError, match=r"rewards.options: has options of hsp, which no side uses"):
         RewardConfig(generation="hps", options={"hsp": RewardOptions()})
-    with pytest.raises(InputError, match=r"batch: must be positive, not -1"):
+    with pytest.raises(InputError, match=r"rewards.options.batch: must be positive, not -1"):
         RewardConfig(generation="hps", options={"hps": RewardOptions(batch=-1)})
     for spec, hint in (
         ("shapes", "has no options"),

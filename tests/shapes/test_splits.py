@@ -15,8 +15,17 @@ from pairuni.config import EvalSplit, PretrainConfig, ShapesConfig
 from pairuni.files import read_jsonl
 from pairuni.lab.pretrain.rows import make_pool
 from pairuni.shapes import held_out, world
-from pairuni.shapes.captions import OPENINGS, TASKS, VALIDATION_OPENINGS, caption, read
-from pairuni.shapes.held_out import held_out_prompts, held_out_questions, split_of_prompt, split_of_scene
+from pairuni.shapes.captions import (
+    OPENINGS,
+    TASKS,
+    VALIDATION_OPENINGS,
+    Requirement,
+    caption,
+    is_validation_prompt,
+    prompt_split,
+    read,
+)
+from pairuni.shapes.held_out import held_out_prompts, held_out_questions, split_of_scene
 from pairuni.shapes.questions import TYPES
 from pairuni.shapes.scenes import Scene
 from pairuni.tiny.corpus import corpus, training_caption
@@ -29,6 +38,13 @@ class Drawn:
     prompts: set[str] = field(default_factory=set)
     scenes: set[Scene] = field(default_factory=set)
     asked: set[tuple[Scene, str]] = field(default_factory=set)
+
+
+def split_of_prompt(text: str, requirement: Requirement) -> str:
+    """The one split that may have the text as a prompt."""
+    if prompt_split(text, requirement) == "train":
+        return "train"
+    return "validation" if is_validation_prompt(text) else "test"
 
 
 def draw_training(number: int, folder: Path, patch: pytest.MonkeyPatch) -> Drawn:

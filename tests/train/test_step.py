@@ -15,6 +15,7 @@ from pairuni.config import AdvantageConfig, NormLength, OptimConfig, RolloutConf
 from pairuni.errors import DivergedError, InputError
 from pairuni.policies import sampling
 from pairuni.policies.janus.policy import JanusPolicy
+from pairuni.train import metrics
 from pairuni.train.optim import Optimizer
 from pairuni.train.rollout import SideBatch, sampling_spec
 from pairuni.types import Chunk, Half, Rollouts, Side
@@ -403,3 +404,10 @@ def test_nothing_with_a_graph_outlives_the_rollout(
     gc.collect()
     alive = [o for o in gc.get_objects() if issubclass(type(o), Tensor) and o.grad_fn is not None]
     assert batch and not alive
+
+
+def test_means_of_finite_rewards_are_finite_whatever_their_size() -> None:
+    scores = np.array([1.5e308, 1.5e308, 0.5e308])
+    assert metrics._mean(scores) == pytest.approx(1.1666666666666667e308)
+    assert metrics._std(scores) == pytest.approx(1e308 * np.std([1.5, 1.5, 0.5]))
+    assert np.isnan(metrics._mean([])) and metrics._mean([0.1, 0.2]) == np.array([0.1, 0.2]).mean()

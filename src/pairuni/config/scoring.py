@@ -6,7 +6,7 @@ from typing import Literal
 from pairuni.config.fields import Count, ListOf, Positive, PositiveNumber, options, require
 
 
-@options()
+@options("rewards.options")
 class RewardOptions:
     """Options of one reward. docs/rewards.md lists those of each reward; any other is an error."""
 

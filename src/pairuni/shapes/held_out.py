@@ -25,8 +25,6 @@ from pairuni.shapes.captions import (
     TASKS,
     VALIDATION_OPENINGS,
     Requirement,
-    is_validation_prompt,
-    prompt_split,
     random_task,
 )
 from pairuni.shapes.questions import TYPES, Question
@@ -82,13 +80,6 @@ def split_of_scene(scene: Scene) -> Literal["train", "test", "validation"]:
     if scene_split(scene) == "train":
         return "train"
     return "validation" if drawn_for_validation(scene) and scene not in _fixed_scenes() else "test"
-
-
-def split_of_prompt(text: str, requirement: Requirement) -> Literal["train", "test", "validation"]:
-    """The one split that may have the text as a prompt."""
-    if prompt_split(text, requirement) == "train":
-        return "train"
-    return "validation" if is_validation_prompt(text) else "test"
 
 
 def _question(i: int, split: EvalSplit) -> HeldOutQuestion:

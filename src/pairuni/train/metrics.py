@@ -79,7 +79,7 @@ def rollout_metrics(batch: Mapping[Side, SideBatch], credits: Mapping[Side, Tens
         mean = _mean(np.concatenate([np.zeros(0), *known]))
         row |= {
             f"reward_mean/{side}": mean,
-            f"reward_std/{side}": _mean([r.std() for r in known if len(r)]),
+            f"reward_std/{side}": _mean([_std(r) for r in known if len(r)]),
             **_named_means(groups, sampled, side),
             **_mean_looks(groups, side),
             f"advantage_abs/{side}": _mean(np.abs([group.credit_R for group in groups])),
@@ -194,4 +194,17 @@ def _named_means(groups: list[_Group], sampled: SideBatch, side: Side) -> dict[s
 
 def _mean(values: Iterable[float] | np.ndarray) -> float:
     array = np.asarray(list(values) if not isinstance(values, np.ndarray) else values, dtype=np.float64)
-    return float(array.mean()) if array.size else float("nan")
+    if not array.size:
+        return float("nan")
+    with np.errstate(over="ignore"):
+        mean = array.mean()
+    # Finite scores have a finite mean, whatever their size.
+    return float(mean if np.isfinite(mean) else (array / array.size).sum())
+
+
+def _std(scores_R: np.ndarray) -> float:
+    """The population deviation, finite for finite scores of any size."""
+    with np.errstate(over="ignore"):
+        std = scores_R.std()
+    largest = np.abs(scores_R).max()
+    return float(std if np.isfinite(std) else largest * (scores_R / largest).std())
