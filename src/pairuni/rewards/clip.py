@@ -5,8 +5,8 @@ the model, prepare images and turn cosines into scores.
 """
 
 import html
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,6 @@ _BROKEN = (
     StrictDataclassError,
 )
 _BATCH = 32
-_CAPTIONS = 4096
-"""Captions whose embedding is kept: a step's captions come again for each rollout, a run's in each epoch."""
 
 Prepare = Callable[[np.ndarray], Tensor]
 """From uint8 [H, W, 3] to float32 [3, S, S], what a vision tower takes."""
@@ -72,7 +70,8 @@ class ClipReward:
     options: RewardOptions = field(default_factory=RewardOptions)
     sides: frozenset[Side] = frozenset({Side.GENERATION})
     remote: bool = False
-    _scorer: "ClipScorer | None" = field(default=None, init=False, repr=False, compare=False)
+    model: Any = field(default=None, init=False, repr=False, compare=False)
+    """transformers' CLIPModel, from `load` on."""
 
     def __post_init__(self) -> None:
         """Raises InputError for what can be known to be wrong without loading: a local path, the device."""
@@ -90,37 +89,63 @@ class ClipReward:
         return {"weights": self.kind.weights, "tokenizer": self.kind.tokenizer}
 
     def __call__(self, items: Sequence[RewardInput]) -> Sequence[float]:
+        self.load()
         captions = [self.kind.prefix + item.quadruple.prompt for item in items]
-        scorer = self.load()
-        return self.kind.score(scorer.cosines([item.pixels for item in items], captions), scorer.model).tolist()
+        return self.kind.score(self._cosines([item.pixels for item in items], captions), self.model).tolist()
 
-    def load(self) -> "ClipScorer":
-        """The model, which is loaded where it is not yet.
+    def load(self) -> "ClipReward":
+        """Loads the model where that is not done yet, and returns the reward.
 
         Raises:
             InputError: weights or tokenizer cannot be had, are broken or of another model.
         """
-        if self._scorer is None:
-            from transformers.utils.logging import disable_progress_bar  # here, since it takes seconds
+        if self.model is None:
+            from transformers import CLIPTokenizer  # here, since it takes seconds
+            from transformers.utils.logging import disable_progress_bar
 
             disable_progress_bar()  # its bars would break into ours
-            model, prepare = self._tried("weights", self._weights, self.kind.build)
+            with self._naming("weights", self._weights):
+                model, self._prepare = self.kind.build(self._weights)
             config = model.config.text_config
-            ids = self._tried("tokenizer", self._tokenizer, lambda source: self._caption_ids(source, config))
-            self._scorer = ClipScorer(model, ids, prepare, self._device, self.options.batch or _BATCH)
-        return self._scorer
+            with self._naming("tokenizer", self._tokenizer):
+                tokenizer = CLIPTokenizer.from_pretrained(self._tokenizer)
+                if len(tokenizer) < 256:  # transformers makes an empty one of files that are not there
+                    raise InputError("holds no vocabulary of a CLIP, or cannot be fetched")
+                length, end = config.max_position_embeddings, config.vocab_size - 1
+                self._ids = CaptionIds(tokenizer, length, end, self.kind.cleaned)
+            self.model = model.eval().to(self._device)
+        return self
 
-    def _caption_ids(self, source: Path | str, config: Any) -> "CaptionIds":
-        from transformers import CLIPTokenizer
+    def _cosines(self, images: Sequence[np.ndarray], captions: Sequence[str]) -> np.ndarray:
+        """float64 [n], in [-1, 1]: of each image, uint8 [H, W, 3], with its caption.
 
-        tokenizer = CLIPTokenizer.from_pretrained(source)
-        if len(tokenizer) < 256:  # transformers makes an empty one of files that are not there
-            raise InputError("holds no vocabulary of a CLIP, or cannot be fetched")
-        return CaptionIds(tokenizer, config.max_position_embeddings, config.vocab_size - 1, self.kind.cleaned)
+        The towers run under fp16 autocast on CUDA and in fp32 elsewhere; the cosine itself is fp32.
+        """
+        if not images:
+            return np.zeros(0)
+        size = self.options.batch or _BATCH
+        different = list(dict.fromkeys(captions))  # a caption comes again for each rollout
+        images_nD, texts_nD = [], []
+        half = torch.autocast("cuda", torch.float16, enabled=self._device.type == "cuda")
+        with torch.inference_mode(), half:
+            for start in range(0, len(images), size):
+                pixels = torch.stack([self._prepare(image) for image in images[start : start + size]])
+                seen = self.model.vision_model(pixel_values=pixels.to(self._device)).pooler_output
+                images_nD.append(functional.normalize(self.model.visual_projection(seen).float(), dim=1))
+            for start in range(0, len(different), size):
+                ids = self._ids(different[start : start + size]).to(self._device)
+                read = self.model.text_model(input_ids=ids).pooler_output
+                texts_nD.append(functional.normalize(self.model.text_projection(read).float(), dim=1))
+            place_of = {text: n for n, text in enumerate(different)}
+            texts_ND = torch.cat(texts_nD)[[place_of[text] for text in captions]]
+            cosines = (torch.cat(images_nD) * texts_ND).sum(dim=1)
+        return cosines.double().clamp(-1, 1).cpu().numpy()
 
-    def _tried(self, option: str, source: Path | str, load: Callable[[Path | str], Any]) -> Any:
+    @contextmanager
+    def _naming(self, option: str, source: Path | str) -> Iterator[None]:
+        """Turns what loading raises into an InputError that names the option."""
         try:
-            return load(source)
+            yield
         except InputError as err:
             raise InputError(err.message, file=err.file or source, field=err.field or self._field(option)) from None
         except _BROKEN as err:
@@ -129,58 +154,6 @@ class ClipReward:
 
     def _field(self, option: str) -> str:
         return f"rewards.options.{self.name}.{option}"
-
-
-class ClipScorer:
-    """A CLIP that is loaded, and its cosines."""
-
-    def __init__(
-        self, model: Any, caption_ids: "CaptionIds", prepare: Prepare, device: torch.device, batch: int
-    ) -> None:
-        """
-        Args:
-            model: transformers' CLIPModel.
-            batch: images, or captions, per forward pass.
-        """
-        self.model = model.eval().to(device)
-        self._ids, self._prepare, self._device, self._batch = caption_ids, prepare, device, batch
-        self._captions: OrderedDict[str, Tensor] = OrderedDict()
-
-    def cosines(self, images: Sequence[np.ndarray], captions: Sequence[str]) -> np.ndarray:
-        """float64 [n], in [-1, 1]: of each image, uint8 [H, W, 3], with its caption.
-
-        The towers run under fp16 autocast on CUDA and in fp32 elsewhere; the cosine itself is fp32.
-        """
-        if not images:
-            return np.zeros(0)
-        half = torch.autocast("cuda", torch.float16, enabled=self._device.type == "cuda")
-        with torch.inference_mode(), half:
-            captions_ND = self._caption_features(captions)
-            images_ND = torch.cat([self._image_features(part) for part in self._parts(images)])
-            cosines = (images_ND * captions_ND).sum(dim=1)
-        return cosines.double().clamp(-1, 1).cpu().numpy()
-
-    def _parts(self, items: Sequence[Any]) -> list[Sequence[Any]]:
-        return [items[start : start + self._batch] for start in range(0, len(items), self._batch)]
-
-    def _image_features(self, images: Sequence[np.ndarray]) -> Tensor:
-        pixels = torch.stack([self._prepare(image) for image in images]).to(self._device)
-        features = self.model.visual_projection(self.model.vision_model(pixel_values=pixels).pooler_output)
-        return functional.normalize(features.float(), dim=1)
-
-    def _caption_features(self, captions: Sequence[str]) -> Tensor:
-        known = {text: self._captions[text] for text in captions if text in self._captions}
-        new = [text for text in dict.fromkeys(captions) if text not in known]
-        for part in self._parts(new):
-            ids = self._ids(part).to(self._device)
-            features = self.model.text_projection(self.model.text_model(input_ids=ids).pooler_output)
-            known |= zip(part, functional.normalize(features.float(), dim=1), strict=True)
-        for text, feature in known.items():
-            self._captions[text] = feature
-            self._captions.move_to_end(text)
-        while len(self._captions) > _CAPTIONS:
-            self._captions.popitem(last=False)
-        return torch.stack([known[text] for text in captions])
 
 
 def clean(text: str) -> str:
