@@ -1,6 +1,7 @@
 """pairing: Algorithm 1 against its text, every image at most once, and the whole stage on photographs."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -73,8 +74,9 @@ def test_every_image_is_used_at_most_once_and_all_are_counted(seed, n, clusters,
     quadruples, features = planted(seed, n, groups=4)
     contents = [str(i % max(1, n - copies)) for i in range(n)]
     features = features[[int(c) for c in contents]]
+    quadruples = [replace(q, image_path=f"{c}.png") for q, c in zip(quadruples, contents, strict=True)]
     config = options(clusters=clusters, matching=matching, seed=seed, max_pairs=max_pairs)
-    pairing = build_pairs(quadruples, features, config, contents)
+    pairing = build_pairs(quadruples, features, config)
     content_of = {q.id: c for q, c in zip(quadruples, contents, strict=True)}
     used = []
     for pair in pairing.pairs:
@@ -103,7 +105,8 @@ def test_an_image_on_both_sides_is_one_image():
     features = np.tile(np.eye(4, dtype=np.float32), (2, 1))
     pairing = build_pairs(rows, features, options(clusters=1))
     assert (pairing.counts.duplicates, pairing.counts.duplicates_across_sides, pairing.counts.retrieved) == (4, 4, 0)
-    again = build_pairs(rows, features, options(clusters=1), [f"sha{i}" for i in range(8)])
+    apart = [replace(row, image_path=f"{row.id}.png") for row in rows]
+    again = build_pairs(apart, features, options(clusters=1))
     assert again.counts.duplicates == 0 and all(p.similarity == 1.0 for p in again.pairs)
 
 

@@ -23,37 +23,13 @@ from pairuni.files import file_hash, jsonl_writer, put, write_json, writing
 from pairuni.llm import Chat, Ledger
 from pairuni.outputs import Outputs
 from pairuni.progress import Progress, track
-from pairuni.types import Sample, Side
+from pairuni.types import Side
 
 FILES = ("quadruples.jsonl", "rejected.jsonl", "completion.json")
 _CHARACTERS = 4
 """Characters per token in English, roughly."""
 _REPLY_TOKENS = 100
 """Tokens of a caption, question or verdict, roughly."""
-
-
-class Tally:
-    """Counts what became of the samples."""
-
-    def __init__(self) -> None:
-        self.inputs = self.retried = 0
-        self.completed, self.rejected = (dict.fromkeys((str(side) for side in Side), 0) for _ in range(2))
-        self.reasons: Counter[str] = Counter()
-        self.notes: Counter[str] = Counter()
-
-    def add(self, sample: Sample, outcome: Completion) -> None:
-        self.notes.update(outcome.notes)
-        self.inputs += 1
-        self.retried += outcome.attempts > 1
-        ended = self.rejected if outcome.quadruple is None else self.completed
-        ended[str(sample.side)] += 1
-        if outcome.quadruple is None:
-            self.reasons[outcome.reason.partition(":")[0]] += 1
-
-    def to_json(self) -> dict[str, Any]:
-        counts = {"inputs": self.inputs, "completed": self.completed, "rejected": self.rejected}
-        found = {"reasons": dict(sorted(self.reasons.items())), "notes": dict(sorted(self.notes.items()))}
-        return {**counts, "retried": self.retried, **found}
 
 
 def run_complete(config: CompleteConfig) -> dict[str, Any]:
@@ -73,39 +49,46 @@ def run_complete(config: CompleteConfig) -> dict[str, Any]:
         output /= f"shard_{config.shard:05d}_of_{config.shards:05d}"
     images = Outputs(config.output, "complete", (), config.overwrite, many=["images/*/*"] if gathers(config) else [])
     with images, writing(output, "complete", FILES, config.overwrite):
-        return _complete(config, output)
-
-
-def _complete(config: CompleteConfig, output: Path) -> dict[str, Any]:
-    work, tally = _Work(config), Tally()
-    with jsonl_writer(output / "quadruples.jsonl") as keep, jsonl_writer(output / "rejected.jsonl") as reject:
-        for item, outcome, bar in work.outcomes("complete"):
-            sample = item.sample
-            tally.add(sample, outcome)
-            if outcome.quadruple is None:
-                row = {"id": sample.id, "side": str(sample.side), "image_path": sample.image_path}
-                row |= {"prompt": sample.prompt, "question": sample.question, "answer": sample.answer}
-                row |= {"tag": sample.tag, "reason": outcome.reason}
-                reject({**sample.extra, **{key: value for key, value in row.items() if value is not None}})
-            else:
-                keep(outcome.quadruple.to_json())
-                if work.sources.gathers:
-                    put(work.sources.image_root / sample.image_path, item.read())
-            if work.chat is not None:
-                used = work.chat.usage
-                counts = f"{sum(tally.rejected.values())} rejected, {used.calls} calls, {used.replayed} replayed"
-                bar.set_postfix_str(f"{counts}, cost {used.cost(config.llm):.2f}", refresh=False)
-    files = {str(side): Path(vars(config)[side]) for side in Side}
-    summary = {
-        "options": {name: value for name, value in asdict(config).items() if name != "overwrite"},
-        "quadruples": str(output / "quadruples.jsonl"),
-        "image_root": str(work.sources.image_root),
-        "input_hashes": {name: file_hash(path) if path.is_file() else None for name, path in files.items()},
-        "counts": {**tally.to_json(), "left_out": dict(work.sources.left_out)},
-    }
-    if work.chat is not None:
-        summary["llm"] = {**asdict(work.chat.usage), "cost": round(work.chat.usage.cost(config.llm), 4)}
-    write_json(output / "completion.json", summary)
+        work, retried, reasons, notes = _Work(config), 0, Counter[str](), Counter[str]()
+        ended = {name: dict.fromkeys((str(side) for side in Side), 0) for name in ("completed", "rejected")}
+        with jsonl_writer(output / "quadruples.jsonl") as keep, jsonl_writer(output / "rejected.jsonl") as reject:
+            for item, outcome, bar in work.outcomes("complete"):
+                sample, quadruple = item.sample, outcome.quadruple
+                ended["rejected" if quadruple is None else "completed"][str(sample.side)] += 1
+                retried += outcome.attempts > 1
+                notes.update(outcome.notes)
+                if quadruple is None:
+                    reasons[outcome.reason.partition(":")[0]] += 1
+                    row = {"id": sample.id, "side": str(sample.side), "image_path": sample.image_path}
+                    row |= {"prompt": sample.prompt, "question": sample.question, "answer": sample.answer}
+                    row |= {"tag": sample.tag, "reason": outcome.reason}
+                    reject({**sample.extra, **{key: value for key, value in row.items() if value is not None}})
+                else:
+                    keep(quadruple.to_json())
+                    if work.sources.gathers:
+                        put(work.sources.image_root / sample.image_path, item.read())
+                if work.chat is not None:
+                    used = work.chat.usage
+                    counts = f"{sum(ended['rejected'].values())} rejected, {used.calls} calls, {used.replayed} replayed"
+                    bar.set_postfix_str(f"{counts}, cost {used.cost(config.llm):.2f}", refresh=False)
+        files = {str(side): Path(vars(config)[side]) for side in Side}
+        summary = {
+            "options": {name: value for name, value in asdict(config).items() if name != "overwrite"},
+            "quadruples": str(output / "quadruples.jsonl"),
+            "image_root": str(work.sources.image_root),
+            "input_hashes": {name: file_hash(path) if path.is_file() else None for name, path in files.items()},
+            "counts": {
+                "inputs": sum(sum(each.values()) for each in ended.values()),
+                **ended,
+                "retried": retried,
+                "reasons": dict(sorted(reasons.items())),
+                "notes": dict(sorted(notes.items())),
+                "left_out": dict(work.sources.left_out),
+            },
+        }
+        if work.chat is not None:
+            summary["llm"] = {**asdict(work.chat.usage), "cost": round(work.chat.usage.cost(config.llm), 4)}
+        write_json(output / "completion.json", summary)
     return summary
 
 
@@ -146,19 +129,17 @@ class _Work:
             self._verifier = LlmVerifier(self.chat, templates)
 
     def outcomes(self, title: str) -> Iterator[tuple[SourceItem, Completion, Progress]]:
-        """Each sample of this shard with what became of it, in order, and the progress bar."""
-        placed = itertools.islice(self._placed(), self.config.shard, None, self.config.shards)
+        """Each sample of this shard with what became of it, in order, and the progress bar.
+
+        A sample's place is that among the samples of its side.
+        """
+        places = {side: itertools.count() for side in Side}
+        placed = ((item, next(places[item.sample.side])) for item in self.sources)
+        shard = itertools.islice(placed, self.config.shard, None, self.config.shards)
         workers = 1 if self.chat is None else self.config.llm.concurrency
-        bar = track(in_order(lambda one: self._outcome(*one), placed, workers), title, unit="sample")
+        bar = track(in_order(lambda one: self._outcome(*one), shard, workers), title, unit="sample")
         for (item, _), outcome in bar:
             yield item, outcome, bar
-
-    def _placed(self) -> Iterator[tuple[SourceItem, int]]:
-        """Each item and its place among those of its side."""
-        counts = dict.fromkeys(Side, 0)
-        for item in self.sources:
-            yield item, counts[item.sample.side]
-            counts[item.sample.side] += 1
 
     def _outcome(self, item: SourceItem, position: int) -> Completion:
         try:

@@ -83,27 +83,21 @@ class Pairing:
     """The candidates: index, edges, and what an approximate index missed."""
 
 
-def build_pairs(
-    quadruples: Sequence[Quadruple],
-    features_ND: np.ndarray,
-    options: PairConfig,
-    contents: Sequence[str] | None = None,
-) -> Pairing:
+def build_pairs(quadruples: Sequence[Quadruple], features_ND: np.ndarray, options: PairConfig) -> Pairing:
     """Algorithm 1. Aligned pairs come first, in file order, then retrieved ones, in the file order of generation.
 
     Args:
+        quadruples: those of equal image paths count as one.
         features_ND: one row per quadruple, of its image.
-        contents: one key per quadruple that is equal for equal images (default: the image path).
 
     Raises:
         ValueError: the lengths disagree, a quadruple has no side, or a feature row is zero or not finite.
     """
-    contents = [q.image_path for q in quadruples] if contents is None else contents
-    if not len(quadruples) == len(features_ND) == len(contents) or not quadruples:
-        raise ValueError(f"{len(quadruples)} quadruples, {len(features_ND)} feature rows, {len(contents)} contents")
+    if len(quadruples) != len(features_ND) or not quadruples:
+        raise ValueError(f"{len(quadruples)} quadruples, {len(features_ND)} feature rows")
     if any(q.side is None for q in quadruples):
         raise ValueError("every quadruple needs a side")
-    kept, across = _first_of_each(quadruples, contents)
+    kept, across = _first_of_each(quadruples, [q.image_path for q in quadruples])
     images = [quadruples[i] for i in kept]
     features_ND = normalise(features_ND if len(kept) == len(quadruples) else features_ND[kept])
     clusters = max(1, min(options.clusters, len(images) // 2))
@@ -199,20 +193,24 @@ def run_pair(config: PairConfig) -> dict[str, Any]:
 def _pair(config: PairConfig) -> dict[str, Any]:
     source, output = Path(config.quadruples), Path(config.output)
     root = source.parent if config.image_root is None else Path(config.image_root)
-    clock = _Clock()
+    seconds, start = dict[str, float](), perf_counter()
+
+    def lap(name: str) -> None:
+        seconds[name] = round(perf_counter() - start - sum(seconds.values()), 3)
+
     quadruples = read_quadruples(source, root)
     paths = [root / q.image_path for q in quadruples]
-    clock.lap("read")
+    lap("read")
     engine, extractor = choose_engine(config), load_extractor(config.extractor, config.weights)
-    clock.lap("load_extractor")
+    lap("load_extractor")
     cache = output / "features"
     try:
         images, broken = read_images(paths, extractor, config.feature_batch, cache, engine)
-        clock.lap("features")
+        lap("features")
         rows = np.setdiff1d(np.arange(len(paths)), list(broken))
         readable = [quadruples[n] for n in rows]
         removals = clean(readable, images, config, extractor, cache)
-        clock.lap("clean")
+        lap("clean")
     except InputError as err:
         if err.file is None or Path(err.file) not in paths:
             raise
@@ -228,11 +226,15 @@ def _pair(config: PairConfig) -> dict[str, Any]:
     removals = [replace(r, index=int(rows[r.index])) for r in removals]
     removals += [Removal(n, UNREADABLE, err.message, None) for n, err in broken.items()]
     removals.sort(key=lambda r: r.index)
-    clock.lap("pairing")
+    lap("pairing")
     write_jsonl(output / "pairs.jsonl", (p.to_json() for p in pairing.pairs))
     write_jsonl(output / "removed.jsonl", (r.to_json(quadruples[r.index]) for r in removals))
     write_jsonl(output / "unmatched.jsonl", ({**q.to_json(), "reason": why} for q, why in pairing.unmatched))
-    clock.lap("write")
+    lap("write")
+    try:  # as seen from the output, so that both may be moved together
+        image_root = Path(os.path.relpath(root.resolve(), output.resolve())).as_posix()
+    except ValueError:  # another drive
+        image_root = root.resolve().as_posix()
     reasons = Counter(r.reason for r in removals)
     _, across = _first_of_each(readable, images.hashes)
     # Cosines of random pairs of different images, to set the floor against.
@@ -241,7 +243,7 @@ def _pair(config: PairConfig) -> dict[str, Any]:
     cosines = np.einsum("nd,nd->n", images.features_ND[i[different]], images.features_ND[j[different]])
     summary = {
         "options": {name: value for name, value in asdict(config).items() if name != "overwrite"},
-        "image_root": _relative(root, output),
+        "image_root": image_root,
         "extractor": extractor.identity,
         "input_hashes": {
             "quadruples": file_hash(source),
@@ -256,7 +258,7 @@ def _pair(config: PairConfig) -> dict[str, Any]:
         "similarity": _quantiles([p.similarity for p in pairing.pairs if p.kind == "retrieved"]),
         "random_pair_cosine": _quantiles(cosines),
         "notices": _notices(config, pairing.counts, len(broken), output, root),
-        "seconds": clock.seconds,
+        "seconds": seconds,
         "peak_rss_mb": None,
         "generation_order": pairing.generation_order,
     }
@@ -265,19 +267,6 @@ def _pair(config: PairConfig) -> dict[str, Any]:
         summary["peak_rss_mb"] = round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
     write_json(output / "pairing.json", summary)
     return summary
-
-
-class _Clock:
-    """Seconds per stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._start = perf_counter()
-
-    def lap(self, name: str) -> None:
-        now = perf_counter()
-        self.seconds[name] = round(now - self._start, 3)
-        self._start = now
 
 
 def _quantiles(values: Sequence[float] | np.ndarray) -> dict[str, float] | None:
@@ -297,11 +286,3 @@ def _notices(config: PairConfig, counts: Counts, broken: int, output: Path, root
     if output.resolve() != root.resolve():
         notices.append(f"image paths in pairs.jsonl are relative to {root}, where pairing.json says that they are")
     return notices
-
-
-def _relative(root: Path, output: Path) -> str:
-    """`root` as seen from `output`, so that both may be moved together; whole where no relative path leads there."""
-    try:
-        return Path(os.path.relpath(root.resolve(), output.resolve())).as_posix()
-    except ValueError:  # another drive
-        return root.resolve().as_posix()
