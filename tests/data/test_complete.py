@@ -12,7 +12,7 @@ from pairuni.data.complete import run_complete
 from pairuni.data.completion import Attempt, complete_sample
 from pairuni.data.images import LoadedImage, load_image
 from pairuni.data.shapes_completion import Known, ShapesCompleter, ShapesVerifier, right_letters, told
-from pairuni.data.sources import open_sources
+from pairuni.data.sources import Sources
 from pairuni.errors import InputError
 from pairuni.records import read_quadruples
 from pairuni.shapes.captions import fits, prompt_split, read
@@ -39,7 +39,7 @@ def test_a_whole_run(shapes_sources, tmp_path):
     assert counts["completed"] == {"understanding": 36, "generation": 36}, counts
     assert summary["image_root"] == str(shapes_sources)
     quadruples = read_quadruples(tmp_path / "out" / "quadruples.jsonl", shapes_sources)
-    sources = {item.sample.id: item.sample for item in open_sources(config(shapes_sources, tmp_path))}
+    sources = {item.sample.id: item.sample for item in Sources(config(shapes_sources, tmp_path))}
     for q in quadruples:
         original = sources[q.id]
         assert (q.side, q.image_path, q.tag, q.extra) == (
@@ -200,8 +200,8 @@ def test_sources_in_different_folders_need_a_root(shapes_sources, tmp_path):
     (tmp_path / "generation.jsonl").write_bytes((shapes_sources / "generation.jsonl").read_bytes())
     apart = replace(config(shapes_sources, tmp_path), generation=str(tmp_path / "generation.jsonl"))
     with pytest.raises(InputError, match="image_root"):
-        open_sources(apart)
-    assert open_sources(replace(apart, image_root=str(shapes_sources))).image_root == shapes_sources
+        Sources(apart)
+    assert Sources(replace(apart, image_root=str(shapes_sources))).image_root == shapes_sources
 
 
 def test_an_id_on_both_sides_is_refused(shapes_sources, tmp_path):
@@ -209,7 +209,7 @@ def test_an_id_on_both_sides_is_refused(shapes_sources, tmp_path):
     (tmp_path / "generation.jsonl").write_text(json.dumps(row))
     files = str(shapes_sources / "understanding.jsonl"), str(tmp_path / "generation.jsonl")
     with pytest.raises(InputError, match=r"generation.jsonl:1: id: 'u3'"):
-        list(open_sources(CompleteConfig(*files, str(tmp_path), str(shapes_sources))))
+        list(Sources(CompleteConfig(*files, str(tmp_path), str(shapes_sources))))
 
 
 def test_no_caption_is_held_out(shapes_sources, tmp_path):

@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pairuni.data.dataset import PairSampler
+from pairuni.data.dataset import PairSampler, chance, co_batching, true_partners
 from pairuni.data.mixing import mix
-from pairuni.data.partners import chance, co_batching, true_partners
 from pairuni.types import Half, Pair, Quadruple, Side
 
 

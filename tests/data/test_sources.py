@@ -20,7 +20,7 @@ from data_files import write_lines
 from pairuni.config import CompleteConfig, SourceConfig
 from pairuni.data.complete import run_complete
 from pairuni.data.images import StoredImage, load_image, look
-from pairuni.data.sources import image_place, kind, open_sources
+from pairuni.data.sources import Sources, image_place, kind
 from pairuni.errors import InputError
 from pairuni.files import read_jsonl
 from pairuni.records import read_quadruples
@@ -140,7 +140,7 @@ def test_fields_step_into_rows_and_skipped_rows_are_counted(shapes_sources, tmp_
     kept = [q for q in read_quadruples(tmp_path / "out" / "quadruples.jsonl") if q.side is Side.UNDERSTANDING]
     wanted = [(r["question"], r["answer"]) for r in rows if r["tag"] not in ("count", "position")]
     assert [(q.question, q.answer) for q in kept] == wanted and kept[0].id == "u00000000"
-    assert [i.sample.id for i in open_sources(replace(config, understanding_source=replace(how, limit=3)))][:3] == [
+    assert [i.sample.id for i in Sources(replace(config, understanding_source=replace(how, limit=3)))][:3] == [
         "u00000000",
         "u00000001",
         "g0",
@@ -182,7 +182,7 @@ def test_bad_rows_are_rejected_with_their_reason(shapes_sources, tmp_path):
     images = [None if i is None else {"bytes": i.get("bytes"), "path": i.get("path")} for i in table["image"]]
     datasets.Dataset.from_dict({**table, "image": images}, features=features).to_parquet(tmp_path / "u" / "x.parquet")
     config = CompleteConfig(str(tmp_path / "u"), str(shapes_sources / "generation.jsonl"), str(tmp_path / "out"))
-    faults = [(i.sample.id, i.fault) for i in open_sources(config)][:6]
+    faults = [(i.sample.id, i.fault) for i in Sources(config)][:6]
     assert faults == [
         ("a", None),
         ("b", "question missing or empty"),
@@ -215,7 +215,7 @@ def test_a_cut_off_shard_is_one_message(shapes_sources, tmp_path):
         str(tmp_path / "u" / "*.tar"), str(shapes_sources / "generation.jsonl"), str(tmp_path), understanding_source=how
     )
     with pytest.raises(InputError, match="cannot be read"):
-        list(open_sources(config))
+        list(Sources(config))
 
 
 def test_kinds_and_places():

@@ -18,7 +18,7 @@ from pairuni.data.images import look
 from pairuni.data.llm_completer import NO_REPLY, LlmCompleter, LlmVerifier, Templates, texts_of
 from pairuni.data.ordered import in_order
 from pairuni.data.shapes_completion import ShapesCompleter, ShapesVerifier
-from pairuni.data.sources import SourceItem, gathers, open_sources
+from pairuni.data.sources import SourceItem, Sources, gathers
 from pairuni.files import file_hash, jsonl_writer, put, write_json, writing
 from pairuni.llm import Chat, Ledger
 from pairuni.outputs import Outputs
@@ -120,7 +120,7 @@ class _Work:
     """The samples of a config, its completer and its verifier."""
 
     def __init__(self, config: CompleteConfig) -> None:
-        self.config, self.sources, self.chat = config, open_sources(config), None
+        self.config, self.sources, self.chat = config, Sources(config), None
         self._completer, self._verifier = ShapesCompleter(config.seed), ShapesVerifier()
         if config.completer == "llm":
             self.chat = Chat(config.llm, Ledger(Path(config.llm.ledger or Path(config.output) / "ledger")))

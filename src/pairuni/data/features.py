@@ -7,7 +7,7 @@ here or on Ray (ray_engine.py), is an `Engine`.
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import islice
@@ -51,18 +51,9 @@ class Extractor(Protocol):
         ...
 
 
-class Engine(Protocol):
-    """Computes the features that a store lacks."""
-
-    def __call__(
-        self, path_of: Mapping[str, Path], extractor: Extractor, batch: int, store: FeatureStore
-    ) -> dict[str, InputError]:
-        """Adds the rows of all images of `path_of` (key -> path) to the store, in its order.
-
-        Returns:
-            By key, why an image could not be read.
-        """
-        ...
+Engine = Callable[[Mapping[str, Path], Extractor, int, FeatureStore], dict[str, InputError]]
+"""(key -> path, extractor, batch, store): adds the rows that a store lacks, in this order; why an image could not be
+read, by key."""
 
 
 def load_extractor(name: ExtractorName, weights: str = "") -> Extractor:
@@ -148,7 +139,7 @@ def feature_rows(
 def compute_here(
     path_of: Mapping[str, Path], extractor: Extractor, batch: int, store: FeatureStore
 ) -> dict[str, InputError]:
-    """The engine of one process, which stores each batch as it comes. See Engine."""
+    """The `Engine` of one process, which stores each batch as it comes."""
     failed: dict[str, InputError] = {}
     with track(total=len(path_of), desc=extractor.identity, unit="image", disable=not path_of) as bar:
         for keys, rows_ND in feature_rows(path_of, extractor, batch, DECODERS, failed):

@@ -68,8 +68,7 @@ def load_image(image: str | Path | StoredImage) -> np.ndarray:
     place: dict[str, Any] = {"file": image.file, "line": image.line} if stored else {"file": image}
     try:
         with _opened(io.BytesIO(image.content) if stored else image) as file:
-            file.load()
-            return np.asarray(_rgb(ImageOps.exif_transpose(file)))
+            return _decoded(file)
     except FileNotFoundError:
         raise InputError("no such image", **place) from None
     except BROKEN_IMAGE as err:
@@ -91,8 +90,7 @@ def look(content: bytes) -> LoadedImage | str:
                 notes.append(f"{_WIDE[file.mode]} scaled to its range")
             if file.getexif().get(_TURNED, 1) != 1:
                 notes.append("turned as its EXIF says")
-            file.load()
-            pixels = np.asarray(_rgb(ImageOps.exif_transpose(file)))
+            pixels = _decoded(file)
     except Image.DecompressionBombError:
         return "the image is too large"
     except _Animated:
@@ -113,23 +111,21 @@ def _opened(source: str | Path | io.BytesIO) -> Iterator[Image.Image]:
         yield file
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _decoded(file: Image.Image) -> np.ndarray:
+    """uint8 [H, W, 3]. Raises ValueError: wide grey values that are not finite, or are all equal."""
+    file.load()
+    image = ImageOps.exif_transpose(file)
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))  # PIL would cut values off at 255
-    elif image.mode in _WIDE:
-        image = _scaled(image)
+    elif image.mode in _WIDE:  # there too
+        values, named = np.asarray(image, dtype=np.float64), f"{_WIDE[image.mode]}, mode {image.mode}, with"
+        if not np.isfinite(values).all():
+            raise ValueError(f"{named} values that are not finite")
+        low, high = values.min(), values.max()
+        if low == high:
+            raise ValueError(f"{named} one value everywhere: nothing can be seen")
+        image = Image.fromarray(np.rint((values - low) * (255 / (high - low))).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
-
-
-def _scaled(image: Image.Image) -> Image.Image:
-    """Values of mode I or F from their own range to [0, 255]. PIL would cut them off there. Raises ValueError."""
-    values = np.asarray(image, dtype=np.float64)
-    if not np.isfinite(values).all():
-        raise ValueError(f"{_WIDE[image.mode]}, mode {image.mode}, with values that are not finite")
-    low, high = values.min(), values.max()
-    if low == high:
-        raise ValueError(f"{_WIDE[image.mode]}, mode {image.mode}, with one value everywhere: nothing can be seen")
-    return Image.fromarray(np.rint((values - low) * (255 / (high - low))).astype(np.uint8))
+    return np.asarray(image.convert("RGB"))

@@ -70,10 +70,15 @@ def choose(edges: Edges, size: tuple[int, int], strategy: Strategy) -> np.ndarra
     if strategy == "optimal":
         chosen = _optimal(edges, size)
     elif strategy in ("paper_order", "greedy"):
-        order = np.arange(len(edges.g_E))
+        order_E = np.arange(len(edges.g_E))
         if strategy == "greedy":
-            order = np.lexsort((edges.u_E, edges.g_E, -edges.similarity_E))
-        chosen = _first_free(edges, order, size)
+            order_E = np.lexsort((edges.u_E, edges.g_E, -edges.similarity_E))
+        free_G, free_U, taken = np.ones(size[0], bool), np.ones(size[1], bool), []
+        for e, g, u in zip(order_E.tolist(), edges.g_E[order_E].tolist(), edges.u_E[order_E].tolist(), strict=True):
+            if free_G[g] and free_U[u]:
+                free_G[g] = free_U[u] = False
+                taken.append(e)
+        chosen = np.array(taken, dtype=np.int64)
     else:
         raise ValueError(f"strategy must be paper_order, greedy or optimal, not {strategy!r}")
     return chosen[np.argsort(edges.g_E[chosen], kind="stable")]
@@ -147,16 +152,6 @@ def scored(gen_GD: np.ndarray, und_UD: np.ndarray, g_E: np.ndarray, u_E: np.ndar
     similarity_E = np.round(exact(gen_GD, und_UD, g_E, u_E), DECIMALS)
     kept = similarity_E >= floor
     return Edges(g_E[kept], u_E[kept], np.clip(similarity_E[kept], 0.0, 1.0))
-
-
-def _first_free(edges: Edges, order_E: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    free_G, free_U = np.ones(size[0], bool), np.ones(size[1], bool)
-    chosen = []
-    for e, g, u in zip(order_E.tolist(), edges.g_E[order_E].tolist(), edges.u_E[order_E].tolist(), strict=True):
-        if free_G[g] and free_U[u]:
-            free_G[g] = free_U[u] = False
-            chosen.append(e)
-    return np.array(chosen, dtype=np.int64)
 
 
 def _optimal(edges: Edges, size: tuple[int, int]) -> np.ndarray:

@@ -33,6 +33,8 @@ def mix(pairs: Sequence[Pair], mode: PairingMode, seed: int, features: Features 
         InputError: the mode leaves no pairs, needs sides that the file does not say, or needs two pairs at least.
         ValueError: an unknown mode, or unpaired without features.
     """
+    if mode in ("random_pairs", "unpaired") and len(pairs) < 2:
+        raise InputError(f"mode {mode} needs at least two pairs, not {len(pairs)}", field="pair_selection.mode")
     if mode in ("pairs", "vanilla"):
         mixed = list(pairs)
     elif mode in ("aligned_only", "retrieved_only"):
@@ -40,7 +42,11 @@ def mix(pairs: Sequence[Pair], mode: PairingMode, seed: int, features: Features 
     elif mode in ("from_understanding", "from_generation"):
         mixed = _from_source(pairs, Side(mode.removeprefix("from_")))
     elif mode == "random_pairs":
-        mixed = _rejoined(pairs, _derangement(len(pairs), seed), np.zeros(len(pairs)), "x")
+        rng = generator(seed, Stream.RANDOM_PARTNERS)
+        partner = np.arange(len(pairs))
+        while (partner == np.arange(len(pairs))).any():  # until none keeps its own: each such order is as likely
+            partner = rng.permutation(len(pairs))
+        mixed = _rejoined(pairs, partner, np.zeros(len(pairs)), "x")
     elif mode == "unpaired":
         if features is None:
             raise ValueError("mode unpaired needs features")
@@ -72,18 +78,7 @@ def _from_source(pairs: Sequence[Pair], side: Side) -> list[Pair]:
     return [Pair(f"a{n:06d}", "aligned", 1.0, q, q) for n, q in enumerate(found.values())]
 
 
-def _derangement(n: int, seed: int) -> np.ndarray:
-    """A permutation of n of which no index stays, each of these as likely as any other."""
-    _need_two(n, "random_pairs")
-    rng = generator(seed, Stream.RANDOM_PARTNERS)
-    while True:  # e times on average
-        partner = rng.permutation(n)
-        if not (partner == np.arange(n)).any():
-            return partner
-
-
 def _unpaired(pairs: Sequence[Pair], seed: int, features: Features) -> list[Pair]:
-    _need_two(len(pairs), "unpaired")
     gen_ND = normalise(features([p.generate for p in pairs]))
     und_ND = normalise(features([p.understand for p in pairs]))
     free_N = np.ones(len(pairs), bool)
@@ -109,8 +104,3 @@ def _rejoined(pairs: Sequence[Pair], partner: np.ndarray, similarity: np.ndarray
         Pair(f"{prefix}{n:06d}", "retrieved", float(similarity[n]), pair.generate, pairs[int(partner[n])].understand)
         for n, pair in enumerate(pairs)
     ]
-
-
-def _need_two(n: int, mode: str) -> None:
-    if n < 2:
-        raise InputError(f"mode {mode} needs at least two pairs, not {n}", field="pair_selection.mode")

@@ -13,7 +13,7 @@ import re
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,30 +41,49 @@ class SourceItem:
         return self.content if isinstance(self.content, bytes) else self.content.read_bytes()
 
 
-@dataclass(frozen=True)
 class Sources:
     """The samples of both sides, understanding first, and the folder that their image paths are relative to."""
 
-    config: CompleteConfig
-    image_root: Path
-    gathers: bool
-    """Images are to be put below `image_root` when their sample is kept: a source has them inside its own files."""
-    left_out: Counter[str] = field(default_factory=Counter)
-    """Rows passed over so far because of `skip`, by "field: value"."""
+    def __init__(self, config: CompleteConfig) -> None:
+        """Looks at where both sources are and at every line of JSON Lines; the rest is read when it is iterated.
+
+        Raises:
+            InputError: JSON Lines in different folders without an image_root, options that do not fit the format, or a
+                wrong line.
+        """
+        for side in Side:
+            location, how = _source(config, side)
+            if kind(location, how) == "jsonl" and (how.fields or how.strip or how.skip):
+                raise InputError("fields, strip and skip are not for JSON Lines", field=f"{side}_source")
+        folders = {Path(_source(config, side)[0]).parent.resolve() for side in Side}
+        self.config, self.gathers = config, gathers(config)
+        if not self.gathers and config.image_root is None and len(folders) > 1:
+            raise InputError("is needed, because the two files lie in different folders", field="image_root")
+        own = Path(config.image_root or Path(config.understanding).parent)
+        self.image_root = Path(config.output) if self.gathers else own
+        self.left_out: Counter[str] = Counter()
+        """Rows passed over so far because of `skip`, by "field: value"."""
+        for _ in self._items(only_files=True):
+            pass
 
     def __iter__(self) -> Iterator[SourceItem]:
         """Raises InputError: a source cannot be read, or an id occurs twice."""
+        return self._items()
+
+    def _items(self, only_files: bool = False) -> Iterator[SourceItem]:
         seen: set[bytes] = set()
         for side in Side:
             location, how = _source(self.config, side)
-            for line, item in self.items(side, location, how):
+            if only_files and kind(location, how) != "jsonl":
+                continue
+            for line, item in self._of(side, location, how):
                 digest = hashlib.blake2b(item.sample.id.encode(), digest_size=8).digest()
                 if digest in seen and line is not None:
                     raise InputError(f"{item.sample.id!r} occurs twice", file=location, line=line, field="id")
                 yield replace(item, fault="the id occurs twice") if digest in seen else item
                 seen.add(digest)
 
-    def items(self, side: Side, location: str, how: SourceConfig) -> Iterator[tuple[int | None, SourceItem]]:
+    def _of(self, side: Side, location: str, how: SourceConfig) -> Iterator[tuple[int | None, SourceItem]]:
         """(line of a JSON Lines file, item) of one source."""
         if kind(location, how) == "jsonl":
             root = Path(location).parent if self.config.image_root is None else Path(self.config.image_root)
@@ -83,31 +102,6 @@ class Sources:
                 self.left_out[skipped] += 1
             else:
                 yield None, _item(row, side, how, f"{side[0]}{n:08d}", Path(location))
-
-
-def open_sources(config: CompleteConfig) -> Sources:
-    """Looks at where both sources are and at every line of JSON Lines; the rest is read when it is iterated.
-
-    Raises:
-        InputError: JSON Lines in different folders without an image_root, or options that do not fit the format.
-    """
-    for side in Side:
-        location, how = _source(config, side)
-        if kind(location, how) == "jsonl" and (how.fields or how.strip or how.skip):
-            raise InputError("fields, strip and skip are not for JSON Lines", field=f"{side}_source")
-    folders = {Path(_source(config, side)[0]).parent.resolve() for side in Side}
-    if not gathers(config) and config.image_root is None and len(folders) > 1:
-        raise InputError("is needed, because the two files lie in different folders", field="image_root")
-    root = Path(config.output) if gathers(config) else Path(config.image_root or Path(config.understanding).parent)
-    sources = Sources(config, root, gathers(config))
-    # JSON Lines are read through, so that a mistake in them is seen before any work.
-    for _ in sources if not sources.gathers else ():
-        pass
-    for side in Side if sources.gathers else ():
-        location, how = _source(config, side)
-        for _ in sources.items(side, location, how) if kind(location, how) == "jsonl" else ():
-            pass
-    return sources
 
 
 def gathers(config: CompleteConfig) -> bool:
@@ -143,8 +137,24 @@ def stream_rows(location: str, how: SourceConfig) -> Iterator[dict[str, Any]]:
     """
     import datasets  # here, since JSON Lines need none of it
 
+    def opened() -> Any:
+        found, path = kind(location, how), Path(location)
+        split: Any = how.split
+        if found == "imagefolder":
+            return datasets.load_dataset("imagefolder", data_dir=location, split=split, streaming=True)
+        if found == "webdataset":
+            return datasets.load_dataset("webdataset", data_files=location, split=split, streaming=True)
+        if (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
+            saved: Any = datasets.load_from_disk(location)
+            return (saved[how.split] if isinstance(saved, datasets.DatasetDict) else saved).to_iterable_dataset()
+        for form in ("parquet", "arrow"):
+            files = sorted(map(str, path.rglob(f"*.{form}"))) if path.is_dir() else [location] * location.endswith(form)
+            if files:
+                return datasets.load_dataset(form, data_files=files, split="train", streaming=True)
+        return datasets.load_dataset(location, how.subset, split=split, revision=how.revision, streaming=True)
+
     try:
-        stream: Any = _stream(location, how)
+        stream = opened()
         for name, feature in (stream.features or {}).items():
             bare = getattr(feature, "feature", feature)
             if isinstance(bare, datasets.Image):
@@ -153,25 +163,6 @@ def stream_rows(location: str, how: SourceConfig) -> Iterator[dict[str, Any]]:
         yield from stream
     except _BROKEN as err:
         raise InputError(f"cannot be read: {' '.join(str(err).split())[:300]}", file=location) from None
-
-
-def _stream(location: str, how: SourceConfig) -> Any:
-    import datasets
-
-    found, path = kind(location, how), Path(location)
-    split: Any = how.split
-    if found == "imagefolder":
-        return datasets.load_dataset("imagefolder", data_dir=location, split=split, streaming=True)
-    if found == "webdataset":
-        return datasets.load_dataset("webdataset", data_files=location, split=split, streaming=True)
-    if (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
-        saved: Any = datasets.load_from_disk(location)
-        return (saved[how.split] if isinstance(saved, datasets.DatasetDict) else saved).to_iterable_dataset()
-    for ending in ("parquet", "arrow"):
-        files = sorted(map(str, path.rglob(f"*.{ending}"))) if path.is_dir() else [location] * location.endswith(ending)
-        if files:
-            return datasets.load_dataset(ending, data_files=files, split="train", streaming=True)
-    return datasets.load_dataset(location, how.subset, split=split, revision=how.revision, streaming=True)
 
 
 def _item(row: Mapping[str, Any], side: Side, how: SourceConfig, made_id: str, location: Path) -> SourceItem:

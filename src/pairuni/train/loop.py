@@ -14,9 +14,8 @@ import numpy as np
 
 from pairuni import dist
 from pairuni.config import DataConfig, ModelConfig, PairingMode, PairSelectionConfig, TrainConfig
-from pairuni.data.dataset import ImageCache, PairSampler
+from pairuni.data.dataset import ImageCache, PairSampler, true_partners
 from pairuni.data.mixing import image_features, mix
-from pairuni.data.partners import true_partners
 from pairuni.errors import InputError
 from pairuni.files import read_jsonl, write_json
 from pairuni.policies import load_policy

@@ -8,8 +8,7 @@ from typing import Any
 
 from pairuni import dist
 from pairuni.config import EvalConfig, LogConfig, RolloutConfig
-from pairuni.data.dataset import PairSampler
-from pairuni.data.partners import Partners, co_batching
+from pairuni.data.dataset import PairSampler, Partners, co_batching
 from pairuni.errors import DivergedError
 from pairuni.files import locked, write_jsonl
 from pairuni.policies.base import Actor, Policy, Sampler, Scorer

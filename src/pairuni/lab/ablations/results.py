@@ -18,9 +18,9 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from pairuni.config import TrainConfig
+from pairuni.data.dataset import chance
 from pairuni.data.images import load_image
 from pairuni.data.mixing import mix
-from pairuni.data.partners import chance
 from pairuni.data.shapes_content import ShapesContent
 from pairuni.errors import InputError
 from pairuni.eval import load_benchmark
