@@ -17,9 +17,7 @@ RECORD = "shapes.json"
 
 
 def make_data(data: DataConfig, seed: int) -> None:
-    """Writes `data.pairs` where `data.shapes` asks for it and the file is absent.
-
-    `seed` is the run's.
+    """Writes `data.pairs` where `data.shapes` asks for it and the file is absent; `seed` is the run's.
 
     Pairs without a shapes.json beside them are the user's own and are taken as they are.
 
@@ -32,10 +30,20 @@ def make_data(data: DataConfig, seed: int) -> None:
     folder, record = pairs.parent, pairs.parent / RECORD
     made = {"shapes": data.shapes, "seed": seed}
     if pairs.is_file():
-        if record.is_file():
-            _check_record(record, made)
+        there = read_json(record) if record.is_file() else made
+        for name, value in made.items():
+            if there.get(name) != value:
+                what = f"is {there.get(name)!r} for the data here, but {value} for this run; choose another data.pairs"
+                raise InputError(f"{what}, or data.shapes 0 to take the data as it is", file=record, field=name)
         return
-    _check_place(data)
+    if pairs.name != "pairs.jsonl":
+        raise InputError("must end in pairs.jsonl, the file that data.shapes makes", field="data.pairs")
+    if data.image_root is not None:
+        raise InputError("must be left out where data.shapes makes the images", field="data.image_root")
+    check_folder(folder)
+    for file in (folder / name for name in (*SOURCES, QUADRUPLES)):
+        if file.exists() and not record.is_file():
+            raise InputError("is there already, and data.shapes would write over it", file=file)
     number = data.shapes
     print(f"no pairs yet: writing {number} understanding and {number} generation images to {folder}")
     write_json(record, made)  # first, so that a stopped call is seen to be ours and is begun again
@@ -44,23 +52,3 @@ def make_data(data: DataConfig, seed: int) -> None:
     complete, pair = recipe(world)
     run_complete(complete)
     run_pair(pair)
-
-
-def _check_record(record: Path, wanted: dict[str, int]) -> None:
-    there = read_json(record)
-    for name, value in wanted.items():
-        if there.get(name) != value:
-            message = f"is {there.get(name)!r} for the data here, but {value} for this run; choose another data.pairs"
-            raise InputError(f"{message}, or data.shapes 0 to take the data as it is", file=record, field=name)
-
-
-def _check_place(data: DataConfig) -> None:
-    pairs = Path(data.pairs)
-    if pairs.name != "pairs.jsonl":
-        raise InputError("must end in pairs.jsonl, the file that data.shapes makes", field="data.pairs")
-    if data.image_root is not None:
-        raise InputError("must be left out where data.shapes makes the images", field="data.image_root")
-    check_folder(pairs.parent)
-    for file in (pairs.parent / name for name in (*SOURCES, QUADRUPLES)):
-        if file.exists() and not (pairs.parent / RECORD).is_file():
-            raise InputError("is there already, and data.shapes would write over it", file=file)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from pairuni.export import verl_omni
-from pairuni.export.trainer_rows import WeightedPair
+from pairuni.export.folder import WeightedPair
 from pairuni.types import Pair, Quadruple, Side
 
 DOC = (Path(__file__).parents[2] / "docs" / "exporters.md").read_text(encoding="utf-8")

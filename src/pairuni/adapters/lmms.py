@@ -10,7 +10,7 @@ placeholders in a question stay as they are, after the images. Sampling is that 
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, Self
 
@@ -91,10 +91,13 @@ class PairuniModel(lmms):
         asked = self._read(requests)
         answers = [""] * len(asked)
         with track(total=len(asked), desc="questions", disable=self.rank != 0) as bar:
-            for batch in _batches(asked, self.batch_size):
-                for question, text in zip(batch, self._texts(batch), strict=True):
-                    answers[question.place] = cut(text, question.until)
-                bar.update(len(batch))
+            for spec in dict.fromkeys(question.spec for question in asked):
+                alike = [question for question in asked if question.spec == spec]
+                for start in range(0, len(alike), self.batch_size):
+                    batch = alike[start : start + self.batch_size]
+                    for question, text in zip(batch, self._texts(batch), strict=True):
+                        answers[question.place] = cut(text, question.until)
+                    bar.update(len(batch))
         return answers
 
     def loglikelihood(self, requests: list[Instance]) -> NoReturn:
@@ -202,15 +205,6 @@ def stops(options: Mapping[str, Any]) -> tuple[str, ...]:
 def cut(text: str, until: Sequence[str]) -> str:
     """`text` before the first of the stops."""
     return text[: min((place for stop in until if (place := text.find(stop)) >= 0), default=len(text))]
-
-
-def _batches(asked: Sequence[_Asked], size: int) -> Iterator[Sequence[_Asked]]:
-    """Questions of one spec each, of all tasks together."""
-    by_spec: dict[SamplingSpec, list[_Asked]] = {}
-    for question in asked:
-        by_spec.setdefault(question.spec, []).append(question)
-    for same in by_spec.values():
-        yield from (same[start : start + size] for start in range(0, len(same), size))
 
 
 def own_device(device: str) -> str:

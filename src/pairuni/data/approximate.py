@@ -6,7 +6,6 @@ sample how many it misses. Shapes as in match.py.
 """
 
 from math import isqrt
-from types import ModuleType
 
 import numpy as np
 
@@ -32,7 +31,10 @@ def approximate_candidates(
         InputError: faiss is not installed.
         ValueError: a feature row is zero or not finite.
     """
-    faiss = _faiss()
+    try:
+        import faiss  # an extra of many megabytes that few need
+    except ImportError:
+        raise InputError('ivf needs faiss: pip install "pairuni[faiss]"', field="index") from None
     gen_GD, und_UD = normalise(gen_GD), normalise(und_UD)
     lists = max(1, min(4 * isqrt(len(und_UD)), len(und_UD) // 4))
     centres = faiss.IndexFlatIP(und_UD.shape[1])
@@ -69,11 +71,3 @@ def recall(
     width = len(und_UD)
     found = np.isin(rows[true.g_E] * width + true.u_E, edges.g_E * width + edges.u_E)
     return float(found.mean()) if len(found) else 1.0, len(found)
-
-
-def _faiss() -> ModuleType:
-    try:
-        import faiss  # an extra of many megabytes that few need
-    except ImportError:
-        raise InputError('ivf needs faiss: pip install "pairuni[faiss]"', field="index") from None
-    return faiss

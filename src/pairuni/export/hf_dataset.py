@@ -7,6 +7,7 @@ pairs' text and one row group are in memory. The data card is card.py's.
 """
 
 import json
+from contextlib import ExitStack
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -55,15 +56,19 @@ def write_hf_dataset(config: HfDatasetConfig) -> dict[str, Any]:
             notes.append("pairing.json was written with another pairs file: the data card leaves it out")
         pairs = [pair for _, pair in numbered]
         (folder / "data").mkdir()
-        shards = _Shards(folder / "data", config.shard_mb * 1_000_000)
-        try:
+        schema = features().arrow_schema  # says to `datasets` which columns are images
+        limit, shards = config.shard_mb * 1_000_000, list[ParquetFile]()
+        with ExitStack() as stack:
             for n, pair in track(numbered, "export", unit="pair"):
-                shards.add(_row(pair, images, n))
-        finally:
-            shards.close()
+                if not shards or shards[-1].image_bytes >= limit:
+                    stack.close()  # ends the file before
+                    shards.append(ParquetFile(folder / "data" / f"{len(shards)}.parquet", schema, limit))
+                    stack.callback(shards[-1].close)
+                row = _row(pair, images, n)
+                shards[-1].add(row, sum(len(row[f"{half}_image"]["bytes"]) for half in _HALVES))
         # The Hub's names, which tell how many files there are.
-        of = len(shards.files)
-        files = [f.rename(f.with_name(f"train-{n:05d}-of-{of:05d}.parquet")) for n, f in enumerate(shards.files)]
+        names = (f"train-{n:05d}-of-{len(shards):05d}.parquet" for n in range(len(shards)))
+        files = [shard.path.rename(shard.path.with_name(name)) for shard, name in zip(shards, names, strict=True)]
         record = {
             "pairuni": metadata.version("pairuni"),
             "pairs": len(pairs),
@@ -81,30 +86,6 @@ def write_hf_dataset(config: HfDatasetConfig) -> dict[str, Any]:
         write_card(folder / "README.md", ExportCard(config, counted, fresh, record, examples))
         write_json(folder / RECORD, record)
     return {**record, "notes": notes}
-
-
-class _Shards:
-    """Parquet files in `folder`; a new one begins after `limit` bytes of images."""
-
-    def __init__(self, folder: Path, limit: int) -> None:
-        self.files: list[Path] = []
-        self._folder, self._limit = folder, limit
-        self._schema = features().arrow_schema  # says to `datasets` which columns are images
-        self._file: ParquetFile | None = None
-
-    def add(self, row: dict[str, Any]) -> None:
-        if self._file is None:
-            self.files.append(self._folder / f"{len(self.files)}.parquet")
-            self._file = ParquetFile(self.files[-1], self._schema, self._limit)
-        self._file.add(row, sum(len(row[f"{half}_image"]["bytes"]) for half in _HALVES))
-        if self._file.image_bytes >= self._limit:
-            self.close()
-
-    def close(self) -> None:
-        """Ends the file that is being written, if there is one."""
-        if self._file is not None:
-            self._file.close()
-        self._file = None
 
 
 def _row(pair: Pair, images: PairImages, line: int) -> dict[str, Any]:

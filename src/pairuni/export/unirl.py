@@ -27,8 +27,7 @@ from PIL import Image
 
 from pairuni.config import UnirlConfig
 from pairuni.errors import InputError
-from pairuni.export.folder import PairImages
-from pairuni.export.trainer_rows import IMAGE_FIELD, WeightedPair, write_folder
+from pairuni.export.folder import IMAGE_FIELD, PairImages, WeightedPair, write_folder
 from pairuni.types import Side
 
 FILES = {side: f"{side}.jsonl" for side in Side}

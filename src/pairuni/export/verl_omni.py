@@ -25,8 +25,7 @@ import pyarrow
 
 from pairuni.config import VerlOmniConfig
 from pairuni.errors import InputError
-from pairuni.export.folder import PairImages, ParquetFile
-from pairuni.export.trainer_rows import IMAGE_FIELD, WeightedPair, write_folder
+from pairuni.export.folder import IMAGE_FIELD, PairImages, ParquetFile, WeightedPair, write_folder
 from pairuni.types import Side
 
 FILES = {side: f"{side}.parquet" for side in Side}
