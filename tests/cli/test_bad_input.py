@@ -357,15 +357,15 @@ CASES = {
     "pair in a file": (lambda w: pair_up(w, QUADRUPLE, "--output", str(w / "file" / "x")), ["is a file"]),
     "weights without a config": (
         lambda w: pair_up(w, QUADRUPLE | {"id": "y"}, "--extractor", "resnet50", "--weights", str(w)),
-        ["weights", "cannot load"],
+        ["weights", "cannot be loaded"],
     ),
-    "weights of an empty config": (lambda w: weights(w, "{}"), ["weights", "cannot load"]),
+    "weights of an empty config": (lambda w: weights(w, "{}"), ["weights", "cannot be loaded"]),
     "weights of another model": (lambda w: weights(w, '{"model_type": "bert"}'), ["weights", "bert"]),
     "weights of a broken config": (
         lambda w: weights(w, '{"model_type": "resnet", "depths": 3}'),
-        ["weights", "cannot load", "depths"],
+        ["weights", "cannot be loaded", "depths"],
     ),
-    "weights cut short": (lambda w: weights(w, '{"model_type": "resnet"}', b"cut"), ["weights", "cannot load"]),
+    "weights cut short": (lambda w: weights(w, '{"model_type": "resnet"}', b"cut"), ["weights", "cannot be loaded"]),
     "complete: empty answer": (
         lambda w: complete(w, lines(ASKED, {**ASKED, "id": "v", "answer": " "})),
         ["u.jsonl:2", "answer", "empty"],

@@ -284,7 +284,7 @@ def test_resnet_identity_follows_the_weights(tiny_resnet, tmp_path):
 def test_weights_that_are_no_resnet(tiny_resnet, tmp_path):
     from transformers import LlamaConfig, ResNetConfig, ResNetModel
 
-    with pytest.raises(InputError, match="weights: cannot load"):
+    with pytest.raises(InputError, match="weights: cannot be loaded"):
         load_extractor("resnet50", str(tmp_path / "absent"))
     LlamaConfig().save_pretrained(tmp_path / "llama")
     with pytest.raises(InputError, match="llama model"):
@@ -292,7 +292,7 @@ def test_weights_that_are_no_resnet(tiny_resnet, tmp_path):
     deeper = ResNetConfig(embedding_size=8, hidden_sizes=[8, 12], depths=[1, 2], layer_type="basic")
     ResNetModel.from_pretrained(tiny_resnet).save_pretrained(tmp_path / "lacking")
     deeper.save_pretrained(tmp_path / "lacking")
-    with pytest.raises(InputError, match="lacks weights"):
+    with pytest.raises(InputError, match="weights are missing or of another shape"):
         load_extractor("resnet50", str(tmp_path / "lacking"))
 
 

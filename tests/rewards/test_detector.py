@@ -90,5 +90,5 @@ def test_coloured_classes():
 
 
 def test_what_is_no_such_model_is_refused(models_folder, tmp_path):
-    with pytest.raises(InputError, match="cannot load"):
+    with pytest.raises(InputError, match="cannot be loaded"):
         Mask2FormerDetector(str(tmp_path), str(models_folder / "clip"))

@@ -5,8 +5,7 @@ the model, prepare images and turn cosines into scores.
 """
 
 import html
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,27 +13,15 @@ from typing import Any
 import ftfy
 import numpy as np
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional
 
 from pairuni.config import RewardOptions
 from pairuni.errors import InputError
+from pairuni.preparation import loading
 from pairuni.rewards.base import RewardInput
 from pairuni.types import Side
 
-# Errors of transformers, tokenizers, safetensors and the hub for files that are absent, cut off or of another model.
-_BROKEN = (
-    OSError,
-    ValueError,
-    TypeError,
-    KeyError,
-    RuntimeError,
-    AttributeError,
-    SafetensorError,
-    StrictDataclassError,
-)
 _BATCH = 32
 
 Prepare = Callable[[np.ndarray], Tensor]
@@ -104,10 +91,10 @@ class ClipReward:
             from transformers.utils.logging import disable_progress_bar
 
             disable_progress_bar()  # its bars would break into ours
-            with self._naming("weights", self._weights):
+            with loading(self._weights, self._field("weights")):
                 model, self._prepare = self.kind.build(self._weights)
             config = model.config.text_config
-            with self._naming("tokenizer", self._tokenizer):
+            with loading(self._tokenizer, self._field("tokenizer")):
                 tokenizer = CLIPTokenizer.from_pretrained(self._tokenizer)
                 if len(tokenizer) < 256:  # transformers makes an empty one of files that are not there
                     raise InputError("holds no vocabulary of a CLIP, or cannot be fetched")
@@ -140,17 +127,6 @@ class ClipReward:
             texts_ND = torch.cat(texts_nD)[[place_of[text] for text in captions]]
             cosines = (torch.cat(images_nD) * texts_ND).sum(dim=1)
         return cosines.double().clamp(-1, 1).cpu().numpy()
-
-    @contextmanager
-    def _naming(self, option: str, source: Path | str) -> Iterator[None]:
-        """Turns what loading raises into an InputError that names the option."""
-        try:
-            yield
-        except InputError as err:
-            raise InputError(err.message, file=err.file or source, field=err.field or self._field(option)) from None
-        except _BROKEN as err:
-            reason = " ".join(str(err).split())[:300] or type(err).__name__
-            raise InputError(f"cannot be loaded ({reason})", file=source, field=self._field(option)) from None
 
     def _field(self, option: str) -> str:
         return f"rewards.options.{self.name}.{option}"

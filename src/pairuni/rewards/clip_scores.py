@@ -12,22 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from pairuni.errors import InputError
-from pairuni.preparation import OPENAI, Preparation
+from pairuni.preparation import OPENAI, Preparation, whole_model
 from pairuni.rewards.clip import ClipKind, ClipReward, Prepare
 
 
 def _build(source: Path | str) -> tuple[Any, Prepare]:
-    from transformers import AutoConfig, CLIPModel  # here, since it takes seconds
-
-    kind = AutoConfig.from_pretrained(source).model_type
-    if kind != "clip":
-        raise InputError(f"is a {kind} model, not a clip", file=source)
-    loaded: Any = CLIPModel.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
-    model, report = loaded
-    absent = sorted([*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])])
-    if absent:
-        raise InputError(f"{len(absent)} weights are missing or of another shape, e.g. {absent[0]}", file=source)
+    model = whole_model("CLIPModel", source, ("clip",))
     side = model.config.vision_config.image_size
     preparation = Preparation(side, side, *OPENAI)
     return model, lambda image: torch.from_numpy(preparation.pixels(image))

@@ -15,7 +15,7 @@ from PIL import Image
 from torch.nn import functional
 
 from pairuni.errors import InputError
-from pairuni.preparation import IMAGENET, OPENAI, Preparation
+from pairuni.preparation import IMAGENET, OPENAI, Preparation, loading
 
 # COCO's 80 classes in order, three of them under GenEval's names.
 _CLASSES = (
@@ -32,7 +32,6 @@ COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown"
 _PHRASES = ("a photo of a {colour} {name}", "a photo of a {colour}-colored {name}", "a photo of a {colour} object")
 _GREY = 0x99  # behind the object whose colour is asked
 _LEAST = 0.3  # scores at or below it never count, not in any task
-_BROKEN = (OSError, ValueError, KeyError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -59,12 +58,11 @@ class Mask2FormerDetector:
         """
         import transformers  # here, since it takes seconds
 
-        try:
+        with loading(detector, "detector"):
             self._model: Any = transformers.Mask2FormerForUniversalSegmentation.from_pretrained(detector)
+        with loading(colours, "colours"):
             self._clip: Any = transformers.CLIPModel.from_pretrained(colours)
             self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(colours)
-        except _BROKEN as err:
-            raise InputError(f"cannot load {detector} or {colours}: {' '.join(str(err).split())[:300]}") from None
         if self._model.config.num_labels != len(CLASSES):
             raise InputError(f"{detector} knows {self._model.config.num_labels} classes, not COCO's {len(CLASSES)}")
         self._device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
