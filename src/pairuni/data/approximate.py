@@ -2,7 +2,7 @@
 
 An inverted file of faiss over the understanding rows: a generation row is compared with the rows of the lists whose
 centres are nearest to it. Edges that it finds get their exact similarity, as from `candidates`; `recall` measures on a
-sample how many it misses. Shapes as in match.py.
+sample how many it finds. Shapes as in match.py.
 """
 
 from math import isqrt

@@ -30,7 +30,7 @@ _BROKEN = (OSError, EOFError, ValueError, RuntimeError, TypeError, LookupError, 
 
 @dataclass(frozen=True)
 class SourceItem:
-    """A sample on its way: where its image's bytes are, or why it cannot be used."""
+    """A sample with its image file, and the fault that makes it unusable, if there is one."""
 
     sample: Sample
     content: Path | bytes

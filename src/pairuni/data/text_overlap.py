@@ -1,8 +1,8 @@
 """Which texts of the data stand in a reference set (paper 2.2, "checked for overlap"). Pure functions.
 
-Compared are a text's own words. Whole data sets end their questions with the same instruction ("Answer with the
-option's letter from the given choices directly." has ten words) or begin them with the same phrase, so instructions
-and options are cut first, and words that many references share say nothing.
+The comparison uses a text's own words only. Whole data sets end their questions with the same instruction ("Answer
+with the option's letter from the given choices directly." has ten words) or begin them with the same phrase, so
+instructions and options are cut first, and words that many references share say nothing.
 """
 
 import re

@@ -2,7 +2,7 @@
 
 Sources: PKU-YuanGroup/WISE (`gpt_eval.py` and `Calculate.py` of the legacy version, `vllm_eval.py` and
 `calculate_verified.py` of the verified one), read as lmms-eval 0.7.3 `tasks/WISE` does; PKU-YuanGroup/ImgEdit
-`Benchmark/Basic/step1_get_avgscore.py`, `step2_typescore.py`. Asking the judge is elsewhere.
+`Benchmark/Basic/step1_get_avgscore.py`, `step2_typescore.py`. tasks/judging.py asks the judge.
 """
 
 import re

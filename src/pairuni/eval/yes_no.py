@@ -2,7 +2,7 @@
 
 Sources: POPE AoiDragon/POPE `evaluate.py` (MIT); MME as evaluated by InternVL and BAGEL (`post_processing`, then MME's
 own `calculation.py`); lmms-eval 0.7.3 `tasks/pope`, `tasks/mme`; VLMEvalKit `dataset/utils/yorn.py`. Their oddities are
-kept, because published numbers contain them. Asking the model is elsewhere.
+kept, because published numbers contain them.
 """
 
 import re

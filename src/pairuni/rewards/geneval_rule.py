@@ -2,7 +2,7 @@
 
 Rule: Ghosh et al. 2023, section 3, as in djghosh13/geneval `evaluation/evaluate_images.py` (MIT), with its defaults,
 which drop no overlapping boxes.
-Finding the boxes and their colours is another's job; the mean over images is eval/tasks/geneval.py.
+object_detector.py finds the boxes and their colours; eval/tasks/geneval.py takes the mean over images.
 """
 
 import math
