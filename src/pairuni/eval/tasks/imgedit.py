@@ -20,7 +20,6 @@ from pairuni.errors import InputError
 from pairuni.eval import judged
 from pairuni.eval.base import Answer, Item, Score
 from pairuni.eval.tasks.items import with_images
-from pairuni.eval.tasks.judging import Judged
 from pairuni.files import read_json
 
 PROTOCOLS = ("official", "lmms_eval")
@@ -29,7 +28,7 @@ _INSTRUCTION = "<edit_prompt>"
 """Where the instruction goes, in the authors' prompts as in ours."""
 
 
-class ImgEdit(Judged):
+class ImgEdit(judged.Judged):
     """Items: basic_edit.json of the authors (or its folder); the score is the mean over edits."""
 
     name, unit, factor = "imgedit", "1 to 5", 1.0

@@ -16,13 +16,12 @@ from pairuni.errors import InputError
 from pairuni.eval import judged
 from pairuni.eval.base import Answer, Item, Score
 from pairuni.eval.tasks.items import Row
-from pairuni.eval.tasks.judging import Judged
 from pairuni.files import parse_json, read_text
 
 _FILES = ("cultural_common_sense.json", "spatio-temporal_reasoning.json", "natural_science.json")
 
 
-class Wise(Judged):
+class Wise(judged.Judged):
     """Items: the authors' three JSON files in a folder."""
 
     name, unit, keeps_images = "wise", "0 to 1", True
