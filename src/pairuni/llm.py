@@ -182,12 +182,21 @@ class Chat:
     def _call(self, question: ChatRequest, schema: type[Reply] | None, key: str) -> dict[str, Any]:
         import openai  # here: only a real call needs it
 
-        client = self._connect()
+        with self._lock:
+            if self._client is None:
+                self._client = openai.OpenAI(
+                    base_url=self.config.base_url,
+                    # Local servers ask for no key, but the SDK does.
+                    api_key=os.environ.get(self.config.api_key_env) or "none",
+                    timeout=self.config.timeout,
+                    max_retries=self.config.retries,
+                    http_client=openai.DefaultHttpxClient(event_hooks={"response": [unmask]}),
+                )
         while True:
             request = self._request(question, schema)
             try:
                 # With this key an endpoint can repeat its reply to a call that a kill cut off.
-                reply = client.chat.completions.create(**request, extra_headers={"Idempotency-Key": key})
+                reply = self._client.chat.completions.create(**request, extra_headers={"Idempotency-Key": key})
                 row = _row(reply)
                 break
             except openai.APIStatusError as err:
@@ -244,21 +253,6 @@ class Chat:
         elif self.config.structured == "json_object":
             request["response_format"] = {"type": "json_object"}
         return request
-
-    def _connect(self) -> Any:
-        import openai
-
-        with self._lock:
-            if self._client is None:
-                self._client = openai.OpenAI(
-                    base_url=self.config.base_url,
-                    # Local servers ask for no key, but the SDK does.
-                    api_key=os.environ.get(self.config.api_key_env) or "none",
-                    timeout=self.config.timeout,
-                    max_retries=self.config.retries,
-                    http_client=openai.DefaultHttpxClient(event_hooks={"response": [unmask]}),
-                )
-            return self._client
 
     def _failed(self, what: str) -> Exception:
         with self._lock:

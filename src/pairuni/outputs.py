@@ -133,7 +133,8 @@ def before_replacing(path: Path, content: Path | bytes, save: bool = True) -> No
     Raises InputError where not.
     """
     with _lock:
-        for outputs, place in _owner(path):
+        outputs, place = _owner(path)
+        if outputs is not None:
             digest = _hash(content)
             outputs.check_one(place, digest)
             outputs.record(place, digest)
@@ -144,15 +145,19 @@ def before_replacing(path: Path, content: Path | bytes, save: bool = True) -> No
 def wrote(path: Path) -> None:
     """Records a file that was appended to as it is now."""
     with _lock:
-        for outputs, place in _owner(path):
+        outputs, place = _owner(path)
+        if outputs is not None:
             outputs.record(place, _hash(path))
             outputs.save()
 
 
-def _owner(path: Path) -> list[tuple[Outputs, str]]:
-    """The innermost open `Outputs` that knows the path, and the path as it knows it; empty where none does."""
-    found = ((outputs, outputs.place_of(path)) for outputs in reversed(_active))
-    return next(([(outputs, place)] for outputs, place in found if place is not None), [])
+def _owner(path: Path) -> tuple[Outputs | None, str]:
+    """The innermost open `Outputs` that knows the path, and the path as it knows it."""
+    for outputs in reversed(_active):
+        place = outputs.place_of(path)
+        if place is not None:
+            return outputs, place
+    return None, ""
 
 
 def record_folder(folder: Path, command: str) -> None:
