@@ -43,13 +43,12 @@ class _Row(BaseModel):
     model_config = ConfigDict(extra="allow")
 
 
-class _HalfRow(_Row):
+class _WholeRow(_Row):
     image_path: str
     prompt: _Text
     question: _Text
     answer: _Text
     id: str | None = None
-    side: Literal["understanding", "generation"] | None = None
     tag: str = ""
 
     def quadruple(self, id: str, side: Side | None) -> Quadruple:
@@ -57,7 +56,11 @@ class _HalfRow(_Row):
         return Quadruple(id, side, self.image_path, *texts, self.tag, self.model_extra or {})
 
 
-class _QuadrupleRow(_HalfRow):
+class _HalfRow(_WholeRow):
+    side: Literal["understanding", "generation"] | None = None
+
+
+class _QuadrupleRow(_WholeRow):
     side: Literal["understanding", "generation"]
 
 

@@ -258,7 +258,7 @@ def _fold(work: Path, keys: Sequence[str], store: FeatureStore) -> dict[str, Inp
                 failed[row["key"]] = InputError(row["error"], field=row["field"])
 
     @lru_cache(maxsize=_OPEN_SHARDS)  # Ray writes them roughly in the order of the plan
-    def features(shard: Path) -> list[np.ndarray | None]:
+    def features(shard: Path) -> list[Any]:
         return pq.read_table(shard, columns=["features"])["features"].to_numpy().tolist()
 
     wanted = [key for key in [*keys, *sorted(place_of.keys() - set(keys))] if key in place_of and key not in store]
