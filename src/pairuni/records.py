@@ -39,11 +39,11 @@ def _share(number: float) -> float:
 _Text = Annotated[str, AfterValidator(_not_blank)]
 
 
-class _Row(BaseModel):
+class _FileRow(BaseModel):
     model_config = ConfigDict(extra="allow")
 
 
-class _WholeRow(_Row):
+class _WholeRow(_FileRow):
     image_path: str
     prompt: _Text
     question: _Text
@@ -64,7 +64,7 @@ class _QuadrupleRow(_WholeRow):
     side: Literal["understanding", "generation"]
 
 
-class _PairRow(_Row):
+class _PairRow(_FileRow):
     similarity: Annotated[StrictFloat, AfterValidator(_share)]
     generate_ann: _HalfRow
     understand_ann: _HalfRow
@@ -80,7 +80,7 @@ class _PairRow(_Row):
         return self
 
 
-class _SampleRow(_Row):
+class _SampleRow(_FileRow):
     image_path: str
     id: str | None = None
     prompt: str | None = None
