@@ -143,6 +143,16 @@ def test_changed_pictures_are_found():
     assert wrong <= 0.01 * called
 
 
+@pytest.mark.parametrize("change", ["half", "quality 30", "darker", "brighter", "raised", "5 % cut"])
+def test_changed_charts_are_found(change):
+    """Brightened, their white is clipped, and the edges of their bars change in their own way."""
+    rng = np.random.default_rng(3)
+    originals = charts(rng)[:12]
+    changed = [CHANGES[change][0](image, rng) for image in originals]
+    found = sum(same_picture(thumbnail(a), thumbnail(b)) for a, b in zip(originals, changed, strict=True))
+    assert found >= CHANGES[change][1] * len(originals)
+
+
 def test_changed_photographs_are_found(coco):
     rng = np.random.default_rng(1)
     called, wrong = check([load_image(path) for path in sorted((coco / "images").iterdir())[:30]], rng)

@@ -32,7 +32,7 @@ def table(suite: Suite, rows: Sequence[ArmRow], streams: int) -> str:
         cells = [row.label, str(len(row.seeds)), *([_together(row)] if together else [])]
         for name, unit in units.items():
             cell = row.cells.get(name)
-            score = "" if cell is None else said(cell.score, digits=digits(unit))
+            score = "" if cell is None else f"{cell.score.mean:.{digits(unit)}f}"
             text = said(cell.difference, sign=True, digits=digits(unit)) if cell and cell.difference else ""
             cells += [score, f"**{text}**" if text and cell and cell.q is not None and cell.q < 0.05 else text]
         lines.append(_line(cells))
@@ -83,13 +83,12 @@ def _note(suite: Suite, rows: Sequence[ArmRow], streams: int, names: Sequence[st
 
 
 def curve_table(panels: Mapping[str, Sequence[Point]], x_label: str) -> str:
-    """Markdown: the numbers of a curve in a table with a row per world."""
+    """Markdown: where the worlds of a curve stand on its horizontal axis, a row per world."""
     names = list(panels)
-    lines = [_line(["", *names]), _line(["---"] * (len(names) + 1))]
+    lines = [_line([x_label, *names]), _line(["---"] * (len(names) + 1))]
     for n, point in enumerate(panels[names[0]]):
-        cells = [f"{said(panels[name][n].y, sign=True)} at {panels[name][n].x:.2f}" for name in names]
-        lines.append(_line([point.label, *cells]))
-    return "\n".join(["", f"Pairs above random pairs, at {x_label}:", "", *lines, ""])
+        lines.append(_line([point.label, *(f"{panels[name][n].x:.2f}" for name in names)]))
+    return "\n".join(["", *lines, ""])
 
 
 def summary(suite: Suite, rows: Mapping[int, Sequence[ArmRow]], results: Mapping[int, Results]) -> dict[str, Any]:
