@@ -38,7 +38,7 @@ demo: setup  ## the whole method on the Shapes world, minutes on a CPU: runs/dem
 full: setup  ## the longer training run of configs/shapes/full.yaml (under an hour)
 	$(BIN)/pairuni train --config configs/shapes/full.yaml
 
-seeds: setup  ## the demo over three seeds, then their table as in docs/results.md (MODEL as for demo)
+seeds: setup  ## the demo over three seeds, then their tables as in docs/results.md (MODEL as for demo)
 	for seed in 0 1 2; do $(BIN)/pairuni demo $(DEMO) --seed $$seed --output $(RUNS)seed_$$seed; done
 	$(BIN)/python benchmarks/seed_table.py --parts $(RUNS)seed_0 $(RUNS)seed_1 $(RUNS)seed_2
 

@@ -1,8 +1,8 @@
-"""Several seeds of one training run as a Markdown table: `python benchmarks/seed_table.py runs/seed_0 runs/seed_1 ...`.
+"""Several seeds of one training run as Markdown tables: `python benchmarks/seed_table.py runs/seed_0 runs/seed_1 ...`.
 
 Per benchmark and seed the scores before and after and their paired difference; then the mean over the seeds, whose 95 %
 interval is over items, those of one prompt or image as a cluster: an item's difference is averaged over the seeds
-first, so that seeds do not count as more items.
+first, so that seeds do not count as more items. Benchmarks with the same question types or tasks share a table.
 """
 
 import sys
@@ -18,7 +18,7 @@ Scores = Mapping[str, float]
 
 
 def seed_table(runs: Sequence[Path], parts: bool = False) -> str:
-    """Markdown rows for `runs`, directories of finished `pairuni demo` runs; `parts` adds types and tasks of the mean.
+    """Markdown tables of finished `pairuni demo` runs, by their directories; `parts` adds types and tasks of the mean.
 
     Raises:
         InputError: a run has no evaluation or no answers of a benchmark.
@@ -26,20 +26,27 @@ def seed_table(runs: Sequence[Path], parts: bool = False) -> str:
     before, after = (
         [read_evaluation(run / folder / "eval.json") for run in runs] for folder in ("eval_before", "eval_after")
     )
-    lines = ["| benchmark | run | before | after | difference, 95 % interval | n |", "|---|---|---|---|---|---|"]
+    tables: dict[tuple[str, ...], list[list[str]]] = {}  # by types or tasks: the columns of a table
     for name in before[0].entries:
         old, new = ([_scores(e, name) for e in evaluations] for evaluations in (before, after))
         first = before[0].answers(name) or {}
-        groups = {id: row.cluster for id, row in first.items()}
-        lines += [_line(name, run.name, a, b, groups) for run, a, b in zip(runs, old, new, strict=True)]
+        kinds = tuple(dict.fromkeys(row.part for row in first.values()))
+        labels, compared = [run.name for run in runs], list(zip(old, new, strict=True))
+        means = _mean(old), _mean(new)
         if len(runs) > 1:
-            lines.append(_line(name, f"mean of {len(runs)}", _mean(old), _mean(new), groups))
+            labels.append("mean")
+            compared.append(means)
         if parts:
-            kinds = {id: row.part for id, row in first.items()}
-            for kind in dict.fromkeys(kinds.values()):
-                chosen = [{id: s for id, s in _mean(side).items() if kinds[id] == kind} for side in (old, new)]
-                lines.append(_line("", kind, *chosen, groups))
-    return "\n".join(lines)
+            labels += kinds
+            for kind in kinds:
+                of_kind = [id for id, row in first.items() if row.part == kind]
+                compared.append(({i: means[0][i] for i in of_kind}, {i: means[1][i] for i in of_kind}))
+        clusters = {id: row.cluster for id, row in first.items()}
+        cells = [_cells(a, b, clusters) for a, b in compared]
+        columns = tables.setdefault(kinds, [["", *labels]])
+        columns.append([f"{name}, n = {len(first)}", *(scores for scores, _ in cells)])
+        columns.append(["difference, 95 %", *(difference for _, difference in cells)])
+    return "\n\n".join(_markdown(columns) for columns in tables.values())
 
 
 def _scores(evaluation: Evaluation, name: str) -> Scores:
@@ -53,11 +60,16 @@ def _mean(runs: Sequence[Scores]) -> Scores:
     return {id: fmean(run[id] for run in runs) for id in runs[0]}
 
 
-def _line(name: str, run: str, before: Scores, after: Scores, groups: Mapping[str, str]) -> str:
-    found = paired_difference(before, after, 100, groups)
+def _cells(before: Scores, after: Scores, clusters: Mapping[str, str]) -> tuple[str, str]:
+    """The mean scores and their difference."""
+    found = paired_difference(before, after, 100, clusters)
     assert found is not None  # the same items by construction
-    scores = f"{100 * fmean(before.values()):.1f} | {100 * fmean(after.values()):.1f}"
-    return f"| {name} | {run} | {scores} | {_interval(found)} | {len(before)} |"
+    return f"{100 * fmean(before.values()):.1f}→{100 * fmean(after.values()):.1f}", _interval(found)
+
+
+def _markdown(columns: Sequence[Sequence[str]]) -> str:
+    head, *rows = (f"| {' | '.join(row)} |" for row in zip(*columns, strict=True))
+    return "\n".join([head, "|" + "---|" * len(columns), *rows])
 
 
 def _interval(found: Difference) -> str:

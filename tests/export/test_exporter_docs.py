@@ -26,7 +26,7 @@ INFOS = [{"weight": weight} for weight in WEIGHTS]
 
 def documented(heading: str) -> list[str]:
     section = re.split(r"^#+ ", DOC.split(f"\n## {heading}\n")[1], flags=re.MULTILINE)[0]
-    first = " ".join(re.findall(r"^\| (`[^|]*`) \|", section, re.MULTILINE))
+    first = " ".join(re.findall(r"^- (`[^:]*`): ", section, re.MULTILINE))
     return re.findall(r"`(\w+)`", first)
 
 
@@ -36,7 +36,7 @@ def test_the_documented_columns_are_the_columns() -> None:
     assert set(documented("UniRL")) == {"prompt_id", "prompt", "media_refs", "metadata"}
     one = Quadruple("q", Side.GENERATION, "a.png", "p", "q", "a")
     facts = set(WeightedPair(1, Pair("p", "aligned", 1.0, one, one), 1.0).facts(Side.GENERATION))
-    assert set(documented("What is said of the pair")) == facts
+    assert set(documented("Fields of a half")) == facts
     info = verl_omni.schema(Side.GENERATION).field("extra_info").type
     assert {info.field(n).name for n in range(info.num_fields)} == facts | {"split", "index"}
 

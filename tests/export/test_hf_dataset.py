@@ -197,8 +197,8 @@ def test_the_card_says_what_is_not_known(pairs: Path, tmp_path: Path) -> None:
 
 def test_the_documented_columns_are_the_columns() -> None:
     document = (Path(__file__).parents[2] / "docs" / "gallery.md").read_text(encoding="utf-8")
-    table = document.partition("| column |")[2].partition("\n\n")[0]
-    first = " ".join(re.findall(r"^\| (`.*?`) \|", table, re.MULTILINE))
+    columns = document.partition("\nColumns:\n\n")[2].partition("\n\n")[0]
+    first = " ".join(re.findall(r"^- (`.*?`): ", columns, re.MULTILINE))
     assert sorted(re.findall(r"`(\w+)`", first)) == sorted(hf_dataset.features())
 
 

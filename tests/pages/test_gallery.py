@@ -251,5 +251,5 @@ def test_the_documented_address_is_the_scripts(pairs: Path) -> None:
     page, _ = render(pairs)
     names = re.findall(r'"(\w+)"', re.findall(r"const NAMES = \[(.*?)\]", page.scripts[0])[0])
     document = (Path(__file__).parents[2] / "docs" / "gallery.md").read_text(encoding="utf-8")
-    table = document.partition("| in the address |")[2].partition("\n\n")[0]
-    assert sorted(names) == sorted(re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (`.*?`) \|", table, re.MULTILINE))))
+    listed = document.partition("The address holds the filters")[2].partition("\n## ")[0]
+    assert sorted(names) == sorted(re.findall(r"`(\w+)`", " ".join(re.findall(r"^- (`.*?`): ", listed, re.MULTILINE))))

@@ -29,6 +29,8 @@ MORE = {
         ("Réponse : B", "B", 1),
         ("The answer is B. Let me check again.", "B", 0),
         ("A. red B. blue C. green", "B", 0),
+        ("答案是A。不对，应该是B。", "B", 1),
+        ("The answer is A... wait, no, it is B.", "B", 1),
     ],
     "open": [
         ("3.0", "3", 1),
@@ -40,8 +42,9 @@ MORE = {
         ("9^9^9^9", "3", 0),
         ("The final answer is 0.5.", "1/2", 1),
         ("The answer is: a giraffe", "giraffe", 1),
+        ("1,234", "1234", 1),
     ],
-    "vqa": [("2.5", "25", 0), ("cat", "dog", 0), ("dont know", "don't know", 1)],
+    "vqa": [("2.5", "25", 0), ("cat", "dog", 0), ("dont know", "don't know", 1), ("1,000", "1000", 1)],
     "format": [
         ("<think></think><answer>B</answer>", "B", 0),
         ("<think>a</think><think>b</think><answer>B</answer>", "B", 0),
