@@ -406,7 +406,12 @@ def test_numbers_that_are_taken_from_elsewhere() -> None:
     assert f"runs/demo/checkpoints/step_{demo.steps:06d}/model" in text
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "docs").glob("*.md")), ids=lambda p: p.stem)
+PAGES = [
+    path for path in sorted((ROOT / "docs").glob("*.md")) if path.stem != "evidence"
+]  # which begins with a correction
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda p: p.stem)
 def test_the_first_line_of_a_page_says_for_whom_it_is(path: Path) -> None:
     assert path.read_text(encoding="utf-8").splitlines()[2].startswith("For ")
 
