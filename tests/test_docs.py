@@ -406,9 +406,8 @@ def test_numbers_that_are_taken_from_elsewhere() -> None:
     assert f"runs/demo/checkpoints/step_{demo.steps:06d}/model" in text
 
 
-PAGES = [
-    path for path in sorted((ROOT / "docs").glob("*.md")) if path.stem != "evidence"
-]  # which begins with a correction
+# evidence.md begins with a correction.
+PAGES = [path for path in sorted((ROOT / "docs").glob("*.md")) if path.stem != "evidence"]
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda p: p.stem)
