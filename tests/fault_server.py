@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-for name in (
+LOADED = (
     "diffusers.models.autoencoders.vq_model",
     "hypothesis",
     "scipy.stats",
@@ -22,9 +22,7 @@ for name in (
     "transformers.models.janus.image_processing_pil_janus",
     "transformers.models.janus.modeling_janus",
     "transformers.models.janus.processing_janus",
-):
-    importlib.import_module(name)
-
+)
 SECONDS = 600
 
 
@@ -50,6 +48,8 @@ def run_tests(copy: Path, tests: list[str], output: Path) -> int:
 
 
 if __name__ == "__main__":
+    for name in LOADED:
+        importlib.import_module(name)
     for line in sys.stdin:
         request = json.loads(line)
         child = os.fork()
