@@ -421,7 +421,7 @@ def test_one_seed_of_no_mean_has_no_interval_and_is_no_test(tmp_path: Path, proc
     linear = next(row for row in compared("weighting", results) if row.name == "weight_linear")
     assert linear.cells["geneval"].q is None and linear.cells["shapes_generation"].q is not None
     text = write_suite("weighting", {VERSION: results}, tmp_path / "out")
-    assert "geneval, 0 to 1" in text and "| 0.732 |" in text and "4 differences" in text
+    assert "geneval, 0 to 1" in text and "| 0.732 |" in text and "Of 4 intervals" in text
     assert "Infinity" not in (tmp_path / "out" / "weighting.json").read_text()
 
 
@@ -444,7 +444,7 @@ def test_curves_are_over_content_and_over_what_both_gain(tmp_path: Path, process
                 gained = np.mean(means) - results[BEFORE, 0].benchmarks[name].score
                 place = 0.35 + 0.05 * len(row.name) if suite == "matching" else gained
                 np.testing.assert_allclose(point["x"], place, atol=1e-3)
-                assert f"at {point['x']:.2f}" in text
+                assert f" {point['x']:.2f} |" in text
 
 
 def test_a_world_without_retrieved_pairs_has_no_place_on_the_curve(tmp_path: Path, processes: Processes) -> None:
@@ -585,7 +585,7 @@ def test_a_model_is_known_by_its_weights_and_one_of_the_hub_by_its_name(
     assert identities(with_model(str(moved)), "selection") == shipped
     hub = identities(base, "selection")
     snapshot = str(tmp_path / "models--a" / "snapshots" / "abc" / "config.json")
-    monkeypatch.setattr("pairuni.train.inputs.try_to_load_from_cache", lambda *_: snapshot)
+    monkeypatch.setattr("pairuni.policies.source.try_to_load_from_cache", lambda *_: snapshot)
     assert identities(base, "selection") == hub
     assert not {*hub.values()} & {*shipped.values()}
 

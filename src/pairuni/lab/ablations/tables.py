@@ -85,10 +85,10 @@ def _note(suite: Suite, rows: Sequence[ArmRow], streams: int, names: Sequence[st
 def curve_table(panels: Mapping[str, Sequence[Point]], x_label: str) -> str:
     """Markdown: where the worlds of a curve stand on its horizontal axis, a row per world."""
     names = list(panels)
-    lines = [_line([x_label, *names]), _line(["---"] * (len(names) + 1))]
+    lines = [_line(["", *names]), _line(["---"] * (len(names) + 1))]
     for n, point in enumerate(panels[names[0]]):
         lines.append(_line([point.label, *(f"{panels[name][n].x:.2f}" for name in names)]))
-    return "\n".join(["", *lines, ""])
+    return "\n".join(["", f"Worlds by {x_label}:", "", *lines, ""])
 
 
 def summary(suite: Suite, rows: Mapping[int, Sequence[ArmRow]], results: Mapping[int, Results]) -> dict[str, Any]:
