@@ -351,13 +351,21 @@ def test_a_store_that_two_processes_opened_holds_each_key_once(tmp_path):
     assert np.array_equal(stored(tmp_path / "s"), ROWS) and (tmp_path / "s" / "keys.sha256").stat().st_size == 6 * 32
 
 
-def test_a_store_that_holds_an_image_twice_is_named(tmp_path):
+def test_a_store_that_holds_keys_twice_is_healed(tmp_path):
     with FeatureStore(tmp_path) as store:
         store.add(KEYS, ROWS)
-    for name in ("features.f32", "keys.sha256"):
-        (tmp_path / name).write_bytes((tmp_path / name).read_bytes() * 2)
-    with pytest.raises(InputError, match="holds an image twice, delete the folder"):
-        FeatureStore(tmp_path)
+    for name in ("features.f32", "keys.sha256"):  # as two processes at once left it
+        content = (tmp_path / name).read_bytes()
+        half = len(content) // 2
+        (tmp_path / name).write_bytes(content[:half] + content)
+    for _ in range(2):
+        with FeatureStore(tmp_path) as store:
+            assert len(store) == 6 and np.array_equal(store.rows(KEYS), ROWS)
+        assert (tmp_path / "keys.sha256").stat().st_size == 6 * 32
+        assert (tmp_path / "features.f32").stat().st_size == ROWS.nbytes
+    with FeatureStore(tmp_path) as store:
+        store.add(["ff" * 32], ROWS[:1])
+        assert np.array_equal(store.rows([KEYS[5], "ff" * 32]), ROWS[[5, 0]])
 
 
 def test_weights_for_an_extractor_without_any_are_refused() -> None:

@@ -110,6 +110,20 @@ class FeatureStore:
         features.truncate(count * self._width * _FLOAT)
         keys.truncate(count * _KEY)
         names = (folder / "keys.sha256").read_bytes()
-        self._row_of = {names[n * _KEY : (n + 1) * _KEY]: n for n in range(count)}
+        for n in range(count):
+            self._row_of.setdefault(names[n * _KEY : (n + 1) * _KEY], n)
         if len(self._row_of) != count:
-            raise InputError("holds an image twice, delete the folder", file=folder)
+            self._keep_first(folder)
+
+    def _keep_first(self, folder: Path) -> None:
+        """Keeps the first row of each key: two processes of an earlier version could write a key twice."""
+        keys, rows = list(self._row_of), list(self._row_of.values())
+        features_ND = np.fromfile(folder / "features.f32", np.float32).reshape(-1, self._width)[rows]
+        (folder / "store.json").unlink()  # killed half-way, the store counts as empty
+        for file, content in zip(self._files, (features_ND.tobytes(), b"".join(keys)), strict=False):
+            file.truncate(0)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        write_json(folder / "store.json", {"width": self._width})
+        self._row_of = {key: n for n, key in enumerate(keys)}

@@ -96,9 +96,10 @@ def _readable(name: str, benchmark: Benchmark, sampler: Sampler) -> tuple[Sequen
 
 
 def check_items(config: EvalConfig) -> None:
-    """Raises InputError: a benchmark is unknown, or its data is missing or broken."""
+    """Raises InputError: a benchmark that will not be skipped is unknown, or its data is missing or broken."""
     for name in config.names:
-        load_benchmark(name, config).items()
+        if name not in EDITING or config.edits:
+            load_benchmark(name, config).items()
 
 
 def skipped(config: EvalConfig, sampler: Sampler) -> dict[str, str]:
