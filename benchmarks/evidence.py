@@ -12,11 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from contrasts import contrast_table, read_contrasts
+
 from pairuni.config import Suite
 from pairuni.errors import InputError
 from pairuni.files import read_jsonl, read_text, write_text
 from pairuni.lab.ablations.compare import Results, compared
-from pairuni.lab.ablations.contrasts import contrast_table, read_contrasts
 from pairuni.lab.ablations.results import by_streams, read_results
 from pairuni.lab.ablations.schedule import BEFORE
 from pairuni.lab.ablations.suites import METHOD, SUITES

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from contrasts import detectable
 
 from pairuni.cli.main import main
 from pairuni.errors import InputError
 from pairuni.files import read_jsonl
-from pairuni.lab.ablations.contrasts import detectable
 from pairuni.lab.ablations.results import read_results
 from pairuni.lab.ablations.schedule import BEFORE
 from pairuni.lab.ablations.suites import ARMS, METHOD, SUITES

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from contrasts import Contrasts, contrast, contrast_table, detectable, read_contrasts
 from scipy import stats
 
 from pairuni.errors import InputError
-from pairuni.lab.ablations.contrasts import Contrasts, contrast, contrast_table, detectable, read_contrasts
 from pairuni.lab.ablations.results import Measured, Result
 
 NAMES = ["greedy", "sampled", "images"]
