@@ -23,7 +23,7 @@ from pairuni.files import read_text
 from pairuni.lab.ablations.compare import Results, seeds_of
 from pairuni.lab.ablations.intervals import LEVEL, Estimate, crossed
 from pairuni.lab.ablations.results import Result, read_results
-from pairuni.lab.ablations.tables import said
+from pairuni.lab.ablations.write import said
 from pairuni.validation import input_error
 
 FOLDER = Path(__file__).parent / "results" / "ablations"

@@ -21,8 +21,8 @@ from pairuni.lab.ablations.compare import Results, compared
 from pairuni.lab.ablations.results import by_streams, read_results
 from pairuni.lab.ablations.schedule import BEFORE
 from pairuni.lab.ablations.suites import METHOD, SUITES
-from pairuni.lab.ablations.tables import table as suite_table
 from pairuni.lab.ablations.write import related, said_of, write_suite
+from pairuni.lab.ablations.write import table as suite_table
 from pairuni.lab.gradient_summary import draw, summarise, table
 from pairuni.streams import VERSION
 

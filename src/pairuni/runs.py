@@ -1,6 +1,7 @@
 """The run directory: its paths, metrics.jsonl, the resolved config and the record of the environment. Torch-free."""
 
 import json
+import math
 import os
 import platform
 from collections.abc import Iterable, Iterator, Mapping
@@ -105,7 +106,7 @@ class RunDir:
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Appends a row to metrics.jsonl and syncs the file. Writes non-finite values as null."""
-        clean = {k: None if isinstance(v, float) and not _finite(v) else v for k, v in row.items()}
+        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(clean, allow_nan=False) + "\n")
             file.flush()
@@ -138,7 +139,8 @@ class RunDir:
         try:
             config = yaml.safe_load(read_text(self.config))
         except yaml.YAMLError as err:
-            raise InputError(f"cannot be read ({err})", file=self.config) from None
+            mark = err.problem_mark if isinstance(err, yaml.MarkedYAMLError) else None
+            raise InputError("is not valid YAML", file=self.config, line=mark and mark.line + 1) from None
         if not isinstance(config, dict):
             raise InputError("must be a mapping", file=self.config)
         return config
@@ -170,7 +172,7 @@ def read_steps(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def first_and_last_tenth(values: Iterable[float | None]) -> tuple[float, float] | None:
     """Means over the first and the last tenth (at least one) of the known values; None if no value is known."""
-    known = [float(value) for value in values if value is not None and _finite(float(value))]
+    known = [float(value) for value in values if value is not None and math.isfinite(float(value))]
     tenth = max(1, round(len(known) / 10))
     return (sum(known[:tenth]) / tenth, sum(known[-tenth:]) / tenth) if known else None
 
@@ -178,7 +180,3 @@ def first_and_last_tenth(values: Iterable[float | None]) -> tuple[float, float] 
 def comparable(row: Mapping[str, Any]) -> dict[str, Any]:
     """A metrics row without timings, which differ between identical runs."""
     return {k: v for k, v in row.items() if not k.startswith(TIMING_KEYS)}
-
-
-def _finite(value: float) -> bool:
-    return value == value and abs(value) != float("inf")

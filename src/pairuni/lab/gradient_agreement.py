@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,8 @@ from pairuni.config import GradientsConfig, PairingMode, SideWeights, TrainConfi
 from pairuni.config.renamed import new_name
 from pairuni.data.dataset import ImageCache
 from pairuni.errors import InputError
-from pairuni.files import check_folder, read_json, read_jsonl, write_json, write_jsonl, writing
-from pairuni.lab.gradient_summary import KINDS, summarise, write_summary
+from pairuni.files import check_folder, read_json, read_jsonl, write_json, write_jsonl, write_text, writing
+from pairuni.lab.gradient_summary import KINDS, draw, summarise, table
 from pairuni.policies.base import Policy
 from pairuni.progress import track
 from pairuni.records import pairs_root, resolve_image
@@ -79,10 +80,16 @@ def measure_gradients(config: GradientsConfig, train: TrainConfig, output: Path)
     check_folder(output)
     drawn = {mode: drawn_pairs(train, mode, config) for mode in config.mixes}
     with writing(output, "analyse gradients", FILES, config.overwrite):
-        path, settings = output / "gradients.jsonl", _settings(config, train)
+        path = output / "gradients.jsonl"
+        # The settings that all rows of a file share. More pairs and other mixes may be added later.
+        bound = {name: value for name, value in flat(asdict(train)).items() if not name.startswith((*FREE, *_UNUSED))}
+        inputs = input_record(train.data.pairs, train.model.path, train.rewards)
+        own = {"streams": VERSION, "sketch": config.sketch, **bound, "inputs": inputs}
+        settings = json.loads(json.dumps(own))
         kept = _continued(output / "settings.json", path, settings)
         seed_all(config.seed, Stream.GRADIENT_ADAPTERS)  # new adapters have random weights
-        gauge = PairGradients(load_trainable(train.model, train.model.path, train.model.device), train, config.sketch)
+        policy = load_trainable(train.model, train.model.path, train.model.device)
+        measured = PairGradients(policy, train, config.sketch)
         if not kept:
             write_json(output / "settings.json", settings)
         for mode, pairs in drawn.items():
@@ -90,33 +97,25 @@ def measure_gradients(config: GradientsConfig, train: TrainConfig, output: Path)
             for n, pair in enumerate(track(pairs, desc=f"gradients {mode}", unit="pair")):
                 if pair.id not in done:
                     about = {"mix": mode, "pair": pair.id, "similarity": pair.similarity}
-                    kept.append(about | gauge.measure(pair, n))
+                    kept.append(about | measured.measure(pair, n))
                     write_jsonl(path, kept)  # a pair takes minutes with a large model: never measure one twice
         summary = summarise(kept, config.seed)
         summary |= {"rollouts": rollouts, "sketch": config.sketch, "model": train.model.path}
-        write_summary(summary, output)
+        write_json(output / "gradients.json", summary)
+        write_text(output / "gradients.md", table(summary) + "\n")
+        draw(summary, output / "gradients.png")
     return summary
-
-
-def _settings(config: GradientsConfig, train: TrainConfig) -> dict[str, Any]:
-    """The settings that all rows of a file share. More pairs and other mixes may be added later."""
-    bound = {name: value for name, value in flat(asdict(train)).items() if not name.startswith((*FREE, *_UNUSED))}
-    own = {"streams": VERSION, "sketch": config.sketch}
-    inputs = input_record(train.data.pairs, train.model.path, train.rewards)
-    return json.loads(json.dumps(own | bound | {"inputs": inputs}))
 
 
 def _continued(settings: Path, path: Path, wanted: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The rows of an earlier call. Raises InputError: a row is broken, or the rows have other settings."""
     rows: list[dict[str, Any]] = []
     for line, row in read_jsonl(path) if path.exists() else ():
-        field = next((name for name in ("mix", "pair") if not isinstance(row.get(name), str)), None)
-        if field is None and "left_out" not in row:
-            field = next(
-                (kind for kind in KINDS if not isinstance(row.get(kind), dict) or "all" not in row[kind]), None
-            )
-        if field is not None:
-            raise InputError("is missing or was not written by this command", file=path, line=line, field=field)
+        wrong = [name for name in ("mix", "pair") if not isinstance(row.get(name), str)]
+        if "left_out" not in row:
+            wrong += [kind for kind in KINDS if not isinstance(row.get(kind), dict) or "all" not in row[kind]]
+        if wrong:
+            raise InputError("is missing or was not written by this command", file=path, line=line, field=wrong[0])
         rows.append(row)
     if rows:
         found = {new_name(name) or name: value for name, value in read_json(settings).items()}
@@ -173,8 +172,15 @@ class PairGradients:
             return self.images.load(resolve_image(path, self.root))
 
         batch = collect(self.policy, fixed_shares([pair], 1), self.rewards, rollout, weighting, seed, n + 1, load)
-        if not self.shared:
-            self.shared = self._find_shared(batch)
+        if not self.shared:  # indices of the parameters that receive a gradient from both sides
+            reached = []
+            for sampled in batch.values():
+                add_side_gradient(self.policy, sampled, torch.ones(sampled.rewards_BR.shape), self.objective)
+                reached.append({i for i, p in enumerate(self.parameters) if p.grad is not None and bool(p.grad.any())})
+                self._clear()
+            self.shared = sorted(set.intersection(*reached))
+            if not self.shared:
+                raise InputError("the two sides share no parameter that trains", field="model.trainable")
         advantages = {side: self._half_advantages(sampled) for side, sampled in batch.items()}
         zero = [str(side) for side in Side if not all(bool(each_BR.any()) for each_BR in advantages[side])]
         if zero:
@@ -185,7 +191,7 @@ class PairGradients:
         if broken:
             return {"left_out": broken}
         crossed = [cosines(u, g) for u, g in product(taken[Side.UNDERSTANDING], taken[Side.GENERATION])]
-        across = {name: math.fsum(one[name] for one in crossed) / len(crossed) for name in crossed[0]}
+        across = {name: fmean(one[name] for one in crossed) for name in crossed[0]}
         return {"cosine": across} | {str(side): cosines(*taken[side]) for side in Side}
 
     def _half_advantages(self, sampled: SideBatch) -> list[Tensor]:
@@ -214,18 +220,6 @@ class PairGradients:
             parts[:] = [sum(parts, count_sketch(entries, self.sketch, i))]
         self._clear()
         return {group: torch.cat(parts) for group, parts in sorted(vectors.items())}
-
-    def _find_shared(self, batch: Mapping[Side, SideBatch]) -> list[int]:
-        """Indices of the parameters that receive a gradient from both sides."""
-        reached = []
-        for sampled in batch.values():
-            add_side_gradient(self.policy, sampled, torch.ones(sampled.rewards_BR.shape), self.objective)
-            reached.append({i for i, p in enumerate(self.parameters) if p.grad is not None and bool(p.grad.any())})
-            self._clear()
-        shared = sorted(set.intersection(*reached))
-        if not shared:
-            raise InputError("the two sides share no parameter that trains", field="model.trainable")
-        return shared
 
     def _clear(self) -> None:
         for parameter in self.parameters:

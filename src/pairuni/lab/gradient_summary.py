@@ -3,13 +3,13 @@
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
-from pairuni.files import write_json, write_text
 from pairuni.pages.chart_style import LINES, PALE, error_ends, figure_file
 from pairuni.streams import Stream, generator
 from pairuni.types import Side
@@ -42,14 +42,13 @@ def summarise(rows: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
         if measured:
             groups = list(measured[0]["cosine"])
             values = {kind: {g: np.array([row[kind][g] for row in measured]) for g in groups} for kind in KINDS}
-            entry |= {kind: {g: _plain(median(values[kind][g], seed)) for g in groups} for kind in KINDS}
+            for kind, group in product(KINDS, groups):
+                own_n = values[kind][group]
+                middle = float(np.median(own_n)), *_interval((own_n,), np.median, seed)
+                entry.setdefault(kind, {})[group] = _plain(middle)
             entry["corrected"] = _plain(corrected(*(values[kind]["all"] for kind in KINDS), seed=seed))
         mixes[mix] = entry
     return {"mixes": mixes}
-
-
-def median(values_n: np.ndarray, seed: int) -> Interval:
-    return float(np.median(values_n)), *_interval((values_n,), np.median, seed)
 
 
 def corrected(across_n: np.ndarray, one_n: np.ndarray, other_n: np.ndarray, seed: int) -> Interval:
@@ -98,13 +97,6 @@ def _cell(interval: Mapping[str, float | None]) -> str:
     if value is None:
         return "-"
     return f"{value:+.3f}" if low is None or high is None else f"{value:+.3f} ({low:+.3f} to {high:+.3f})"
-
-
-def write_summary(summary: Mapping[str, Any], output: Path) -> None:
-    """Writes gradients.json, the table as gradients.md, and the figure gradients.png."""
-    write_json(output / "gradients.json", summary)
-    write_text(output / "gradients.md", table(summary) + "\n")
-    draw(summary, output / "gradients.png")
 
 
 def draw(summary: Mapping[str, Any], path: Path) -> None:

@@ -14,7 +14,6 @@ import numpy as np
 
 from pairuni.pages.run_files import AnswerRow, Entry, Evaluation
 
-"""Half-width of a 95 % normal interval in standard errors."""
 LEAST_CLUSTERS = 10
 """With fewer clusters no interval is given."""
 TOO_FEW, NO_VARIANCE = "too few items", "no item differs from the others"
@@ -160,7 +159,11 @@ def _row(name: str, before: Evaluation, after: Evaluation, names: tuple[str, str
     if old.protocol != new.protocol or old.judge != new.judge:
         rules = [" / ".join(text for text in (e.protocol, e.judge) if text) or "not stated" for e in (old, new)]
         notes.append(f"The protocols differ: {names[0]} has {rules[0]}, {names[1]} has {rules[1]}.")
-    unlike = _unlike(old, new, names)
+    unlike = ""
+    if old.unit != new.unit:
+        unlike = f"{names[0]} is in {old.unit}, {names[1]} in {new.unit}"
+    elif old.split != new.split and old.split and new.split:  # a score without a split fits any
+        unlike = f"{names[0]} is of {old.split} items, {names[1]} of {new.split} items"
     if unlike:
         notes.append(f"No difference: {unlike}.")
         return BenchmarkRow(name, old, new, None, _parts(old, new, {}, {}, comparable=False), notes)
@@ -180,15 +183,6 @@ def _row(name: str, before: Evaluation, after: Evaluation, names: tuple[str, str
     scores = [{id: row.score for id, row in rows.items()} for rows in (rows_before, rows_after)]
     difference = paired_difference(scores[0], scores[1], _FACTOR.get(old.unit, 1.0), _groups(rows_before, rows_after))
     return BenchmarkRow(name, old, new, difference, _parts(old, new, rows_before, rows_after), notes)
-
-
-def _unlike(old: Entry, new: Entry, names: tuple[str, str]) -> str:
-    """The reason why two scores cannot be compared, or "". A score without a split fits any split."""
-    if old.unit != new.unit:
-        return f"{names[0]} is in {old.unit}, {names[1]} in {new.unit}"
-    if old.split != new.split and old.split and new.split:
-        return f"{names[0]} is of {old.split} items, {names[1]} of {new.split} items"
-    return ""
 
 
 def _why_unpaired(name: str, answers: Sequence[tuple[Evaluation, Mapping[str, AnswerRow] | None]]) -> str:

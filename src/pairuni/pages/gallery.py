@@ -7,28 +7,28 @@ The page's only script (templates/gallery.js) filters and sorts cards; a content
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from glob import escape
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 from markupsafe import Markup
+from pydantic import ConfigDict, StrictFloat, TypeAdapter
 
 from pairuni.config import GalleryConfig
 from pairuni.data.overview import PairingRecord, overview, read_pairing
 from pairuni.data.pictures import Picture, embed
 from pairuni.errors import InputError
-from pairuni.files import check_folder
+from pairuni.files import check_folder, read_jsonl
 from pairuni.outputs import Outputs
 from pairuni.pages.cards import PairCard, pair_card
 from pairuni.pages.histogram import similarity_chart
-from pairuni.pages.leftovers import Leftover, LeftoverFile, read_leftovers, rejected_files
 from pairuni.pages.page import Table, flat_counts, source, write_page
 from pairuni.progress import track
-from pairuni.records import pairs_root, read_pairs
+from pairuni.records import pairs_root, read_pairs, resolve_image, validate_row
 from pairuni.streams import Stream, generator
 from pairuni.types import Pair, Quadruple
 
@@ -37,6 +37,39 @@ _ABOUT = {
     "removed": "Quadruples that were taken out before Algorithm 1.",
     "rejected": "Samples whose missing half could not be written.",
 }
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """A line of unmatched.jsonl or removed.jsonl of `pair`, or of rejected.jsonl of `complete`."""
+
+    __pydantic_config__ = ConfigDict(allow_inf_nan=False)
+    id: str
+    image_path: str
+    reason: str
+    side: Literal["understanding", "generation"] | None = None
+    prompt: str | None = None
+    question: str | None = None
+    answer: str | None = None
+    tag: str = ""
+    of: str | None = None
+    """What a removed sample copies: an id, a reference image, or words."""
+    similarity: StrictFloat | None = None
+    """Similarity to `of`."""
+
+    @property
+    def cause(self) -> str:
+        """The reason up to its colon; details of the sample follow there."""
+        return self.reason.partition(":")[0].strip()
+
+
+@dataclass(frozen=True)
+class LeftoverFile:
+    """A file of left-over samples; image paths are relative to `root`."""
+
+    path: Path
+    root: Path
+    rows: list[Leftover]
 
 
 @dataclass(frozen=True)
@@ -69,19 +102,6 @@ class Section:
         return sum(card.lost for card in self.cards)
 
 
-@dataclass(frozen=True)
-class _Inputs:
-    """The files of the page, read and checked."""
-
-    path: Path
-    root: Path
-    pairs: list[Pair]
-    record: PairingRecord | None
-    fresh: bool
-    """Whether pairing.json belongs to this version of the pairs file."""
-    leftovers: dict[str, list[LeftoverFile]]
-
-
 def write_gallery(config: GalleryConfig) -> dict[str, Any]:
     """Writes the page whole or not at all. Missing and broken images become placeholders and are counted.
 
@@ -94,23 +114,39 @@ def write_gallery(config: GalleryConfig) -> dict[str, Any]:
     if out.is_dir():
         raise InputError("is a folder; name the page's file", file=out)
     check_folder(out.parent)
-    inputs = _read(config)
-    shown = [inputs.path, *(file.path for files in inputs.leftovers.values() for file in files)]
-    if out.resolve() in {path.resolve() for path in shown}:
+    path = Path(config.pairs)
+    root = pairs_root(path, config.image_root)
+    if config.image_root is not None and not root.is_dir():
+        raise InputError(f"{root} is not a folder", field="image_root")
+    pairs = read_pairs(path, root)
+    record, fresh = read_pairing(path) or (None, False)  # fresh: it belongs to this version of the pairs file
+    leftovers = {
+        name: [read_leftovers(path.parent / f"{name}.jsonl", root)]
+        for name in ("unmatched", "removed")
+        if (path.parent / f"{name}.jsonl").is_file()
+    }
+    rejected = rejected_files(path, record, config.rejected)
+    leftovers["rejected"] = [read_leftovers(p, root if config.image_root else p.parent) for p in rejected]
+    shown = [path, *(file.path for files in leftovers.values() for file in files)]
+    if out.resolve() in {each.resolve() for each in shown}:
         raise InputError("is one of the files that the page shows; choose another file for the page", file=out)
     replaced = Outputs(out.parent, "analyse pairs", [escape(out.name)], config.overwrite)
-    sections = [_pairs_section(inputs, config), *_leftover_sections(inputs, config)]
-    counted, record, notes = overview(inputs.pairs), inputs.record, _notes(inputs, sections, config)
+    keys = [(p.kind, p.similarity, p.generate.tag, p.understand.tag) for p in pairs]
+    chosen = [pairs[n] for n in stratified(keys, config.limit, config.seed)]
+    cards = [pair_card(pair, root, config.thumbnail, jpeg=True) for pair in track(chosen, "pairs", unit="pair")]
+    sections = [Section("pairs", "", [str(path)], len(pairs), cards)]
+    sections += _leftover_sections(pairs, root, leftovers, config)
+    counted, notes = overview(pairs), _notes(sections, record, fresh, config)
     script = source("gallery.js")
     halves = "of the half that is drawn, and of the half that is asked about"
     values: dict[str, Any] = {
-        "title": f"Pairs of {inputs.path.parent.resolve().name}/{inputs.path.name}",
-        "path": str(inputs.path),
+        "title": f"Pairs of {path.parent.resolve().name}/{path.name}",
+        "path": str(path),
         "extractor": record and record.extractor,
         "chart": similarity_chart(counted.similarities, record and record.random_pair_cosine),
         "kinds": Table(
             [(_filter("kind", kind), number) for kind, number in counted.kinds.items()],
-            ("Pairs in the file", f"{len(inputs.pairs):,}"),
+            ("Pairs in the file", f"{len(pairs):,}"),
         ),
         "sides": Table(
             [(row.value, row.generate, row.understand) for row in counted.sides],
@@ -158,55 +194,32 @@ def stratified(keys: Sequence[tuple], limit: int, seed: int) -> list[int]:
     return sorted(order[int(rng.integers(a, b))] for a, b in pairwise(edges))
 
 
-def _read(config: GalleryConfig) -> _Inputs:
-    path = Path(config.pairs)
-    root = pairs_root(path, config.image_root)
-    if config.image_root is not None and not root.is_dir():
-        raise InputError(f"{root} is not a folder", field="image_root")
-    pairs = read_pairs(path, root)
-    record, fresh = read_pairing(path) or (None, False)
-    leftovers: dict[str, list[LeftoverFile]] = {}
-    for name in ("unmatched", "removed"):
-        beside = path.parent / f"{name}.jsonl"
-        if beside.is_file():
-            leftovers[name] = [read_leftovers(beside, root)]
-    rejected = rejected_files(path, record, config.rejected)
-    leftovers["rejected"] = [read_leftovers(p, root if config.image_root else p.parent) for p in rejected]
-    return _Inputs(path, root, pairs, record, fresh, leftovers)
-
-
-def _pairs_section(inputs: _Inputs, config: GalleryConfig) -> Section:
-    keys = [(p.kind, p.similarity, p.generate.tag, p.understand.tag) for p in inputs.pairs]
-    chosen = [inputs.pairs[n] for n in stratified(keys, config.limit, config.seed)]
-    shown = track(chosen, "pairs", unit="pair")
-    cards = [pair_card(pair, inputs.root, config.thumbnail, jpeg=True) for pair in shown]
-    return Section("pairs", "", [str(inputs.path)], len(inputs.pairs), cards)
-
-
-def _leftover_sections(inputs: _Inputs, config: GalleryConfig) -> list[Section]:
+def _leftover_sections(
+    pairs: Sequence[Pair], pairs_folder: Path, leftovers: Mapping[str, list[LeftoverFile]], config: GalleryConfig
+) -> list[Section]:
     """The sections that have rows. A copy is shown beside the image that it copies, if a file names that image."""
 
     def picture(path: str, root: Path) -> Picture:
         return embed(path, root, path, config.thumbnail, jpeg=True)
 
     sections = []
-    images = {half.id: half.image_path for pair in inputs.pairs for half in (pair.generate, pair.understand)}
-    images |= {row.id: row.image_path for file in inputs.leftovers.get("unmatched", []) for row in file.rows}
+    images = {half.id: half.image_path for pair in pairs for half in (pair.generate, pair.understand)}
+    images |= {row.id: row.image_path for file in leftovers.get("unmatched", []) for row in file.rows}
     for name, about in _ABOUT.items():
-        files = inputs.leftovers.get(name, [])
+        files = leftovers.get(name, [])
         rows = [(row, file.root) for file in files for row in file.rows]
         keys = [(row.cause, row.side or "", row.similarity or 0.0, row.tag) for row, _ in rows]
         cards = []
         for row, root in (rows[n] for n in stratified(keys, config.limit, config.seed)):
             other = images.get(row.of or "") if name == "removed" else None
-            shown = None if other is None else picture(other, inputs.root)
+            shown = None if other is None else picture(other, pairs_folder)
             cards.append(LeftoverCard(row, picture(row.image_path, root), shown))
         if rows:
             sections.append(Section(name, about, [str(file.path) for file in files], len(rows), cards))
     return sections
 
 
-def _notes(inputs: _Inputs, sections: Sequence[Section], config: GalleryConfig) -> list[str]:
+def _notes(sections: Sequence[Section], record: PairingRecord | None, fresh: bool, config: GalleryConfig) -> list[str]:
     notes = []
     for section in sections:
         if len(section.cards) < section.total:
@@ -215,12 +228,12 @@ def _notes(inputs: _Inputs, sections: Sequence[Section], config: GalleryConfig) 
             notes.append(f"{shown} {config.seed}) {share}. limit = 0 shows all.")
         if section.lost:
             notes.append(f"{section.name}: {section.lost:,} missing or broken images, with a placeholder for each.")
-    if inputs.record is None:
+    if record is None:
         notes.append("No pairing.json beside the pairs: nothing is known of random pairs and options.")
         return notes
-    if not inputs.fresh:
+    if not fresh:
         notes.append("pairing.json was written with another pairs file: its numbers may not fit.")
-    return [*notes, *(f"pair: {notice}" for notice in inputs.record.notices)]
+    return [*notes, *(f"pair: {notice}" for notice in record.notices)]
 
 
 def _values(sections: Sequence[Section]) -> dict[str, list[str]]:
@@ -236,3 +249,33 @@ def _values(sections: Sequence[Section]) -> dict[str, list[str]]:
         found["tag"] |= {row.tag for row in rows}
         found["side"] |= {str(row.side) for row in rows if row.side}
     return {name: sorted(values - {""}) for name, values in found.items()}
+
+
+def read_leftovers(path: Path, root: Path) -> LeftoverFile:
+    """Reads one file.
+
+    Raises:
+        InputError: it is missing, or a line is not JSON, lacks id, image_path or reason, has a field of the wrong type
+            or an image path that leaves `root`.
+    """
+    rows, adapter = [], TypeAdapter(Leftover)
+    for n, raw in read_jsonl(path):
+        row = validate_row(adapter, raw, path, n)
+        if not row.reason.strip():
+            raise InputError("is empty", file=path, line=n, field="reason")
+        resolve_image(row.image_path, root, file=path, line=n)
+        rows.append(row)
+    return LeftoverFile(path, root, rows)
+
+
+def rejected_files(pairs: Path, record: PairingRecord | None, named: Sequence[str]) -> list[Path]:
+    """The named files of rejected samples, or else rejected.jsonl beside the quadruples, or else beside the pairs.
+
+    pairing.json has the path of the quadruples as it was given to `pair`, so it may lead nowhere from here.
+    """
+    if named:
+        return [Path(name) for name in named]
+    source = None if record is None else record.options.get("quadruples")
+    folders = [Path(source).parent] if isinstance(source, str) else []
+    found = [folder / "rejected.jsonl" for folder in (*folders, pairs.parent)]
+    return [path for path in found if path.is_file()][:1]

@@ -3,71 +3,37 @@
     pairuni report RUN|EVAL_JSON ... --out report.html
 
 It reads files only, so that a finished run renders anywhere; the page has no script. run_files.py reads,
-before_after.py compares, run_charts.py draws curves, sample_cards.py chooses samples; this file puts them together.
+before_after.py compares, run_charts.py draws curves; this file chooses pairs and samples and puts all together.
 """
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 import yaml
 from markupsafe import Markup
 
+from pairuni.data.pictures import embed
 from pairuni.errors import InputError
 from pairuni.outputs import Outputs
 from pairuni.pages.before_after import Comparison, Difference, compare
-from pairuni.pages.cards import PairCard, pair_card
-from pairuni.pages.histogram import SimilarityChart, similarity_chart
+from pairuni.pages.cards import Output, SampleCard, pair_card
+from pairuni.pages.histogram import similarity_chart
 from pairuni.pages.page import Table, flat_counts, plain, write_page
-from pairuni.pages.run_charts import PANELS, Chart, run_charts
-from pairuni.pages.run_files import Entry, Evaluation, PairFile, RunFiles, read_input
-from pairuni.pages.sample_cards import RunSamples, run_samples
+from pairuni.pages.run_charts import PANELS, run_charts
+from pairuni.pages.run_files import Entry, Evaluation, PairFile, RolloutRow, RunFiles, read_input, read_sample_rows
 from pairuni.types import Side
 
 SHOWN_PAIRS = 24
+SHOWN_PROMPTS = 8
+"""Prompts per side."""
+SHOWN_ROLLOUTS = 4
+"""Rollouts per prompt and step."""
 _DECIMALS = {"per cent": 1, "points": 1}  # of scores by unit; 3 for others
-
-
-@dataclass(frozen=True)
-class _ScoresView:
-    """The tables of one evaluation, or of two that are compared, with notes below each."""
-
-    about: str
-    tables: list[tuple[Table, list[str]]]
-    notes: list[str]
-
-
-@dataclass(frozen=True)
-class _PairsView:
-    """The pairs that a run was trained on, and some of them as cards."""
-
-    about: str
-    notes: list[str]
-    chart: SimilarityChart | None
-    tables: list[Table]
-    cards: list[PairCard]
-
-
-@dataclass(frozen=True)
-class _RunView:
-    """A run as the template shows it."""
-
-    name: str
-    facts: dict[str, str]
-    notes: list[str]
-    compared: bool
-    scores: _ScoresView | None
-    charts: list[Chart]
-    missing: list[str]
-    ends: Table | None
-    samples: RunSamples | None
-    pairs: _PairsView | None
-    config: str
-    environment: str
 
 
 def write_report(inputs: Sequence[Path], out: Path, *, title: str | None = None, overwrite: bool = False) -> Path:
@@ -92,14 +58,24 @@ def write_report(inputs: Sequence[Path], out: Path, *, title: str | None = None,
         raise InputError("is a folder; name the page's file", file=out)
     replaced = Outputs(out.parent, "report", [escape(out.name)], overwrite)
     found = [read_input(path) for path in inputs]
-    comparisons, notes = _compare_inputs(found)
-    evaluation = next((item for item in found if isinstance(item, Evaluation)), None)
+    evaluated: list[tuple[str, Evaluation]] = []
+    notes, missing = [], []
+    for item in found:
+        place = item.directory if isinstance(item, RunFiles) else item.path
+        final = item.after or item.before if isinstance(item, RunFiles) else item
+        if final is None:
+            missing.append(f"Not in the comparison, because it has no eval.json: {place}.")
+        else:
+            evaluated.append((_name(place), final))
+            notes += [f"{name} in {final.path}: skipped, {reason}." for name, reason in final.skipped.items()]
+    others = evaluated[1:] if len(found) > 1 else []
+    single = next((item for item in found if isinstance(item, Evaluation)), None)
     values: dict[str, Any] = {
         "title": title or "pairuni: " + ", ".join(_name(path) for path in inputs),
         "runs": [_run_view(item) for item in found if isinstance(item, RunFiles)],
-        "single": evaluation and not comparisons and _single(evaluation),
-        "comparisons": [_compared(comparison) for comparison in comparisons],
-        "notes": notes,
+        "single": single and not others and _single(single),
+        "comparisons": [_compared(compare(evaluated[0][1], new, (evaluated[0][0], name))) for name, new in others],
+        "notes": notes + (missing if len(found) > 1 else []),
     }
     with replaced:
         write_page(out, "report.html", values)
@@ -111,38 +87,20 @@ def _name(path: Path) -> str:
     return f"{path.parent.name}/{path.name}" if path.is_file() else path.name
 
 
-def _compare_inputs(found: Sequence[RunFiles | Evaluation]) -> tuple[list[Comparison], list[str]]:
-    """Compares every evaluated input with the first one; notes name skipped benchmarks and inputs without scores."""
-    evaluated: list[tuple[str, Evaluation]] = []
-    notes, missing = [], []
-    for item in found:
-        place = item.directory if isinstance(item, RunFiles) else item.path
-        final = item.after or item.before if isinstance(item, RunFiles) else item
-        if final is None:
-            missing.append(f"Not in the comparison, because it has no eval.json: {place}.")
-        else:
-            evaluated.append((_name(place), final))
-            notes += [f"{name} in {final.path}: skipped, {reason}." for name, reason in final.skipped.items()]
-    if len(found) < 2:
-        return [], notes
-    pairs = [(evaluated[0], other) for other in evaluated[1:]]
-    return [compare(old, new, (first, name)) for (first, old), (name, new) in pairs], notes + missing
-
-
 # ---- scores ---------------------------------------------------------------------------------------------------------
 
 
-def _single(evaluation: Evaluation) -> _ScoresView:
+def _single(evaluation: Evaluation) -> dict[str, Any]:
     rows: list[Sequence[Any]] = []
     for name, entry in evaluation.entries.items():
         rows.append((name, "all", entry.unit, _entry_score(entry), entry.n, entry.unparsed, _rules(entry)))
         rows += [("", part, "", _score(value, entry.unit), "", "", "") for part, value in entry.parts.items()]
     head = ("Benchmark", "Part", "Unit", "Score", "Items", "Unparsed", "Protocol")
     table = Table(rows, head, "Score ± standard error", words=(1, 2, 6))
-    return _ScoresView(f"{evaluation.path}, model {evaluation.model}", [(table, [])], [])
+    return {"about": f"{evaluation.path}, model {evaluation.model}", "tables": [(table, [])], "notes": []}
 
 
-def _compared(comparison: Comparison) -> _ScoresView:
+def _compared(comparison: Comparison) -> dict[str, Any]:
     """A table of all common benchmarks, then a table per benchmark with parts."""
     names = tuple(name.capitalize() if name in ("before", "after") else name for name in comparison.names)
     rows, notes, parts = [], [], []
@@ -167,7 +125,7 @@ def _compared(comparison: Comparison) -> _ScoresView:
     whole = Table(rows, head, f"Score ± standard error. {about}", words=(1, 5, 8))
     inputs = ((names[0], comparison.before), (names[1], comparison.after))
     about = " ".join(f"{name}: {evaluation.path} ({evaluation.model})." for name, evaluation in inputs)
-    return _ScoresView(about, [(whole, notes), *parts] if rows else [], comparison.notes)
+    return {"about": about, "tables": [(whole, notes), *parts] if rows else [], "notes": comparison.notes}
 
 
 def _score(value: float | None, unit: str) -> str:
@@ -179,12 +137,10 @@ def _signed(value: float, unit: str) -> str:
 
 
 def _entry_score(entry: Entry) -> str:
-    error = (
-        ""
-        if entry.stderr is None
-        else Markup(' <span class="interval">± {}</span>').format(_score(entry.stderr, entry.unit))
-    )
-    return Markup("{}{}").format(_score(entry.score, entry.unit), error)
+    score = _score(entry.score, entry.unit)
+    if entry.stderr is None:
+        return score
+    return Markup('{} <span class="interval">± {}</span>').format(score, _score(entry.stderr, entry.unit))
 
 
 def _rules(entry: Entry) -> str:
@@ -212,7 +168,7 @@ def _difference(value: Difference | None, before: float | None, after: float | N
 # ---- a run ----------------------------------------------------------------------------------------------------------
 
 
-def _run_view(run: RunFiles) -> _RunView:
+def _run_view(run: RunFiles) -> dict[str, Any]:
     scores, evaluation = None, run.after or run.before
     if run.before is not None and run.after is not None:
         scores = _compared(compare(run.before, run.after))
@@ -225,20 +181,20 @@ def _run_view(run: RunFiles) -> _RunView:
         rows = [(key, *means) for key, means in found.items() if means is not None]
         caption = "Means over the first and the last tenth of the steps"
         ends = Table(rows, ("Metric", "First tenth", "Last tenth"), caption) if rows else None
-    return _RunView(
-        name=_name(run.directory),
-        facts=_facts(run),
-        notes=run.notes,
-        compared=run.before is not None and run.after is not None,
-        scores=scores,
-        charts=charts,
-        missing=missing,
-        ends=ends,
-        samples=run_samples(run.samples),
-        pairs=None if run.pairs is None else _pairs_view(run.pairs),
-        config=yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True) if run.config else "",
-        environment=json.dumps(run.environment, indent=2, ensure_ascii=False) if run.environment else "",
-    )
+    return {
+        "name": _name(run.directory),
+        "facts": _facts(run),
+        "notes": run.notes,
+        "compared": run.before is not None and run.after is not None,
+        "scores": scores,
+        "charts": charts,
+        "missing": missing,
+        "ends": ends,
+        "samples": run.samples and _samples_view(run.samples),
+        "pairs": run.pairs and _pairs_view(run.pairs),
+        "config": yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True) if run.config else "",
+        "environment": json.dumps(run.environment, indent=2, ensure_ascii=False) if run.environment else "",
+    }
 
 
 def _facts(run: RunFiles) -> dict[str, str]:
@@ -262,41 +218,83 @@ def _facts(run: RunFiles) -> dict[str, str]:
         facts["Steps"] = f"{done:,}" if planned in (None, done) else f"{done:,} of {planned}"
         total = run.metrics.column("seconds/total")
         if total is not None:
-            facts["Time"] = f"{_duration(float(np.nansum(total)))} in steps, {np.nanmean(total):.3g} s per step"
+            minutes, seconds = divmod(round(float(np.nansum(total))), 60)
+            hours, minutes = divmod(minutes, 60)
+            time = f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"
+            time = time if hours or minutes else f"{seconds} s"
+            facts["Time"] = f"{time} in steps, {np.nanmean(total):.3g} s per step"
     elif planned is not None:
         facts["Steps"] = f"0 of {planned}"
     return {label: str(value) for label, value in facts.items() if value is not None}
 
 
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-
-
-def _pairs_view(pairs: PairFile) -> _PairsView:
-    record, notes = pairs.pairing, []
+def _pairs_view(pairs: PairFile) -> dict[str, Any]:
+    record, notes, tables = pairs.pairing, [], []
     if record is None:
         notes.append("No pairing.json beside the pairs: nothing is known of unmatched images.")
     else:
         if record.pairs_hash and not pairs.fresh:
             notes.append("pairing.json was written with another pairs file: its numbers may not fit.")
         notes += record.notices
-    tables = []
-    if record is not None and record.counts:
-        tables.append(Table(list(flat_counts(record.counts)), caption="Pairing (pairing.json)"))
-    if record is not None and record.similarity:
-        quantiles = list(record.similarity.items())
-        tables.append(Table(quantiles, caption="Quantiles of the similarity of retrieved pairs"))
+        if record.counts:
+            tables.append(Table(list(flat_counts(record.counts)), caption="Pairing (pairing.json)"))
+        if record.similarity:
+            quantiles = list(record.similarity.items())
+            tables.append(Table(quantiles, caption="Quantiles of the similarity of retrieved pairs"))
     similarities = [pair.similarity for pair in pairs.pairs if pair.kind == "retrieved"]
     count = min(SHOWN_PAIRS, len(pairs.pairs))
     chosen = np.linspace(0, len(pairs.pairs) - 1, count).round().astype(int).tolist()
-    return _PairsView(
-        about=f"{count} of {len(pairs.pairs)} pairs of {pairs.path}, evenly over the file.",
-        notes=notes,
-        chart=similarity_chart(similarities, record and record.random_pair_cosine),
-        tables=tables,
-        cards=[pair_card(pairs.pairs[i], pairs.root) for i in chosen],
-    )
+    return {
+        "about": f"{count} of {len(pairs.pairs)} pairs of {pairs.path}, evenly over the file.",
+        "notes": notes,
+        "chart": similarity_chart(similarities, record and record.random_pair_cosine),
+        "tables": tables,
+        "cards": [pair_card(pairs.pairs[i], pairs.root) for i in chosen],
+    }
+
+
+def _samples_view(folders: Sequence[tuple[int, Path]]) -> dict[str, Any]:
+    """Cards of the first and the last sample folder (step, path), for the prompts that both have.
+
+    Raises InputError: a samples.jsonl is missing or broken.
+    """
+    shown = dict((folders[0], folders[-1]))  # a single entry if only one step was sampled
+    rows: dict[int, dict[tuple[str, str, str], list[RolloutRow]]] = {step: {} for step in shown}
+    for step, folder in shown.items():
+        for row in read_sample_rows(folder):
+            rows[step].setdefault((row.side, row.pair_id, row.asked), []).append(row)
+    first, last = (rows[step] for step, _ in (folders[0], folders[-1]))
+    common = [key for key in first if key in last]
+    notes = [f"Only step {folders[0][0]} was sampled."] if len(shown) == 1 else []
+    lone = len(first) + len(last) - 2 * len(common)
+    if lone:
+        notes.append(f"{lone} prompts were sampled at one of the two steps only and are left out.")
+    keys = []
+    for side in (Side.GENERATION, Side.UNDERSTANDING):
+        own = [key for key in common if key[0] == side]
+        if len(own) > SHOWN_PROMPTS:
+            notes.append(f"{SHOWN_PROMPTS} of {len(own)} {side} prompts are shown.")
+        keys += own[:SHOWN_PROMPTS]
+    cards = []
+    for side, pair_id, asked in keys:
+        columns = [_column(step, rows[step][side, pair_id, asked], folder) for step, folder in shown.items()]
+        label = "Prompt" if side == Side.GENERATION else "Question"
+        cards.append(SampleCard(f"{label}, pair {pair_id}", asked, columns))
+    return {"cards": cards, "notes": notes}
+
+
+def _column(step: int, rows: Sequence[RolloutRow], folder: Path) -> tuple[str, list[Output]]:
+    """The first rollouts at a step; the title has the mean of each reward over all rollouts."""
+    means: dict[str, float | None] = {}
+    for name in dict.fromkeys(name for row in rows for name in row.rewards):
+        known = [value for row in rows if (value := row.rewards.get(name)) is not None]
+        means[name] = fmean(known) if known else None
+    outputs = []
+    for row in sorted(rows, key=lambda row: row.rollout)[:SHOWN_ROLLOUTS]:
+        picture = None if row.image is None else embed(row.image, folder, row.asked)
+        outputs.append(Output(picture, row.text or "", _in_words(row.rewards)))
+    return f"Step {step}, mean reward: {_in_words(means)}", outputs
+
+
+def _in_words(rewards: Mapping[str, float | None]) -> str:
+    return ", ".join(f"{name} {plain(value)}" for name, value in rewards.items())

@@ -6,8 +6,8 @@ Each chart is drawn once; its dark version is the same drawing with other colour
 import io
 import math
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -68,7 +68,11 @@ PANELS = (
         _both("logp_gap_max"),
         log=True,
     ),
-    Panel("Clip fraction", "Share of actions whose ratio was clipped.", _both("clip_fraction")),
+    Panel(
+        "Clip fraction",
+        "Share of actions whose ratio was clipped.",
+        _both("clip_fraction"),
+    ),
     Panel(
         "Behaviour gap",
         "Mean |log p guided - log p conditional|: how far guidance makes sampling off-policy.",
@@ -108,22 +112,37 @@ def run_charts(metrics: Metrics, scores: Metrics | None) -> tuple[list[Chart], l
         there = {label: key for label, key in panel.keys.items() if metrics.column(key) is not None}
         missing += [key for label, key in panel.keys.items() if label not in there]
         if there:
-            shown = Panel(panel.title, panel.note, there, panel.log, panel.stacked)
-            charts.append(_chart(shown, metrics, window))
+            charts.append(_chart(replace(panel, keys=there), metrics, window))
     return charts, missing
 
 
 def _chart(panel: Panel, metrics: Metrics, window: int) -> Chart:
     with styled():
-        columns = _legend_columns(list(panel.keys))
-        figure, axes = _axes(math.ceil(len(panel.keys) / columns))
+        # The labels that fit in a row of the legend, at most three; letters are about 0.075 inches wide.
+        longest = max(map(len, panel.keys))
+        columns = max(1, min(3, len(panel.keys), int(_WIDTH / (0.075 * longest + 0.4))))
+        extra = 0.2 * (math.ceil(len(panel.keys) / columns) - 1)
+        height = 2.7 + extra
+        figure = Figure(figsize=(_WIDTH, height))
+        # Fixed margins, because a layout by measured text doubles the time of a page.
+        edges = {"left": 0.12, "right": 0.98, "bottom": 0.46 / height, "top": 1 - (0.32 + extra) / height}
+        axes = figure.subplots(gridspec_kw=edges)
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))  # the default one writes a factor over the legend
+        axes.grid(axis="y", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.tick_params(length=0)
         axes.set_xlabel("step")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         alt = _stack(axes, panel, metrics) if panel.stacked else _lines(axes, panel, metrics, window)
         if len(panel.keys) > 1 and axes.get_legend_handles_labels()[0]:
             axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=columns, frameon=False, handlelength=1.2)
-        note = panel.note if window == 1 or panel.stacked else f"{panel.note} Strong line: mean over {window} steps."
-        return _finish(figure, panel.title, note, alt)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    light = dark = buffer.getvalue()
+    for colour, other in _DARK.items():
+        dark = dark.replace(colour, other)
+    note = panel.note if window == 1 or panel.stacked else f"{panel.note} Strong line: mean over {window} steps."
+    return Chart(panel.title, note, _uri(light), _uri(dark), alt)
 
 
 def _lines(axes: Axes, panel: Panel, metrics: Metrics, window: int) -> str:
@@ -158,34 +177,6 @@ def _stack(axes: Axes, panel: Panel, metrics: Metrics) -> str:
     axes.stackplot(metrics.steps[whole], columns, colors=LINES, labels=list(panel.keys), linewidth=0)
     means = ", ".join(f"{label} {mean:.3g} s" for label, mean in zip(panel.keys, columns.mean(axis=1), strict=True))
     return f"Means: {means}."
-
-
-def _legend_columns(labels: Sequence[str]) -> int:
-    """The number of labels that fit in a row, at most three; letters are about 0.075 inches wide."""
-    return max(1, min(3, len(labels), int(_WIDTH / (0.075 * max(map(len, labels)) + 0.4))))
-
-
-def _axes(legend_rows: int = 1) -> tuple[Figure, Axes]:
-    extra = 0.2 * (legend_rows - 1)
-    height = 2.7 + extra
-    figure = Figure(figsize=(_WIDTH, height))
-    # Fixed margins, because a layout by measured text doubles the time of a page.
-    edges = {"left": 0.12, "right": 0.98, "bottom": 0.46 / height, "top": 1 - (0.32 + extra) / height}
-    axes = figure.subplots(gridspec_kw=edges)
-    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))  # the default one writes a factor over the legend
-    axes.grid(axis="y", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(length=0)
-    return figure, axes
-
-
-def _finish(figure: Figure, title: str, note: str, alt: str) -> Chart:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    light = dark = buffer.getvalue()
-    for colour, other in _DARK.items():
-        dark = dark.replace(colour, other)
-    return Chart(title, note, _uri(light), _uri(dark), alt)
 
 
 def _uri(svg: str) -> str:

@@ -7,20 +7,19 @@ InputError with file and line.
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
-import yaml
 from pydantic import ConfigDict, StrictFloat, StrictInt, StrictStr, TypeAdapter, ValidationError
 
 from pairuni.config.renamed import with_new_names
 from pairuni.data.overview import PairingRecord, read_pairing
 from pairuni.errors import InputError
 from pairuni.files import read_json, read_jsonl
-from pairuni.records import pairs_root, read_pairs
-from pairuni.runs import RunDir, first_and_last_tenth
+from pairuni.records import pairs_root, read_pairs, validate_row
+from pairuni.runs import RunDir, first_and_last_tenth, read_steps
 from pairuni.types import Pair
 from pairuni.validation import input_error
 
@@ -104,7 +103,7 @@ class Evaluation:
             return None
         rows: dict[str, AnswerRow] = {}
         for n, raw in read_jsonl(path):
-            row = _validate(_ANSWER, raw, path, n)
+            row = validate_row(_ANSWER, raw, path, n)
             if row.id in rows:
                 raise InputError(f"{row.id!r} occurs twice", file=path, line=n, field="id")
             rows[row.id] = row
@@ -161,10 +160,12 @@ class RunFiles:
 
     def setting(self, name: str) -> Any:
         """A value of config.yaml by its dotted name; None if it is absent."""
-        return _setting(self.config, name)
+        value: Any = self.config
+        for part in name.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        return value
 
 
-Row = TypeVar("Row")
 _ENTRY, _ANSWER, _SAMPLE = TypeAdapter(Entry), TypeAdapter(AnswerRow), TypeAdapter(RolloutRow)
 _SKIPPED = TypeAdapter(dict[str, str])
 
@@ -196,25 +197,43 @@ def read_evaluation(path: Path) -> Evaluation:
     for name, entry in benchmarks.items():
         if Path(name).name != name or len(name) > 100:
             raise InputError(f"{name!r} is not a benchmark's name", file=path, field="benchmarks")
-        entries[name] = _validate(_ENTRY, entry, path, None, f"benchmarks.{name}")
-    skipped = _validate(_SKIPPED, raw.get("skipped", {}), path, None, "skipped")
+        entries[name] = _validated(_ENTRY, entry, path, f"benchmarks.{name}")
+    skipped = _validated(_SKIPPED, raw.get("skipped", {}), path, "skipped")
     return Evaluation(path, str(raw.get("model", "")), entries, skipped)
 
 
 def read_run(run: RunDir) -> RunFiles:
     """Reads a run directory; missing files become notes. Raises InputError: a file is broken."""
     notes: list[str] = []
-    config = _read_config(run, notes)
+    config = with_new_names(run.read_config()) if run.config.is_file() else {}
+    if not run.config.is_file():
+        notes.append("No config.yaml: model, data and options are not known.")
     metrics = _read_metrics(run.metrics) if run.metrics.is_file() else None
     if metrics is None:
         notes.append("No metrics.jsonl, or an empty one: no curves.")
     environment = read_json(run.environment, shown=True) if run.environment.is_file() else None
     if environment is None:
         notes.append("No environment.json.")
-    before, after = _read_evaluations(run, notes)
-    pairs = _read_pairs(config, run, notes)
-    samples = _sample_folders(run)
-    return RunFiles(run.path, config, environment, metrics, _scores(run, metrics), before, after, samples, pairs, notes)
+    # Evaluations during training: eval_history.jsonl, which has step 0, or else the eval/ keys of the metrics.
+    scores = None
+    if run.eval_history.is_file():
+        scores = _read_metrics(run.eval_history, "settings")
+    elif metrics is not None:
+        columns = {k.removeprefix("eval/"): v for k, v in metrics.columns.items() if k.startswith("eval/")}
+        scores = Metrics(metrics.steps, columns) if columns else None
+    # eval_before/ and eval_after/, or the run's own eval.json as the latter.
+    paths = {name: run.path / f"eval_{name}" / "eval.json" for name in ("before", "after")}
+    found = {name: read_evaluation(path) for name, path in paths.items() if path.is_file()}
+    own = read_evaluation(run.eval) if run.eval.is_file() else None
+    if own is not None and "after" in found and own.entries != found["after"].entries:
+        notes.append("eval.json differs from eval_after/eval.json; the tables show eval_after/.")
+    before, after = found.get("before"), found.get("after", own)
+    if before is None and after is None:
+        notes.append("No eval.json: the run has not been evaluated.")
+    folders = [path for path in (run.path / "samples").glob("step_*") if path.is_dir()]
+    samples = sorted((int(path.name[5:]), path) for path in folders if re.fullmatch(r"step_\d+", path.name))
+    files = RunFiles(run.path, config, environment, metrics, scores, before, after, samples, None, notes)
+    return replace(files, pairs=_read_pairs(files))
 
 
 def read_sample_rows(folder: Path) -> list[RolloutRow]:
@@ -226,7 +245,7 @@ def read_sample_rows(folder: Path) -> list[RolloutRow]:
     path = folder / "samples.jsonl"
     rows = []
     for n, raw in read_jsonl(path):
-        row = _validate(_SAMPLE, raw, path, n)
+        row = validate_row(_SAMPLE, raw, path, n)
         for name in ("prompt", "image") if row.side == "generation" else ("question", "text"):
             if raw.get(name) is None:
                 raise InputError("is missing", file=path, line=n, field=name)
@@ -234,50 +253,17 @@ def read_sample_rows(folder: Path) -> list[RolloutRow]:
     return rows
 
 
-def _validate(adapter: TypeAdapter[Row], raw: Any, path: Path, line: int | None, prefix: str = "") -> Row:
+def _validated(adapter: TypeAdapter[Any], raw: Any, path: Path, field: str) -> Any:
     try:
         return adapter.validate_python(raw)
     except ValidationError as err:
-        raise input_error(err, file=path, line=line, prefix=prefix) from None
-
-
-def _read_config(run: RunDir, notes: list[str]) -> dict[str, Any]:
-    if not run.config.is_file():
-        notes.append("No config.yaml: model, data and options are not known.")
-        return {}
-    try:
-        config = yaml.safe_load(run.config.read_text(encoding="utf-8"))
-    except UnicodeDecodeError:
-        raise InputError("is not UTF-8 text", file=run.config) from None
-    except yaml.YAMLError as err:
-        mark = err.problem_mark if isinstance(err, yaml.MarkedYAMLError) else None
-        line = None if mark is None else mark.line + 1
-        raise InputError("is not valid YAML", file=run.config, line=line) from None
-    if not isinstance(config, dict):
-        raise InputError("must be a mapping", file=run.config)
-    return with_new_names(config)
-
-
-def _setting(config: Mapping[str, Any], name: str) -> Any:
-    value: Any = config
-    for part in name.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
-
-
-def _path_setting(config: Mapping[str, Any], name: str, run: RunDir) -> str | None:
-    value = _setting(config, name)
-    if value is not None and not isinstance(value, str):
-        raise InputError(f"must be a path, not {value!r}", file=run.config, field=name)
-    return value
+        raise input_error(err, file=path, prefix=field) from None
 
 
 def _read_metrics(path: Path, other: str = "") -> Metrics | None:
     """The rows of a metrics file as columns, without the key `other`; None for a file without rows."""
     rows: list[dict[str, Any]] = []
-    for n, row in read_jsonl(path):
-        if not isinstance(row.get("step"), int):
-            raise InputError("is missing or not a whole number", file=path, line=n, field="step")
+    for n, row in read_steps(path):
         row.pop(other, None)
         for key, value in row.items():
             if value is not None and not isinstance(value, int | float):
@@ -294,47 +280,20 @@ def _read_metrics(path: Path, other: str = "") -> Metrics | None:
     return Metrics(np.array([row["step"] for row in rows]), columns)
 
 
-def _scores(run: RunDir, metrics: Metrics | None) -> Metrics | None:
-    """Evaluations during training: eval_history.jsonl, which includes step 0, or else the eval/ keys of the metrics."""
-    if run.eval_history.is_file():
-        return _read_metrics(run.eval_history, "settings")
-    columns = {} if metrics is None else {k: v for k, v in metrics.columns.items() if k.startswith("eval/")}
-    if metrics is None or not columns:
-        return None
-    return Metrics(metrics.steps, {k.removeprefix("eval/"): v for k, v in columns.items()})
-
-
-def _read_evaluations(run: RunDir, notes: list[str]) -> tuple[Evaluation | None, Evaluation | None]:
-    """eval_before/ and eval_after/, or the run's own eval.json as the latter."""
-    paths = {name: run.path / f"eval_{name}" / "eval.json" for name in ("before", "after")}
-    found = {name: read_evaluation(path) for name, path in paths.items() if path.is_file()}
-    own = read_evaluation(run.eval) if run.eval.is_file() else None
-    if own is not None and "after" in found and own.entries != found["after"].entries:
-        notes.append("eval.json differs from eval_after/eval.json; the tables show eval_after/.")
-    after = found.get("after", own)
-    if after is None and "before" not in found:
-        notes.append("No eval.json: the run has not been evaluated.")
-    return found.get("before"), after
-
-
-def _read_pairs(config: Mapping[str, Any], run: RunDir, notes: list[str]) -> PairFile | None:
-    pairs, image_root = _path_setting(config, "data.pairs", run), _path_setting(config, "data.image_root", run)
+def _read_pairs(files: RunFiles) -> PairFile | None:
+    for name in ("data.pairs", "data.image_root"):
+        value = files.setting(name)
+        if value is not None and not isinstance(value, str):
+            raise InputError(f"must be a path, not {value!r}", file=RunDir(files.directory).config, field=name)
+    pairs = files.setting("data.pairs")
     if pairs is None:
-        notes.append("config.yaml names no data.pairs: no gallery of pairs.")
+        files.notes.append("config.yaml names no data.pairs: no gallery of pairs.")
         return None
     path = Path(pairs)
     if not path.is_file():
-        notes.append(f"The pairs file {pairs} is not there (paths are as the run's config has them): no gallery.")
+        missing = f"The pairs file {pairs} is not there (paths are as the run's config has them): no gallery."
+        files.notes.append(missing)
         return None
-    root = pairs_root(path, image_root)
+    root = pairs_root(path, files.setting("data.image_root"))
     record, fresh = read_pairing(path) or (None, False)
     return PairFile(path, root, read_pairs(path, root), record, fresh)
-
-
-def _sample_folders(run: RunDir) -> list[tuple[int, Path]]:
-    folders = []
-    for path in (run.path / "samples").glob("step_*"):
-        name = re.fullmatch(r"step_(\d+)", path.name)
-        if name and path.is_dir():
-            folders.append((int(name.group(1)), path))
-    return sorted(folders)

@@ -10,8 +10,8 @@ import yaml
 from PIL import Image
 
 from pairuni.config import DataConfig, EvalConfig, LogConfig, ModelConfig, RolloutConfig, TrainConfig
-from pairuni.lab.ablations.execute import Job
 from pairuni.lab.ablations.schedule import Base
+from pairuni.lab.ablations.study import Job
 from pairuni.types import Pair, Quadruple, Side
 
 QUESTIONS, PROMPTS = 12, 6
@@ -33,7 +33,7 @@ def make_base(folder: Path, **changes: Any) -> Base:
 
 
 class Processes:
-    """Takes the place of execute._run_job. `done` has the stages in order, as "<command> <output>"."""
+    """Takes the place of study._run_job. `done` has the stages in order, as "<command> <output>"."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.done, self.jobs = folder, list[str](), list[Job]()

@@ -27,7 +27,7 @@ from pairuni.config import (
 )
 from pairuni.errors import InputError
 from pairuni.files import locked
-from pairuni.lab.ablations import execute
+from pairuni.lab.ablations import study
 from pairuni.lab.ablations.compare import compared
 from pairuni.lab.ablations.results import read_results, write_results
 from pairuni.lab.ablations.schedule import BEFORE, Base, plan
@@ -44,7 +44,7 @@ NOTHING: Any = lambda config: None  # noqa: E731
 @pytest.fixture
 def processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Processes:
     fake = Processes(tmp_path)
-    monkeypatch.setattr(execute, "_run_job", fake)
+    monkeypatch.setattr(study, "_run_job", fake)
     return fake
 
 

@@ -10,7 +10,7 @@ from ablation_world import Processes, make_base
 
 from pairuni.config import AblationsConfig
 from pairuni.errors import InputError
-from pairuni.lab.ablations import execute
+from pairuni.lab.ablations import study
 from pairuni.lab.ablations.compare import compared
 from pairuni.lab.ablations.results import by_streams, read_results, write_results
 from pairuni.lab.ablations.schedule import BEFORE, plan
@@ -25,7 +25,7 @@ UNSOUND = {"random_pairs", "unpaired", "vanilla"}
 @pytest.fixture
 def processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Processes:
     fake = Processes(tmp_path)
-    monkeypatch.setattr(execute, "_run_job", fake)
+    monkeypatch.setattr(study, "_run_job", fake)
     return fake
 
 

@@ -14,8 +14,7 @@ import pairuni
 from pairuni.config import PretrainConfig
 from pairuni.lab.pretrain import fit as stages_module
 from pairuni.lab.pretrain import make_janus
-from pairuni.lab.pretrain.language import KINDS, Sight, answer_loss, image_loss
-from pairuni.lab.pretrain.rows import IGNORE, RowWriter, make_pool
+from pairuni.lab.pretrain.rows import IGNORE, KINDS, RowWriter, Sight, answer_loss, image_loss, make_pool
 from pairuni.lab.pretrain.script import run_pretrain
 from pairuni.lab.pretrain.vq import JanusTokenizer
 from pairuni.policies import load_policy

@@ -80,15 +80,12 @@ def _row(name: str, label: str, reference: str | None, results: Results) -> ArmR
         if both and benchmark in results[str(reference), both[0]].benchmarks:
             pair = [[results[arm, seed].benchmarks[benchmark] for seed in both] for arm in (name, str(reference))]
             cells[benchmark] = replace(cells[benchmark], difference=_estimate(*pair))
-    together, chance = (_over_runs(name, own, results, key) for key in ("co_batching", "co_batching_chance"))
-    return ArmRow(name, label, tuple(own), reference, cells, together, chance)
-
-
-def _over_runs(arm: str, seeds: Sequence[int], results: Results, key: str) -> float | None:
-    """The mean of a number in `training`; None if a run lacks it."""
-    values = [results[arm, seed].training.get(key) for seed in seeds]
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known and len(known) == len(values) else None
+    means: list[float | None] = []
+    for key in ("co_batching", "co_batching_chance"):
+        values = [results[name, seed].training.get(key) for seed in own]
+        known = [value for value in values if value is not None]
+        means.append(float(np.mean(known)) if known and len(known) == len(values) else None)
+    return ArmRow(name, label, tuple(own), reference, cells, *means)
 
 
 def seeds_of(arm: str, results: Results) -> list[int]:

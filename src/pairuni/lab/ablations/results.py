@@ -17,7 +17,6 @@ import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from pairuni.config import TrainConfig
 from pairuni.data.dataset import chance
 from pairuni.data.images import load_image
 from pairuni.data.mixing import mix
@@ -156,85 +155,67 @@ def gather(run: ArmRun, threads: int) -> Result:
     stages = {stage.command: stage for stage in run.stages}
     seconds, training, pairs = {"threads": float(threads)}, {}, {}
     if "train" in stages:
-        rows = RunDir(Path(stages["train"].config.output)).read_metrics()
+        train = stages["train"].config
+        rows = RunDir(Path(train.output)).read_metrics()
         training, seconds["training"] = _training(rows), sum(row["seconds/total"] for row in rows)
         if "co_batching" in training:
-            training["co_batching_chance"] = round(_chance(stages["train"].config), 6)
+            mode, batch = train.pair_selection.mode, train.data.batch
+            trained = read_pairs(train.data.pairs, train.data.image_root)
+            number = len(trained) if mode == "unpaired" else len(mix(trained, mode, train.seed))
+            # vanilla draws single halves
+            expected = chance(2 * number, 2 * batch) if mode == "vanilla" else chance(number, batch)
+            training["co_batching_chance"] = round(expected, 6)
     if "pair" in stages:
-        pairs = _pairs(stages["pair"].product, "shapes" in stages)
+        folder, summary = stages["pair"].product.parent, read_json(stages["pair"].product)
+        counted = ("aligned_understanding", "aligned_generation", "retrieved")
+        pairs |= {name: summary["counts"][name] for name in counted}
+        if summary["similarity"]:
+            pairs["similarity"] = summary["similarity"]["0.5"]
+            if "shapes" in stages:
+                pairs["content"] = _content(folder / "pairs.jsonl", Path(summary["options"]["image_root"]))
     streams = VERSION if "train" in stages else 1
     return Result(run.arm.name, run.seed, run.identity, _benchmarks(stages["eval"]), training, pairs, seconds, streams)
 
 
 def _benchmarks(stage: Stage) -> dict[str, Measured]:
-    folder, found = stage.product.parent, {}
+    """The scores of the independent units: items, or groups of items that belong together.
+
+    A group's score is its sum times (groups / items), so that the mean over groups equals the mean over items.
+    """
+    found = {}
     for name, entry in read_json(stage.product)["benchmarks"].items():
-        file = folder / f"answers_{name}.jsonl"
+        file = stage.product.parent / f"answers_{name}.jsonl"
         answers = [row for _, row in read_jsonl(file)]
         if len(answers) != entry["n"]:
-            message = (
-                f"has {len(answers)} answers, but eval.json is of {entry['n']}; remove eval.json to evaluate again"
-            )
-            raise InputError(message, file=file)
-        ids, scores = _grouped(answers)
-        items = hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
+            problem = f"has {len(answers)} answers, but eval.json is of {entry['n']}"
+            raise InputError(f"{problem}; remove eval.json to evaluate again", file=file)
+        sums: dict[str, float] = {}
+        for row in answers:
+            group = str(row.get("group") or row["id"])
+            sums[group] = sums.get(group, 0.0) + float(row["score"])
+        scores = [score * (len(sums) / len(answers)) for score in sums.values()]
+        items = hashlib.sha256("\n".join(sums).encode()).hexdigest()[:16]
         factor = load_benchmark(name, stage.config).factor
         shared = entry["score"], entry["unit"], len(answers), items, factor, entry["parts"]
-        if len(ids) == len(answers) and all(score in (0.0, 1.0) for score in scores):
+        if len(sums) == len(answers) and all(score in (0.0, 1.0) for score in scores):
             found[name] = Measured(*shared, right=np.packbits(np.array(scores, dtype=bool)).tobytes().hex())
         else:
             found[name] = Measured(*shared, points=scores)
     return found
 
 
-def _grouped(answers: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[float]]:
-    """Ids and scores of the independent units: items, or groups of items that belong together.
-
-    A group's score is its sum times (groups / items), so that the mean over groups equals the mean over items.
-    """
-    sums: dict[str, float] = {}
-    for row in answers:
-        group = str(row.get("group") or row["id"])
-        sums[group] = sums.get(group, 0.0) + float(row["score"])
-    share = len(sums) / len(answers)
-    return list(sums), [score * share for score in sums.values()]
-
-
 def _training(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    tenth = max(1, len(rows) // 10)
-    found = {}
+    tenth, found = max(1, len(rows) // 10), {}
     for side in Side:
         rewards = [row[f"reward_mean/{side}"] for row in rows if row.get(f"reward_mean/{side}") is not None]
         if rewards:
-            found[f"reward_first/{side}"], found[f"reward_last/{side}"] = (
-                fmean(rewards[:tenth]),
-                fmean(rewards[-tenth:]),
-            )
-    means = ("pair_weight_mean", *(f"zero_std_fraction/{side}" for side in Side), "gradient_cosine", "grad_norm")
-    for name in (*means, "co_batching"):
+            found |= {f"reward_first/{side}": fmean(rewards[:tenth]), f"reward_last/{side}": fmean(rewards[-tenth:])}
+    zero = (f"zero_std_fraction/{side}" for side in Side)
+    for name in ("pair_weight_mean", *zero, "gradient_cosine", "grad_norm", "co_batching"):
         values = [row[name] for row in rows if isinstance(row.get(name), (int, float)) and math.isfinite(row[name])]
         if values:
             found[name] = fmean(values)
     return {name: round(value, 6) for name, value in found.items()}
-
-
-def _chance(train: TrainConfig) -> float:
-    """The expected co_batching of the run's pairs, or of vanilla's single halves, in random order."""
-    mode, batch = train.pair_selection.mode, train.data.batch
-    pairs = read_pairs(train.data.pairs, train.data.image_root)
-    number = len(pairs) if mode == "unpaired" else len(mix(pairs, mode, train.seed))
-    return chance(2 * number, 2 * batch) if mode == "vanilla" else chance(number, batch)
-
-
-def _pairs(pairing: Path, shapes: bool) -> dict[str, float]:
-    summary = read_json(pairing)
-    names = ("aligned_understanding", "aligned_generation", "retrieved")
-    found: dict[str, float] = {name: summary["counts"][name] for name in names}
-    if summary["similarity"]:
-        found["similarity"] = summary["similarity"]["0.5"]
-        if shapes:
-            found["content"] = _content(pairing.parent / "pairs.jsonl", Path(summary["options"]["image_root"]))
-    return found
 
 
 @cache  # several arms have the same pairs

@@ -9,17 +9,18 @@ arms share (the data of a seed, the pairs of arms that change only training) are
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
+from pydantic import TypeAdapter
 
 from pairuni.config import DataConfig, EvaluateConfig, PairConfig, ShapesConfig, Suite, TrainConfig
 from pairuni.config.renamed import first_name, with_new_names
 from pairuni.errors import InputError
 from pairuni.files import file_hash, read_json, read_text
-from pairuni.lab.ablations.suites import SUITES, Arm
+from pairuni.lab.ablations.suites import SUITES, Arm, folder_of
 from pairuni.runs import RunDir
 from pairuni.shapes.recipe import recipe
 from pairuni.shapes.world import SOURCES
@@ -103,17 +104,6 @@ class ArmRun:
         return all(stage.done for stage in self.stages)
 
 
-def arms_of(suites: Sequence[Suite], base: Base) -> list[Arm]:
-    """The arms of the suites, each once, that fit the kind of data."""
-    found: dict[str, Arm] = {}
-    for suite in suites:
-        arms = [arm for arm in SUITES[suite].arms if arm.data in ("any", "shapes" if base.shapes else "real")]
-        if len(arms) < 2:
-            raise InputError(f"{suite} has fewer than two arms for this kind of data", field="suite")
-        found |= {arm.name: arm for arm in arms}
-    return list(found.values())
-
-
 def chosen(runs: Sequence[ArmRun], suites: Sequence[Suite], arms: Sequence[str]) -> list[ArmRun]:
     """The runs of the named arms, of their references, and of the model before training; all runs without names.
 
@@ -132,33 +122,43 @@ def chosen(runs: Sequence[ArmRun], suites: Sequence[Suite], arms: Sequence[str])
 def plan(suites: Sequence[Suite], base: Base, seeds: int) -> list[ArmRun]:
     """All runs: the model before training, then seed by seed, so that a study that stops early can be compared.
 
+    Each arm of the suites that fits the kind of data is run once.
+
     Raises:
         InputError: the base is not the method that arms change, an arm changes the pairing but `base.pair` is missing,
-            or a field has a wrong value.
+            a suite has fewer than two arms for this kind of data, or a field has a wrong value.
     """
     _check(base)
-    arms, shared = arms_of(suites, base), _shared(base)
-    return [_before(base, shared), *(_run(arm, base, seed, shared) for seed in range(seeds) for arm in arms)]
+    arms: dict[str, Arm] = {}
+    for suite in suites:
+        fitting = [arm for arm in SUITES[suite].arms if arm.data in ("any", "shapes" if base.shapes else "real")]
+        if len(fitting) < 2:
+            raise InputError(f"{suite} has fewer than two arms for this kind of data", field="suite")
+        arms |= {arm.name: arm for arm in fitting}
+    # A local model enters the identities by its content, and one of the Hub by its name, because the cache changes
+    # when the model is first used.
+    path = base.train.model.path
+    scored = {k: v for k, v in _own(base.train.eval).items() if k not in ("batch", "data", "images")}
+    shared = {"model": model_record(path).get("sha256") or path, "eval": scored}
+    settings = {"settings": base.train.model.sampler_options} if base.train.model.sampler_options else {}
+    stage = _eval_stage(base.train, path, base.output / "runs" / BEFORE)
+    identities = dict.fromkeys(_VERSIONS, _hashed({**shared, **settings}))
+    before = ArmRun(Arm(BEFORE, "before training"), 0, (stage,), identities)
+    return [before, *(_run(arm, base, seed, shared) for seed in range(seeds) for arm in arms.values())]
 
 
 def _check(base: Base) -> None:
     """Raises InputError: the base does not have the settings that the labels of the arms promise."""
-    train = {
-        "weighting": base.train.weighting,
-        "pair_selection.mode": base.train.pair_selection.mode,
-        "sides": base.train.sides,
-    }
-    for name, value in train.items():
-        if value != _METHOD[name]:
-            raise InputError(f"has {name} {value}: the arms are compared with {_METHOD[name]}", field="base")
+    if base.pair is not None and base.shapes:
+        raise InputError("is for a base with data of its own; this one's is made here", field="pair")
+    given = {"base": flat(asdict(base.train)), "pair": {} if base.pair is None else asdict(base.pair)}
+    for field, values in given.items():
+        for name, expected in _METHOD.items():
+            if values.get(name, expected) != expected:
+                message = f"has {name} {values[name]}: the arms are compared with {expected}"
+                raise InputError(message, field=field)
     if base.pair is None:
         return
-    if base.shapes:
-        raise InputError("is for a base with data of its own; this one's is made here", field="pair")
-    for name in ("similarity_floor", "select"):
-        if getattr(base.pair, name) != _METHOD[name]:
-            message = f"has {name} {getattr(base.pair, name)}: the arms are compared with {_METHOD[name]}"
-            raise InputError(message, field="pair")
     beside = Path(base.train.data.pairs).parent / "pairing.json"
     options = read_json(beside).get("options", {}) if beside.is_file() else {}
     for name, value in asdict(base.pair).items():
@@ -204,27 +204,6 @@ def changed(config: Config, values: Mapping[str, Any]) -> Config:
         head, _, rest = name.partition(".")
         own[head] = changed(own.get(head, getattr(config, head)), {rest: value}) if rest else value
     return replace(config, **own)  # type: ignore[type-var]
-
-
-def _shared(base: Base) -> dict[str, Any]:
-    """The part of the identity that all runs share: the model, and how it is evaluated.
-
-    A local model enters by its content. A model of the Hub enters by its name, because the cache changes when the model
-    is first used.
-    """
-    path = base.train.model.path
-    weights = model_record(path).get("sha256") or path
-    scored = {k: v for k, v in _own(base.train.eval).items() if k not in ("batch", "data", "images")}
-    return {"model": weights, "eval": scored}
-
-
-def _before(base: Base, shared: Mapping[str, Any]) -> ArmRun:
-    folder = base.output / "runs" / BEFORE
-    stage = _eval_stage(base.train, base.train.model.path, folder)
-    settings = {"settings": base.train.model.sampler_options} if base.train.model.sampler_options else {}
-    return ArmRun(
-        Arm(BEFORE, "before training"), 0, (stage,), dict.fromkeys(_VERSIONS, _hashed({**shared, **settings}))
-    )
 
 
 def _run(arm: Arm, base: Base, seed: int, shared: Mapping[str, Any]) -> ArmRun:
@@ -274,9 +253,9 @@ def _content(path: str) -> str:
 def _data_stages(arm: Arm, base: Base, seed: int) -> tuple[list[Stage], dict[str, Any]]:
     """The stages that make an arm's pairs, and the fields of training that name their files."""
     if base.shapes:
-        number, name = base.train.data.shapes, arm.data_name
-        data = base.output / "data" / name / f"seed_{seed}"
-        pairs = base.output / "pairs" / arm.pairs_name / f"seed_{seed}"
+        number = base.train.data.shapes
+        data = base.output / "data" / folder_of(arm.shapes) / f"seed_{seed}"
+        pairs = base.output / "pairs" / folder_of({**arm.shapes, **arm.pair}) / f"seed_{seed}"
         shapes = ShapesConfig(str(data), number, number, seed=seed, **arm.shapes)
         complete, pair = recipe(shapes)
         pair = replace(changed(pair, arm.pair), output=str(pairs), image_root=str(data))
@@ -291,7 +270,7 @@ def _data_stages(arm: Arm, base: Base, seed: int) -> tuple[list[Stage], dict[str
     if base.pair is None:
         raise InputError(f"is needed, because the arm {arm.name} pairs the data again", field="pair")
     root = base.pair.image_root or str(Path(base.pair.quadruples).parent)
-    pairs = base.output / "pairs" / arm.pairs_name
+    pairs = base.output / "pairs" / folder_of({**arm.shapes, **arm.pair})
     pair = changed(base.pair, {**arm.pair, "output": str(pairs), "image_root": root})
     where = {"data.pairs": str(pairs / "pairs.jsonl"), "data.image_root": root}
     return [Stage("pair", pair, pairs / "pairing.json")], where
@@ -299,37 +278,22 @@ def _data_stages(arm: Arm, base: Base, seed: int) -> tuple[list[Stage], dict[str
 
 def _eval_stage(train: TrainConfig, model: str, folder: Path) -> Stage:
     shared = {f.name: getattr(train.eval, f.name) for f in fields(train.eval)}
-    how = {
-        "device": train.model.device,
-        "precision": train.model.precision,
-        "sampler_options": train.model.sampler_options,
-    }
+    how = {name: getattr(train.model, name) for name in ("device", "precision", "sampler_options")}
     return Stage("eval", EvaluateConfig(**shared, model=model, output=str(folder), **how), folder / "eval.json")
 
 
 def _own(config: Any) -> dict[str, Any]:
     """The fields that are not at their defaults; groups become mappings."""
-    values: dict[str, Any] = {}
-    for f in fields(config):
-        value = getattr(config, f.name)
-        if is_dataclass(value) and not isinstance(value, type):
-            value = _own(value)
-            if value:
-                values[f.name] = value
-        elif not _is_default(f, value):
-            values[f.name] = _joined(f.name, value)
-    return values
+    return _plain(TypeAdapter(type(config)).dump_python(config, exclude_defaults=True))
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: _plain(v) if isinstance(v, dict) else _joined(k, v) for k, v in values.items()}
 
 
 def _joined(name: str, value: Any) -> Any:
     """Lists of benchmarks and rewards as one text, as the identities of kept results have them."""
     return ",".join(value) if isinstance(value, list) and name.rpartition(".")[2] in _NAMES else value
-
-
-def _is_default(f: Field, value: Any) -> bool:
-    if f.default is not MISSING:
-        return value == f.default
-    return f.default_factory is not MISSING and value == f.default_factory()
 
 
 def _hashed(what: Mapping[str, Any]) -> str:

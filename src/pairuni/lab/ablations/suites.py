@@ -41,16 +41,6 @@ class Arm:
         """Whether runs with this version of the random streams are what the label says."""
         return self.train.get("pair_selection.mode", "pairs") not in _UNSOUND.get(streams, ())
 
-    @property
-    def data_name(self) -> str:
-        """Names the folder of its data; arms with the same data share it."""
-        return _named(self.shapes)
-
-    @property
-    def pairs_name(self) -> str:
-        """Names the folder of its pairs; arms with the same pairs share it."""
-        return _named({**self.shapes, **self.pair})
-
 
 @dataclass(frozen=True)
 class SuiteSpec:
@@ -67,7 +57,8 @@ class SuiteSpec:
         return None if name == arm.name else name
 
 
-def _named(values: Fields) -> str:
+def folder_of(values: Fields) -> str:
+    """The folder of data made with these fields, or of pairs made with those and fields of pairing; arms share it."""
     said = [f"{k}={'+'.join(v) if isinstance(v, list) else v}" for k, v in values.items() if v != ""]
     return ",".join(said) or METHOD
 
@@ -101,18 +92,11 @@ def _worlds(*worlds: tuple[str, str, Fields]) -> SuiteSpec:
     """Pairs against random pairs in each of several worlds (name, label, fields of ShapesConfig)."""
     arms, reference = [], {}
     for name, label, shapes in worlds:
-        names = [METHOD, "random_pairs"] if not shapes else [f"{name}_pairs", f"{name}_random"]
-        arms += [
-            Arm(names[0], f"{label}: pairs", shapes=shapes, data="shapes"),
-            Arm(
-                names[1],
-                f"{label}: random pairs",
-                {"pair_selection.mode": "random_pairs"},
-                shapes=shapes,
-                data="shapes",
-            ),
-        ]
-        reference |= {names[0]: names[1], names[1]: names[1]}
+        paired, shuffled = (METHOD, "random_pairs") if not shapes else (f"{name}_pairs", f"{name}_random")
+        mode = {"pair_selection.mode": "random_pairs"}
+        arms.append(Arm(paired, f"{label}: pairs", shapes=shapes, data="shapes"))
+        arms.append(Arm(shuffled, f"{label}: random pairs", mode, shapes=shapes, data="shapes"))
+        reference |= {paired: shuffled, shuffled: shuffled}
     return SuiteSpec("When does pairing help?", tuple(arms), reference)
 
 

@@ -18,8 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from pairuni.config import PretrainConfig
 from pairuni.files import added_to
 from pairuni.lab.pretrain.fit import fit, readable, train_language
-from pairuni.lab.pretrain.language import KINDS, cell_labels
-from pairuni.lab.pretrain.rows import Pool, make_pool
+from pairuni.lab.pretrain.rows import KINDS, Pool, cell_labels, make_pool
 from pairuni.lab.pretrain.vq import DimooTokenizer, decoder_loss, reconstruction_loss, reset_convolutions
 from pairuni.policies.dimoo.model import Dimoo, DimooModel, first_layers, states_at
 from pairuni.policies.dimoo.policy import DimooPolicy

@@ -5,14 +5,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import JanusForConditionalGeneration, JanusProcessor
 
 from pairuni.config import PretrainConfig
 from pairuni.files import added_to
 from pairuni.lab.pretrain import vq
 from pairuni.lab.pretrain.fit import fit, readable, state_file, train_language
-from pairuni.lab.pretrain.language import Sight, answer_loss, image_loss
-from pairuni.lab.pretrain.rows import RowWriter, make_pool
+from pairuni.lab.pretrain.rows import RowWriter, Sight, answer_loss, image_loss, make_pool
 from pairuni.shapes.renderer import render
 from pairuni.shapes.scenes import random_scene
 from pairuni.streams import Stream, generator, number, seed_torch
@@ -53,18 +51,11 @@ def make_janus(config: PretrainConfig, output: Path) -> dict[str, float]:
 
     fit(sight, seeing, output, "sight", config.sight_steps, config.lr)
     losses["language_loss"] = train_language(model, answers, drawings, config, output)
-    save_model(model.eval(), processor, output)
-    return losses
-
-
-def save_model(model: JanusForConditionalGeneration, processor: JanusProcessor, output: Path) -> None:
-    """Writes weights as bf16 safetensors and the processor into `output`; the model in memory stays as it is."""
-    state = {name: tensor.detach().to("cpu", torch.bfloat16) for name, tensor in model.state_dict().items()}
-    dtype, model.config.dtype = model.config.dtype, torch.bfloat16
+    model.eval().to("cpu", torch.bfloat16)  # pyright: ignore[reportArgumentType]
     with added_to(output) as folder:
-        model.save_pretrained(folder, state_dict=state)
+        model.save_pretrained(folder)
         processor.save_pretrained(folder)
-    model.config.dtype = dtype
+    return losses
 
 
 def _train_tokenizer(tokenizer: vq.JanusTokenizer, config: PretrainConfig, output: Path) -> float:

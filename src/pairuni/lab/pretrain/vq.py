@@ -62,17 +62,16 @@ class ImageTokenizer:
     @torch.no_grad()
     def decode(self, codes_NT: Tensor, batch: int = 256) -> np.ndarray:
         """uint8 images [N, H, W, 3] of codes [N, tokens]."""
-        made = torch.cat([self._decoded(part).permute(0, 2, 3, 1).cpu() for part in codes_NT.split(batch)])
-        return ((made - self.black) / (1 - self.black) * 255).clamp(0, 255).to(torch.uint8).numpy()
+        side, device, made = round(codes_NT.shape[1] ** 0.5), self.codebook.weight.device, []
+        for part in codes_NT.split(batch):
+            pixels = self.reconstruct(self.entries()[part.to(device)].unflatten(1, (side, side)))
+            made.append(((pixels - self.black) / (1 - self.black) * 255).clamp(0, 255).to(torch.uint8).cpu())
+        return torch.cat(made).permute(0, 2, 3, 1).numpy()
 
     def to_pixels(self, images_NHWC: np.ndarray) -> Tensor:
         """uint8 images -> [N, 3, H, W] in [black, 1], on the tokenizer's device."""
         scaled = torch.from_numpy(images_NHWC).permute(0, 3, 1, 2).float() / 255
         return (self.black + (1 - self.black) * scaled).to(self.codebook.weight.device)
-
-    def _decoded(self, codes_NT: Tensor) -> Tensor:
-        side = round(codes_NT.shape[1] ** 0.5)
-        return self.reconstruct(self.entries()[codes_NT.to(self.codebook.weight.device)].unflatten(1, (side, side)))
 
     def _scaled(self, values: Tensor) -> Tensor:
         return F.normalize(values, dim=-1) if self.unit_length else values
