@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pairuni.cli.demo import demo_config
+from pairuni.cli.commands import demo_config
 from pairuni.cli.main import COMMANDS, main
 from pairuni.cli.options import parse_config, with_first
 from pairuni.config import (

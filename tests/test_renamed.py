@@ -102,3 +102,18 @@ def test_a_run_from_before_is_read_and_not_continued(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"is now called .*; a run from before that cannot be continued") as caught:
         find_start(run, now)
     assert caught.value.file == run.config and new_name(caught.value.field or "") is not None
+
+
+def test_check_reads_a_run_from_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = RunDir(tmp_path)
+    old = OLD | {"output": str(tmp_path), "data": {"pairs": "pairs.jsonl"}}
+    run.config.write_text(yaml.safe_dump(old), encoding="utf-8")
+    run.metrics.write_text('{"step": 1, "seconds/total": 1.0}\n', encoding="utf-8")
+    assert main(["check", str(tmp_path)]) == 0
+    assert "a run of 1 steps, latest checkpoint none" in capsys.readouterr().out
+    run.config.write_text(yaml.safe_dump(old | {"rollout": {"score": "none"}}), encoding="utf-8")
+    assert main(["check", str(tmp_path)]) == 2
+    assert "rollout.logprob_mode: must be one of" in capsys.readouterr().err
+    # A config to train with has the new names.
+    assert main(["check", str(run.config)]) == 2
+    assert "is now called" in capsys.readouterr().err

@@ -49,6 +49,12 @@ def test_train_shows_the_common_options_and_says_how_to_see_the_rest(capsys: pyt
     assert "--optim.beta1 " in help_of("train", config.PlanConfig, None, True)
 
 
+def test_the_help_of_all_commands_is_one_page(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help-all"]) == 0
+    page = capsys.readouterr().out
+    assert all(f"\n{help_of(name, vars(config)[cls], first, True)}\n" in page for name, (cls, first) in CONFIGS.items())
+
+
 @pytest.mark.parametrize("words", EVERY, ids=" ".join)
 def test_no_help_takes_a_second(words: list[str]) -> None:
     """Of a processor's time: how long one waits depends on what else the machine does."""

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pairuni.cli.demo import demo_config
+from pairuni.cli.commands import demo_config
 from pairuni.cli.main import main
 from pairuni.cli.options import parse_config
 from pairuni.config import TrainConfig

@@ -4,7 +4,6 @@ import sys
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from pairuni.cli.options import parse_config, with_first
 from pairuni.cli.parts import run_part
@@ -37,7 +36,11 @@ def pairs(arguments: list[str]) -> int:
     from pairuni.pages.gallery import write_gallery
 
     summary = write_gallery(config)
-    print("; ".join(f"{name}: {_said(counts)}" for name, counts in summary["sections"].items()))
+    said = []
+    for name, counts in summary["sections"].items():
+        total, shown = counts["total"], counts["shown"]
+        said.append(f"{name}: {total:,}" if shown == total else f"{name}: {shown:,} of {total:,}")
+    print("; ".join(said))
     for note in summary["notes"]:
         print(f"note: {note}")
     print(summary["page"])
@@ -48,7 +51,8 @@ def gradients(arguments: list[str]) -> int:
     config = parse_config(GradientsConfig, with_first(arguments, "run"), "analyse gradients")
     run = Path(config.run)
     file = RunDir(run).config if run.is_dir() else config_file(config.run)
-    train = parse_config(TrainConfig, ["--config", str(file), "--sides", "both"], "train", check_names)
+    given = ["--config", str(file), "--sides", "both"]
+    train = parse_config(TrainConfig, given, "train", check_names, old_names=run.is_dir())
     check_model(replace(train, model=replace(train.model, path=config.model or train.model.path)))
     if not config.output and not run.is_dir():
         raise InputError("must be given when run is a config file", field="output")
@@ -82,8 +86,3 @@ def ablations(arguments: list[str]) -> int:
         print(f"failed: {failure.stage} of {', '.join(failure.runs)}: {failure.said} ({failure.log})", file=sys.stderr)
     print("\n".join([f"configs: {output / 'configs'}"] * config.dry_run + [outcome.closing]))
     return 1 if outcome.failures else 0
-
-
-def _said(counts: dict[str, Any]) -> str:
-    total, shown = counts["total"], counts["shown"]
-    return f"{total:,}" if shown == total else f"{shown:,} of {total:,}"

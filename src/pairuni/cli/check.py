@@ -75,18 +75,16 @@ def _config(path: Path, stage: str | None) -> str:
             keys = {}  # parse_config words this error
         found = [name for name, (_, key) in STAGES.items() if isinstance(keys, dict) and key in keys]
         stage = found[0] if found else "train"
-    config = parse_config(STAGES[stage][0], ["--config", str(path)], stage, _check_meaning)
-    if isinstance(config, TrainConfig):
-        pairs = Path(config.data.pairs)
-        missing = "" if pairs.exists() else f" ({pairs} does not exist yet)"
-        return f"{path}: a valid config for `pairuni {stage}`{missing}"
-    return f"{path}: a valid config for `pairuni {stage}`"
 
+    def verify(config: object) -> None:
+        if isinstance(config, TrainConfig | EvaluateConfig):
+            check_names(config)
+            check_model(config)
 
-def _check_meaning(config: object) -> None:
-    if isinstance(config, TrainConfig | EvaluateConfig):
-        check_names(config)
-        check_model(config)
+    config = parse_config(STAGES[stage][0], ["--config", str(path)], stage, verify)
+    pairs = config.data.pairs if isinstance(config, TrainConfig) else ""
+    missing = f" ({pairs} does not exist yet)" if pairs and not Path(pairs).exists() else ""
+    return f"{path}: a valid config for `pairuni {stage}`{missing}"
 
 
 def _jsonl(path: Path, image_root: str | None) -> str:
@@ -164,7 +162,7 @@ def _run(path: Path) -> str:
     run = RunDir(path)
     if not run.config.is_file():
         raise InputError("is not a run directory: it has no config.yaml", file=path)
-    parse_config(TrainConfig, ["--config", str(run.config)], "train")
+    parse_config(TrainConfig, ["--config", str(run.config)], "train", old_names=True)
     rows, latest = run.read_metrics(), run.latest_checkpoint()
     damage = None if latest is None else checkpoint_damage(latest)
     if damage is not None:

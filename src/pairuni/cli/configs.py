@@ -1,7 +1,7 @@
 """`pairuni configs`: lists the shipped configs, or copies them."""
 
 import argparse
-from importlib.resources.abc import Traversable
+from itertools import takewhile
 from pathlib import Path
 from textwrap import shorten
 
@@ -21,10 +21,20 @@ def configs(arguments: list[str]) -> int:
     known = shipped()
     if not options.names:
         width = max(map(len, known))
-        print("\n".join(f"{name:<{width}}  {_about(file)}" for name, file in known.items()))
+        for name, file in known.items():
+            # The first sentence of the comment at the top.
+            comment = takewhile(lambda line: line.startswith("#"), file.read_text(encoding="utf-8").splitlines())
+            about = " ".join(line.lstrip("# ") for line in comment).partition(". ")[0].rstrip(".")
+            print(f"{name:<{width}}  {shorten(about, 90, placeholder=' ...')}")
         print("\nPass a name to --config, or copy the file: pairuni configs NAME --output FOLDER")
         return 0
-    wanted = [each for name in as_list(",".join(options.names)) for each in _named(name, known)]
+    wanted = []
+    for name in as_list(",".join(options.names)):
+        bare = name.removeprefix("configs/").removesuffix(ENDING).rstrip("/")
+        found = [bare] if bare in known else [each for each in known if each.startswith(f"{bare}/")]
+        if not found:
+            raise InputError(f"no shipped config has this name{nearest(bare, list(known))}", file=name)
+        wanted += found
     copies = {options.output / f"{name.rpartition('/')[2]}{ENDING}": known[name] for name in wanted}
     for path in copies:
         if path.exists():
@@ -35,21 +45,3 @@ def configs(arguments: list[str]) -> int:
             copy.write(file.read_text(encoding="utf-8"))
         print(path)
     return 0
-
-
-def _named(name: str, known: dict[str, Traversable]) -> list[str]:
-    bare = name.removeprefix("configs/").removesuffix(ENDING).rstrip("/")
-    found = [bare] if bare in known else [each for each in known if each.startswith(f"{bare}/")]
-    if not found:
-        raise InputError(f"no shipped config has this name{nearest(bare, list(known))}", file=name)
-    return found
-
-
-def _about(file: Traversable) -> str:
-    """The first sentence of the comment at the top of a config file."""
-    lines = []
-    for line in file.read_text(encoding="utf-8").splitlines():
-        if not line.startswith("#"):
-            break
-        lines.append(line.lstrip("# "))
-    return shorten(" ".join(lines).partition(". ")[0].rstrip("."), 90, placeholder=" ...")

@@ -31,28 +31,22 @@ def verl_omni(arguments: list[str]) -> int:
     config = parse_config(VerlOmniConfig, with_first(arguments, "pairs"), "export verl-omni")
     from pairuni.export.verl_omni import write_verl_omni
 
-    summary = write_verl_omni(config)
-    _print_weights(summary)
-    return _end(summary, config.output)
+    return _end(write_verl_omni(config), config.output)
 
 
 def unirl(arguments: list[str]) -> int:
     config = parse_config(UnirlConfig, with_first(arguments, "pairs"), "export unirl")
     from pairuni.export.unirl import write_unirl
 
-    summary = write_unirl(config)
-    _print_weights(summary)
-    return _end(summary, config.output)
-
-
-def _print_weights(summary: dict[str, Any]) -> None:
-    aligned, weights, size = summary["kinds"]["aligned"], summary["weights"], summary["bytes"] / 1e6
-    print(f"{summary['pairs']:,} pairs ({aligned:,} aligned), one row per side, {size:,.1f} MB")
-    scale = f"{weights['min']:.3f} to {weights['max']:.3f}, mean {weights['mean']:.3f}"
-    print(f"weights ({summary['weighting']}): {scale}; the trainer needs a hook to apply them (docs/exporters.md)")
+    return _end(write_unirl(config), config.output)
 
 
 def _end(summary: dict[str, Any], output: str) -> int:
+    if "weights" in summary:
+        aligned, weights, size = summary["kinds"]["aligned"], summary["weights"], summary["bytes"] / 1e6
+        print(f"{summary['pairs']:,} pairs ({aligned:,} aligned), one row per side, {size:,.1f} MB")
+        scale = f"{weights['min']:.3f} to {weights['max']:.3f}, mean {weights['mean']:.3f}"
+        print(f"weights ({summary['weighting']}): {scale}; the trainer needs a hook to apply them (docs/exporters.md)")
     for note in summary["notes"]:
         print(f"note: {note}")
     print(output)

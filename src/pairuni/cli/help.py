@@ -21,25 +21,25 @@ from pairuni.config.fields import bare
 HELP = frozenset({"-h", "--help"})
 ALL = "--help-all"
 TITLES = {
-    "": "Options",
-    "model": "Model",
-    "model.lora": "Adapters (LoRA)",
-    "data": "Data",
-    "pair_selection": "How pairs are used",
-    "rollout": "Rollouts",
-    "advantage": "Advantages",
-    "side_weights": "Weights of the two sides",
+    "": "General",
+    "model": "Model and precision",
+    "model.lora": "LoRA adapters",
+    "data": "Training pairs",
+    "pair_selection": "Pair selection and baselines",
+    "rollout": "Rollouts: sampling for training",
+    "advantage": "Advantage normalisation",
+    "side_weights": "Loss weight of each side",
     "norm_length": "Lengths for loss_norm: constant",
-    "optim": "Optimiser",
-    "rewards": "Rewards",
-    "log": "Logs, checkpoints, evaluation inside training",
-    "eval": "Benchmarks",
-    "eval.judge": "Endpoint of the model that judges",
-    "judge": "Endpoint of the model that judges",
+    "optim": "AdamW optimiser",
+    "rewards": "Rewards, trained and held out",
+    "log": "Metrics, samples, checkpoints, and when to evaluate",
+    "eval": "Evaluation benchmarks",
+    "eval.judge": "Endpoint of the judge model",
+    "judge": "Endpoint of the judge model",
     "llm": "Endpoint of the language model",
-    "understanding_source": "How the source of questions is read",
-    "generation_source": "How the source of captions is read",
-    "plan": "Only with --plan, which estimates memory and trains nothing",
+    "understanding_source": "Format of the understanding source",
+    "generation_source": "Format of the generation source",
+    "plan": "Memory plan: with --plan only, trains nothing",
 }
 # Commands with more options than one reads at once -> those that most runs set.
 COMMON: dict[str, tuple[str, ...]] = {
@@ -111,20 +111,19 @@ def help_of(command: str, cls: Any, first: str | None, everything: bool) -> str:
     common = COMMON.get(command, ())
     shown = [option for option in options if everything or not common or option.name in common]
     words = f" {first.upper()}" if first else ""
-    lines = [f"usage: pairuni {command}{words} [--config FILE] [--option VALUE ...]", "", _about(cls), ""]
+    about = textwrap.fill(" ".join((cls.__doc__ or "").split()), _WIDTH)
+    lines = [f"usage: pairuni {command}{words} [--config FILE] [--option VALUE ...]", "", about, ""]
     lines += ["  --config FILE", *_wrapped("YAML file with any of the options below; later options win.")]
     for group in dict.fromkeys(option.group for option in shown):
         lines += ["", f"{TITLES[group]}:"]
         for option in shown:
             if option.group == group:
-                lines += [
-                    f"  --{option.name} {kind_of(option.kind)}{_default(option.field)}",
-                    *_wrapped(option.text),
-                ]
+                lines.append(f"  --{option.name} {kind_of(option.kind)}{_default(option.field)}")
+                lines += _wrapped(option.text)
     if len(shown) < len(options):
         lines += ["", f"These are {len(shown)} of {len(options)} options: `pairuni {command} {ALL}` has all."]
     lists = "Lists are written a,b or [a, b] or as words one after the other."
-    return "\n".join([*lines, *(["", lists] if any(_is_list(o.kind) for o in shown) else [])])
+    return "\n".join([*lines, *(["", lists] if any(get_origin(o.kind) is list for o in shown) else [])])
 
 
 def kind_of(kind: Any) -> str:
@@ -133,7 +132,7 @@ def kind_of(kind: Any) -> str:
     kinds = [part for part in get_args(kind) if part is not type(None)]
     if get_origin(kind) is Literal:
         return "{" + ",".join(str(value) for value in get_args(kind)) + "}"
-    if _is_list(kind):
+    if get_origin(kind) is list:
         inner = kind_of(kinds[0])
         return f"{inner},..." if inner.startswith("{") else "A,B,..."
     if get_origin(kind) is dict:
@@ -160,14 +159,6 @@ def asked_for(arguments: list[str]) -> str | None:
         return None
     cls, first = CONFIGS[name]
     return help_of(name, vars(config)[cls], first, ALL in arguments)
-
-
-def _is_list(kind: Any) -> bool:
-    return get_origin(kind) is list
-
-
-def _about(cls: Any) -> str:
-    return textwrap.fill(" ".join((cls.__doc__ or "").split()), _WIDTH)
 
 
 def _wrapped(text: str) -> list[str]:

@@ -10,14 +10,15 @@ from collections.abc import Callable
 from importlib import import_module
 
 import pairuni
-from pairuni.cli.help import asked_for, nearest
+from pairuni import config
+from pairuni.cli.help import ALL, CONFIGS, asked_for, help_of, nearest
 from pairuni.errors import DivergedError, InputError
 from pairuni.progress import set_console
 from pairuni.train.stop import Interrupted
 
 # name -> (module:function, description). The function takes the remaining arguments and returns the exit code.
 COMMANDS: dict[str, tuple[str, str]] = {
-    "demo": ("pairuni.cli.demo:demo", "the whole method on the Shapes world: CPU, offline, minutes"),
+    "demo": ("pairuni.cli.commands:demo", "the whole method on the Shapes world: CPU, offline, minutes"),
     "shapes": ("pairuni.cli.commands:shapes", "write Shapes images with understanding.jsonl and generation.jsonl"),
     "complete": ("pairuni.cli.commands:complete", "understanding and generation samples -> quadruples.jsonl"),
     "pair": ("pairuni.cli.commands:pair", "quadruples.jsonl -> pairs.jsonl (features, medoids, retrieval)"),
@@ -43,6 +44,10 @@ def main(arguments: list[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_usage())
         return 0 if arguments else 2
+    if arguments[0] == ALL:
+        pages = (help_of(name, vars(config)[cls], first, everything=True) for name, (cls, first) in CONFIGS.items())
+        print("\n\n\n".join([_usage(), *pages]))
+        return 0
     if arguments[0] in ("-V", "--version"):
         print(f"pairuni {pairuni.__version__}")
         return 0
@@ -59,18 +64,10 @@ def main(arguments: list[str] | None = None) -> int:
         set_console("bar")
         command: Callable[[list[str]], int] = vars(import_module(module))[function]
         return command(arguments[1:])
-    except InputError as err:
-        print(f"pairuni {arguments[0]}: {err}", file=sys.stderr)
-        return 2
-    except DivergedError as err:
-        print(f"pairuni {arguments[0]}: {err}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"pairuni {arguments[0]}: interrupted", file=sys.stderr)
-        return 130
-    except Interrupted as err:
-        print(f"pairuni {arguments[0]}: {err}", file=sys.stderr)
-        return 130
+    except (InputError, DivergedError, KeyboardInterrupt, Interrupted) as err:
+        said, code = str(err) or "interrupted", 2 if isinstance(err, InputError) else 1
+        print(f"pairuni {arguments[0]}: {said}", file=sys.stderr)
+        return 130 if isinstance(err, KeyboardInterrupt | Interrupted) else code
     except BrokenPipeError:
         return 1
     except OSError as err:
@@ -89,14 +86,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _usage() -> str:
     lines = [f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items()]
+    usage = ["usage: pairuni COMMAND [--config FILE] [--option value ...]", ""]
+    usage += ["Pair-GRPO for unified vision-language models.", "", *lines, ""]
     return "\n".join(
-        [
-            "usage: pairuni COMMAND [--config FILE] [--option value ...]",
-            "",
-            "Pair-GRPO for unified vision-language models.",
-            "",
-            *lines,
-            "",
-            "`pairuni COMMAND --help` lists a command's options.",
-        ]
+        [*usage, "`pairuni COMMAND --help` lists a command's options, `pairuni --help-all` those of all commands."]
     )

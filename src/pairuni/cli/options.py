@@ -4,6 +4,7 @@ Files and `--group.field value` become one dictionary, later ones over earlier o
 (pairuni/config). This file reads them and remembers where each value stands.
 """
 
+import re
 from argparse import ArgumentError, ArgumentParser, Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
@@ -15,14 +16,33 @@ from pydantic import TypeAdapter, ValidationError
 
 from pairuni.cli.help import nearest, options_of
 from pairuni.cli.shipped import config_file
-from pairuni.cli.yaml_values import Loader
 from pairuni.config.fields import bare
-from pairuni.config.renamed import refuse_old_name
+from pairuni.config.renamed import new_name, refuse_old_name
 from pairuni.errors import InputError
 from pairuni.files import read_text
 from pairuni.validation import input_error
 
 Config = TypeVar("Config")
+_FLOAT = re.compile(
+    r"""[-+]?[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?$
+    |[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+$
+    |[-+]?\.[0-9_]+(?:[eE][-+]?[0-9]+)?$
+    |[-+]?\.(?:inf|Inf|INF)$
+    |\.(?:nan|NaN|NAN)$""",
+    re.VERBOSE,
+)
+_REPLACED = ("tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp")
+
+
+class Loader(yaml.SafeLoader):
+    """PyYAML's safe loader with the numbers of YAML 1.2, so that 1e-6 is one; a date is text."""
+
+
+Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in patterns if tag not in _REPLACED]
+    for first, patterns in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
 
 
 class Place(NamedTuple):
@@ -35,9 +55,9 @@ class Place(NamedTuple):
 class _Values:
     """The values so far, as one nested dictionary, and the place of each value that stands in a file."""
 
-    def __init__(self, cls: type, command: str) -> None:
+    def __init__(self, cls: type, command: str, old_names: bool) -> None:
         self.kinds = {option.name: option.kind for option in options_of(cls)}
-        self.command = command
+        self.command, self.old_names = command, old_names
         self.values: dict[str, Any] = {}
         self.places: dict[str, Place] = {}
 
@@ -82,17 +102,22 @@ class _Values:
 
 
 def parse_config(
-    cls: type[Config], arguments: list[str], command: str, verify: Callable[[Config], None] | None = None
+    cls: type[Config],
+    arguments: list[str],
+    command: str,
+    verify: Callable[[Config], None] | None = None,
+    old_names: bool = False,
 ) -> Config:
     """Fills `cls` from `--config FILE` and `--field value` overrides (later ones win).
 
     Args:
         verify: further checks before the command begins. It raises InputError with the field.
+        old_names: reads a file that names options as they were called before, such as the config.yaml of an old run.
 
     Raises:
         InputError: an unknown key, a value of the wrong type or out of range, a missing key, a broken or missing file.
     """
-    given = _Values(cls, command)
+    given = _Values(cls, command, old_names)
     for name, words in list(_options(arguments, given)):
         if name == "config":
             _read(config_file(words[0]), given)
@@ -222,6 +247,7 @@ def _read_group(node: yaml.MappingNode, prefix: str, file: Path, loader: Loader,
         if key.tag != "tag:yaml.org,2002:str":
             raise InputError(f"{key.value!r} is no name of an option", file=file, line=place.line)
         name = prefix + key.value
+        name = (new_name(name) if given.old_names else None) or name
         if key.value in first:  # YAML would let the last one win in silence
             message = f"is given twice, first in line {first[key.value]}"
             raise InputError(message, file=file, line=place.line, field=name)
@@ -237,18 +263,16 @@ def _read_group(node: yaml.MappingNode, prefix: str, file: Path, loader: Loader,
             _read_group(value, f"{name}.", file, loader, given)
             continue
         try:
-            given.set(name, _node_value(value, given.kind(name), loader))
+            kind, found = given.kind(name), loader.construct_document(value)
+            if isinstance(value, yaml.ScalarNode) and found is not None and get_origin(kind) is list:
+                found = value.value  # one word of a list, whatever it looks like
+            elif isinstance(found, str):
+                found = _words_value(found, kind)
+            given.set(name, found)
         except ValueError as err:  # a number of thousands of digits
             message = f"holds a value that cannot be read ({err})"
             raise InputError(message, file=file, line=place.line, field=name) from None
         given.places |= {name: place, **dict(_places(value, name, file))}
-
-
-def _node_value(node: yaml.Node, kind: Any, loader: Loader) -> Any:
-    value = loader.construct_document(node)
-    if isinstance(node, yaml.ScalarNode) and value is not None and get_origin(kind) is list:
-        return node.value  # one word of a list, whatever it looks like
-    return _words_value(value, kind) if isinstance(value, str) else value
 
 
 def _places(node: yaml.Node, name: str, file: Path) -> Iterator[tuple[str, Place]]:

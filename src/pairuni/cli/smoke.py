@@ -2,7 +2,6 @@
 
 import io
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +12,37 @@ from pairuni.cli.options import parse_config
 from pairuni.config import SmokeConfig
 from pairuni.files import put, write_json, writing
 from pairuni.pages.smoke_page import PromptOutputs, write_smoke
-from pairuni.train.rollout import SideBatch
 from pairuni.train.smoke_step import run_smoke, summary
 from pairuni.types import Side
 
 
 def smoke(arguments: list[str]) -> int:
     """Returns 1 if a check failed."""
-    config = parse_config(SmokeConfig, _shorthand(arguments), "smoke")
-    with writing(config.output, "smoke", ("smoke.json", "smoke.html"), config.overwrite, many=("images/*.png",)):
-        return _smoke(config)
-
-
-def _smoke(config: SmokeConfig) -> int:
-    done = run_smoke(config, lambda text: print(f"{text} ...", flush=True))
+    # `--model PATH`, as in other commands, stands for `--model.path PATH`.
+    given = [a.replace("--model", "--model.path", 1) if a.split("=")[0] == "--model" else a for a in arguments]
+    config = parse_config(SmokeConfig, given, "smoke")
     folder = Path(config.output)
-    sampled = _keep_images(folder, done.batch)
-    found = summary(done)
-    write_json(folder / "smoke.json", _without_nan({"model": config.model.path, **found}))
-    page = write_smoke(folder, config.model.path, found, sampled)
+
+    def keep(name: str, pixels: np.ndarray) -> str:
+        content = io.BytesIO()
+        Image.fromarray(pixels).save(content, "PNG")
+        put(folder / "images" / name, content.getvalue())
+        return f"images/{name}"
+
+    with writing(config.output, "smoke", ("smoke.json", "smoke.html"), config.overwrite, many=("images/*.png",)):
+        done = run_smoke(config, lambda text: print(f"{text} ...", flush=True))
+        drawn, said = [], []
+        for call in (call for sampled in done.batch.values() for call in sampled.calls):
+            for b, prompt in enumerate(call.prompts):
+                if call.images_BRHWC is not None:
+                    names = [keep(f"drawn_{b}_{r}.png", pixels) for r, pixels in enumerate(call.images_BRHWC[b])]
+                    drawn.append(PromptOutputs(prompt.text, names))
+                if call.texts is not None:
+                    seen = keep(f"seen_{b}.png", prompt.images[0])
+                    said.append(PromptOutputs(prompt.text, [seen], call.texts[b]))
+        found = summary(done)
+        write_json(folder / "smoke.json", _without_nan({"model": config.model.path, **found}))
+        page = write_smoke(folder, config.model.path, found, [*drawn, *said])
     width = max(len(check.name) for check in done.checks)
     print("\n".join(f"{name}: {value}" for name, value in done.facts.items()))
     print(done.trained)
@@ -43,31 +54,6 @@ def _smoke(config: SmokeConfig) -> int:
     print(f"peak memory: planned {found['planned_gib']:.2f} GiB, measured {measured}; {done.seconds:.0f} s")
     print(page)
     return 0 if done.passed else 1
-
-
-def _shorthand(arguments: list[str]) -> list[str]:
-    """`--model PATH`, as in other commands, stands for `--model.path PATH`."""
-    return [a.replace("--model", "--model.path", 1) if a.split("=")[0] == "--model" else a for a in arguments]
-
-
-def _keep_images(folder: Path, batch: Mapping[Side, SideBatch]) -> list[PromptOutputs]:
-    """Writes the sampled images and the images of questions into `folder`/images."""
-
-    def keep(name: str, pixels: np.ndarray) -> str:
-        content = io.BytesIO()
-        Image.fromarray(pixels).save(content, "PNG")
-        put(folder / "images" / name, content.getvalue())
-        return f"images/{name}"
-
-    drawn, said = [], []
-    for call in (call for sampled in batch.values() for call in sampled.calls):
-        for b, prompt in enumerate(call.prompts):
-            if call.images_BRHWC is not None:
-                names = [keep(f"drawn_{b}_{r}.png", pixels) for r, pixels in enumerate(call.images_BRHWC[b])]
-                drawn.append(PromptOutputs(prompt.text, names))
-            if call.texts is not None:
-                said.append(PromptOutputs(prompt.text, [keep(f"seen_{b}.png", prompt.images[0])], call.texts[b]))
-    return [*drawn, *said]
 
 
 def _without_nan(value: Any) -> Any:
