@@ -23,7 +23,7 @@ from pairuni.lab.ablations.schedule import BEFORE
 from pairuni.lab.ablations.suites import METHOD, SUITES
 from pairuni.lab.ablations.write import related, said_of, write_suite
 from pairuni.lab.ablations.write import table as suite_table
-from pairuni.lab.gradient_summary import draw, summarise, table
+from pairuni.lab.gradient_agreement import draw, summarise, table
 from pairuni.streams import VERSION
 
 ROOT = Path(__file__).parents[1]

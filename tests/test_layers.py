@@ -39,8 +39,6 @@ ALLOWED |= {("cli", "lab")}
 
 SHARED_NAMES = {"base"}
 """Files that several packages have for the same purpose: `base.py` holds what a package's members have in common."""
-OWN_WORDS = ("train", "config", "policies")
-"""Packages whose words may be those of others; each model family has the same files."""
 
 
 def package(path: Path) -> str:
@@ -95,18 +93,36 @@ def test_no_module_leads_back_to_itself() -> None:
         pytest.fail(f"import circle: {' <- '.join(err.args[1])}")
 
 
+def repeated(places: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Names of several modules, but for those that each stand once in sibling model families, which are twins."""
+    found = {}
+    for name, modules in places.items():
+        parts = [module.split(".") for module in modules]
+        families = {part[2] for part in parts if part[1] == "policies" and len(part) == 4}
+        if len(modules) > 1 and len(families) < len(modules):
+            found[name] = modules
+    return found
+
+
 def test_names_mean_one_thing() -> None:
-    """No two files, and no two classes outside OWN_WORDS, share a name; an underscore before it is no other name."""
+    """No two files and no two classes share a name; an underscore before it is no other name."""
     files, classes = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
     for name, path in MODULES.items():
-        if path.relative_to(SOURCE).parts[0] in OWN_WORDS or path.stem == "__init__":
+        if path.stem == "__init__":
             continue
         files[path.stem].append(name)
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ClassDef):
                 classes[node.name.lstrip("_")].append(name)
-    assert not {stem: names for stem, names in files.items() if len(names) > 1 and stem not in SHARED_NAMES}
-    assert not {name: places for name, places in classes.items() if len(places) > 1}
+    assert {*repeated(files)} == SHARED_NAMES
+    assert not repeated(classes)
+
+
+def test_a_name_that_two_packages_share_is_seen() -> None:
+    twins, other = [f"pairuni.policies.{family}.policy" for family in ("janus", "dimoo")], "pairuni.train.policy"
+    assert (
+        repeated({"policy": twins}) == {} and repeated({"policy": [*twins, other]}) and repeated({"a": twins[:1] * 2})
+    )
 
 
 @pytest.mark.parametrize("path", sorted(SOURCE.rglob("__init__.py")), ids=lambda p: p.parent.name)

@@ -10,8 +10,7 @@ import pytest
 from pairuni import progress
 from pairuni.cli.main import main
 from pairuni.config import ShapesConfig
-from pairuni.shapes.recipe import recipe
-from pairuni.shapes.world import write_world
+from pairuni.shapes.world import recipe, write_world
 from pairuni.stages import run_complete, run_pair
 
 SOURCE = Path(progress.__file__).parent

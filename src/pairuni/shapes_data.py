@@ -9,8 +9,7 @@ from pathlib import Path
 from pairuni.config import DataConfig, ShapesConfig
 from pairuni.errors import InputError
 from pairuni.files import check_folder, read_json, write_json
-from pairuni.shapes.recipe import QUADRUPLES, recipe
-from pairuni.shapes.world import SOURCES, write_world
+from pairuni.shapes.world import QUADRUPLES, SOURCES, recipe, write_world
 from pairuni.stages import run_complete, run_pair
 
 RECORD = "shapes.json"

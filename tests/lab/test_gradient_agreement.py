@@ -17,8 +17,15 @@ from pairuni.config import GradientsConfig, PairSelectionConfig, RewardConfig, T
 from pairuni.data.mixing import mix
 from pairuni.errors import InputError
 from pairuni.lab import gradient_agreement as gradients
-from pairuni.lab.gradient_agreement import PairGradients, cosines, drawn_pairs, measure_gradients
-from pairuni.lab.gradient_summary import corrected, summarise, table
+from pairuni.lab.gradient_agreement import (
+    PairGradients,
+    corrected,
+    cosines,
+    drawn_pairs,
+    measure_gradients,
+    summarise,
+    table,
+)
 from pairuni.policies import load_policy
 from pairuni.records import read_pairs
 from pairuni.types import Pair, Quadruple, Side

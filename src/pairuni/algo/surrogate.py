@@ -105,11 +105,6 @@ def kl_estimate(
     return (terms_BT * scale_BT).where(mask_BT, 0.0).sum()
 
 
-def k3_kl(logp_BT: Tensor, ref_logp_BT: Tensor, mask_BT: Tensor, scale_B: Tensor | None = None) -> Tensor:
-    """`kl_estimate` with k3."""
-    return kl_estimate(logp_BT, ref_logp_BT, mask_BT, "k3", scale_B)
-
-
 def _columns(values: Tensor) -> Tensor:
     return values[:, None] if values.ndim == 1 else values
 

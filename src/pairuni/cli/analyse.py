@@ -57,8 +57,7 @@ def gradients(arguments: list[str]) -> int:
     if not config.output and not run.is_dir():
         raise InputError("must be given when run is a config file", field="output")
     output = Path(config.output) if config.output else run / "gradients"
-    from pairuni.lab.gradient_agreement import measure_gradients
-    from pairuni.lab.gradient_summary import table
+    from pairuni.lab.gradient_agreement import measure_gradients, table
 
     print(table(measure_gradients(config, train, output)))
     print(output / "gradients.png")

@@ -5,14 +5,21 @@ paper names no value, the default is our choice and the text says so. One file p
 had another name before.
 """
 
+from pairuni.config.data_stages import CompleteConfig, PairConfig, ShapesConfig, SourceConfig
 from pairuni.config.endpoint import LlmConfig
 from pairuni.config.evaluation import EvalConfig, EvalSplit, EvaluateConfig, has_validation
-from pairuni.config.exports import GalleryConfig, HfDatasetConfig, UnirlConfig, VerlOmniConfig
 from pairuni.config.fields import Extractor, Precision, as_list
 from pairuni.config.laboratory import AblationsConfig, GradientsConfig, PretrainConfig, Suite
-from pairuni.config.scoring import RewardConfig, RewardOptions
-from pairuni.config.sources import CompleteConfig, PairConfig, ShapesConfig, SourceConfig
-from pairuni.config.tools import SampleConfig, SmokeConfig, TinyConfig
+from pairuni.config.reward_options import RewardConfig, RewardOptions
+from pairuni.config.tools import (
+    GalleryConfig,
+    HfDatasetConfig,
+    SampleConfig,
+    SmokeConfig,
+    TinyConfig,
+    UnirlConfig,
+    VerlOmniConfig,
+)
 from pairuni.config.training import (
     UNWEIGHTED,
     AdvantageConfig,

@@ -19,7 +19,7 @@ from pairuni.config.fields import (
     options,
     require,
 )
-from pairuni.config.scoring import RewardConfig
+from pairuni.config.reward_options import RewardConfig
 from pairuni.types import Objective, Side
 
 PairingMode = Literal[

@@ -24,9 +24,8 @@ from pairuni.data.pictures import Picture, embed
 from pairuni.errors import InputError
 from pairuni.files import check_folder, read_jsonl
 from pairuni.outputs import Outputs
-from pairuni.pages.cards import PairCard, pair_card
 from pairuni.pages.histogram import similarity_chart
-from pairuni.pages.page import Table, flat_counts, source, write_page
+from pairuni.pages.page import PairCard, Table, flat_counts, pair_card, source, write_page
 from pairuni.progress import track
 from pairuni.records import pairs_root, read_pairs, resolve_image, validate_row
 from pairuni.streams import Stream, generator

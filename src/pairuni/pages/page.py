@@ -1,6 +1,8 @@
-"""The parts that all pages share: templates, tables, and the way to write a page.
+"""The parts that all pages share: templates, tables, cards, and the way to write a page.
 
 A page is a single file that refers to nothing outside itself. The templates escape all text of the user's.
+An image that is missing, broken or outside its folder becomes a note (data/pictures.py), because a page is often made
+on a machine without the data.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +13,9 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from pairuni.data.pictures import MAX_SIDE, Picture, embed
 from pairuni.files import atomic_path
+from pairuni.types import Pair
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,45 @@ class Table:
     caption: str = ""
     words: Sequence[int] = ()
     """Columns of words; the other columns hold numbers and are aligned to the right."""
+
+
+@dataclass(frozen=True)
+class PairCard:
+    """A pair; `understand` is None for a pair of one image."""
+
+    pair: Pair
+    generate: Picture
+    understand: Picture | None
+
+    @property
+    def lost(self) -> int:
+        """Number of its pictures that cannot be shown."""
+        return sum(picture is not None and picture.uri is None for picture in (self.generate, self.understand))
+
+
+@dataclass(frozen=True)
+class Output:
+    """A picture or a text with a line below it."""
+
+    picture: Picture | None = None
+    text: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class SampleCard:
+    """Outputs at one prompt, in one or several columns of (title, outputs)."""
+
+    label: str
+    asked: str
+    columns: Sequence[tuple[str, Sequence[Output]]]
+
+
+def pair_card(pair: Pair, root: Path, side: int = MAX_SIDE, jpeg: bool = False) -> PairCard:
+    """The card of a pair. Image paths are relative to `root`; `side` and `jpeg` are those of `embed`."""
+    halves = [pair.generate.image_path, pair.understand.image_path]
+    first, *other = (embed(path, root, path, side, jpeg) for path in dict.fromkeys(halves))
+    return PairCard(pair, first, other[0] if other else None)
 
 
 @cache

@@ -21,9 +21,8 @@ from pairuni.data.pictures import embed
 from pairuni.errors import InputError
 from pairuni.outputs import Outputs
 from pairuni.pages.before_after import Comparison, Difference, compare
-from pairuni.pages.cards import Output, SampleCard, pair_card
 from pairuni.pages.histogram import similarity_chart
-from pairuni.pages.page import Table, flat_counts, plain, write_page
+from pairuni.pages.page import Output, SampleCard, Table, flat_counts, pair_card, plain, write_page
 from pairuni.pages.run_charts import PANELS, run_charts
 from pairuni.pages.run_files import Entry, Evaluation, PairFile, RolloutRow, RunFiles, read_input, read_sample_rows
 from pairuni.types import Side

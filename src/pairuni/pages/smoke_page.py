@@ -8,8 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from pairuni.data.pictures import embed
-from pairuni.pages.cards import Output, SampleCard
-from pairuni.pages.page import Table, plain, write_page
+from pairuni.pages.page import Output, SampleCard, Table, plain, write_page
 
 
 @dataclass(frozen=True)

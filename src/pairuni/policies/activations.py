@@ -29,7 +29,7 @@ States = Callable[[Any, int, int, int, int], Tensor]
 """What a head reads of a forward: of a model, so many rows, tokens of a row, tokens that are read, masked tokens."""
 
 
-class Row(NamedTuple):
+class RowSizes(NamedTuple):
     """Bytes of one row."""
 
     kept: int
@@ -64,13 +64,13 @@ class Activations:
         length = image + MEASURED[0][0]
         return self.peak_of(repr(states), lambda module: states(module, ROWS, length, 1, 0), bf16) / ROWS / length
 
-    def row(self, states: States, image: int, length: int, read: int, masked: int, bf16: bool) -> Row:
+    def row(self, states: States, image: int, length: int, read: int, masked: int, bf16: bool) -> RowSizes:
         """A row's bytes: linear in its tokens, in those that are read, and in the cells of its mask."""
         mask = "none" if not masked else "part" if masked < length else "all"
         sizes = np.array([1, length, read, masked * length])
-        return Row(*(round(value) for value in sizes @ self._rates(states, image, mask, bf16)))
+        return RowSizes(*(round(value) for value in sizes @ self._rates(states, image, mask, bf16)))
 
-    def measure(self, states: States, length: int, read: int, masked: int, bf16: bool) -> Row:
+    def measure(self, states: States, length: int, read: int, masked: int, bf16: bool) -> RowSizes:
         """A row's bytes by running it."""
         module, seen = self._model(), []
         layers: Any = module.get_submodule(self._layers)
@@ -81,10 +81,10 @@ class Activations:
             out.backward(torch.empty_like(out))
         for hook in hooks:
             hook.remove()
-        return Row((kept - layer) // ROWS, layer // ROWS, alive.peak // ROWS)
+        return RowSizes((kept - layer) // ROWS, layer // ROWS, alive.peak // ROWS)
 
     def _measure_rates(self, states: States, image: int, mask: str, bf16: bool) -> np.ndarray:
-        """[4, 3]: what a row, a token of it, one that is read and a cell of its mask add to each number of `Row`."""
+        """[4, 3]: what a row, a token of it, one that is read and a cell of its mask add to each of `RowSizes`."""
         sizes, rows = [], []
         for beside, read in MEASURED:
             length = image + beside

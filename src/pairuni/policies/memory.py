@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pairuni.policies.activations import Activations, Row
+from pairuni.policies.activations import Activations, RowSizes
 from pairuni.policies.linear import linear_layers
 from pairuni.policies.scoring import LOGITS
 from pairuni.types import SamplingSpec, Side
@@ -172,7 +172,7 @@ class Planner(ABC):
         row = self.activations.row(self.states(side), self.image_tokens, *size)
         if work.bf16 and work.cuda:
             less = one.length * self.kept_by_cpu()
-            row = Row(row.kept - less, row.layer - less, row.peak - 2 * less)
+            row = RowSizes(row.kept - less, row.layer - less, row.peak - 2 * less)
         # With checkpointing a layer keeps its input alone, and one at a time is computed again.
         kept = 4 * one.length * self.hidden if work.checkpointing else row.layer
         shared = self.copies(work, one.outputs) | ({"images": one.images} if one.images else {})

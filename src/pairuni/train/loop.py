@@ -6,6 +6,7 @@ run.py writes down its result. The caller hands in how a model is evaluated.
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,26 +20,28 @@ from pairuni.data.mixing import image_features, mix
 from pairuni.errors import InputError
 from pairuni.files import read_jsonl, write_json
 from pairuni.policies import load_policy
-from pairuni.policies.base import Actor, Policy, Scorer
+from pairuni.policies.base import Actor, Policy, Sampler, Scorer
 from pairuni.policies.lora import WithoutLora
+from pairuni.policies.requests import too_long
 from pairuni.progress import say, set_console
 from pairuni.records import pairs_root, read_pairs, resolve_image
 from pairuni.rewards import side_reward
 from pairuni.runs import RunDir, first_and_last_tenth
 from pairuni.streams import Stream, seed_all
-from pairuni.train import fitting
 from pairuni.train.checkpoint import load_state, load_trained
 from pairuni.train.hacking import gamed
 from pairuni.train.inputs import OpenedImages, check_inputs, input_record
 from pairuni.train.optim import Optimizer
 from pairuni.train.resume import ResumePoint, config_hash, find_start, flat
 from pairuni.train.rollout import ImageLoader
-from pairuni.train.run import Evaluate, TrainingRun, located
+from pairuni.train.run import TOO_LONG, Evaluate, TrainingRun, located
 from pairuni.train.step import update
 from pairuni.train.trackers import check_trackers
 from pairuni.train.trainable import load_trainable, share_frozen_modules, trained_summary
 from pairuni.train.wrap import ShardedPolicy, gathered
-from pairuni.types import Pair, Quadruple, Side
+from pairuni.types import Pair, Prompt, Side
+
+_ASKED = {Side.GENERATION: "prompt", Side.UNDERSTANDING: "question"}
 
 
 def train(config: TrainConfig, *, evaluate: Evaluate | None = None) -> dict[str, Any]:
@@ -84,7 +87,7 @@ def train(config: TrainConfig, *, evaluate: Evaluate | None = None) -> dict[str,
         _check_sharding(config.data.batch, config.rollout.rollouts, config.pair_selection.mode)
     device = dist.own_device(model.device)
     policy, initial = load_models(model, point, config.seed, device, config.kl_beta > 0)
-    pairs, too_long = fitting.without_long(pairs, policy, sides, config.rollout.max_new_tokens, config.data.pairs)
+    pairs, beyond = without_long(pairs, policy, sides, config.rollout.max_new_tokens, config.data.pairs)
     if main and point.checkpoint is None:
         say(trained_summary(policy))
     actor: Actor = policy
@@ -122,7 +125,7 @@ def train(config: TrainConfig, *, evaluate: Evaluate | None = None) -> dict[str,
         run.sampler.restore(point.progress.sampler)
         load_state(point.checkpoint, run.optimizer)
         run.optimizer.skipped = point.progress.skipped
-    with run.opened(point, settings, too_long) as stop:
+    with run.opened(point, settings, beyond) as stop:
         if main:
             directory.write_config(asdict(config) | {"overwrite": False})
             if point.checkpoint is None:  # a continued run no longer needs the model that it began with
@@ -158,18 +161,51 @@ def mixed_pairs(data: DataConfig, selection: PairSelectionConfig, seed: int, sid
     if Side.UNDERSTANDING in sides:
         for pair in pairs:
             if not os.path.isfile(root / pair.understand.image_path):  # unlike Path.is_file, it takes any name
-                _missing_image(data.pairs, pair.understand, root)
+                path = pair.understand.image_path
+                for n, row in read_jsonl(data.pairs):
+                    for key in ("understand_ann", "generate_ann"):
+                        if row[key]["image_path"] == path:
+                            message, field = f"no such image: {root / path}", f"{key}.image_path"
+                            raise InputError(message, file=data.pairs, line=n, field=field)
     return pairs
 
 
-def _missing_image(file: str, quadruple: Quadruple, root: Path) -> None:
-    """Raises InputError naming the line of pairs.jsonl that has the image."""
-    for n, row in read_jsonl(file):
-        for key in ("understand_ann", "generate_ann"):
-            if row[key]["image_path"] == quadruple.image_path:
-                message = f"no such image: {root / quadruple.image_path}"
-                raise InputError(message, file=file, line=n, field=f"{key}.image_path")
-    raise AssertionError(f"{quadruple.image_path} is in no line of {file}")
+def without_long(
+    pairs: list[Pair], policy: Sampler, sides: Sequence[Side], max_new_tokens: int, file: str
+) -> tuple[list[Pair], list[dict[str, Any]]]:
+    """Returns the pairs whose trained halves fit the model, and for each half that does not its line, field and tokens.
+
+    Raises:
+        InputError: none is left.
+    """
+    beyond: dict[Side, dict[int, int]] = {}
+    for side in sides:
+        prompts = (Prompt(side, vars(pair.half(side))[_ASKED[side]]) for pair in pairs)
+        beyond[side] = too_long(policy, prompts, max_new_tokens)
+    left_out = {n for found in beyond.values() for n in found}
+    if not left_out:
+        return pairs, []
+    # Where each half stands in the file; mixing has joined halves anew, so it is looked for by its text.
+    places: dict[tuple[str, str], tuple[int, str]] = {}
+    for line, row in read_jsonl(file):
+        for side, name in _ASKED.items():
+            own = "generate_ann" if side is Side.GENERATION else "understand_ann"
+            for half in (own, "understand_ann", "generate_ann"):
+                places.setdefault((name, row[half][name]), (line, f"{half}.{name}"))
+    rows: list[dict[str, Any]] = []
+    for side, found in beyond.items():
+        for n, tokens in found.items():
+            line, field = places[_ASKED[side], vars(pairs[n].half(side))[_ASKED[side]]]
+            rows.append({"line": line, "field": field, "tokens": tokens})
+    rows.sort(key=lambda row: (row["line"], row["field"]))
+    shown = [f"line {row['line']}, {row['field']}: {row['tokens']} tokens" for row in rows[:3]]
+    shown += [f"and {len(rows) - 3} more ({TOO_LONG})"] if len(rows) > 3 else []
+    what = f"beyond the model's {policy.positions} positions with an answer: {'; '.join(shown)}"
+    if len(left_out) == len(pairs):
+        raise InputError(f"none of the {len(pairs)} pairs can be trained on: {what}", file=file)
+    if dist.is_main():
+        say(f"note: {len(left_out)} of {len(pairs)} pairs are left out, {what}")
+    return [pair for n, pair in enumerate(pairs) if n not in left_out], rows
 
 
 def load_models(
@@ -217,9 +253,8 @@ def _check_sharding(batch: int, rollouts: int, mode: PairingMode) -> None:
         what = f"{dist.world()} processes have {batch} groups of {rollouts} rollouts, some would have none"
         raise InputError(f"{what}, which distributed: fsdp needs", field="data.batch")
     if mode == "vanilla":
-        raise InputError(
-            "vanilla leaves processes without a side; it needs distributed: ddp", field="pair_selection.mode"
-        )
+        message = "vanilla leaves processes without a side; it needs distributed: ddp"
+        raise InputError(message, field="pair_selection.mode")
 
 
 def _summary(directory: RunDir, sides: tuple[Side, ...], window: int, seconds: float) -> dict[str, Any]:

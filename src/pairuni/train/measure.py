@@ -11,7 +11,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -35,12 +35,10 @@ _ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65
 
 def measure(model: ModelConfig, device: str, work: Workload) -> tuple[dict[str, int], str]:
     """Returns bytes by stage for the stages that ran, and the error that stopped the others ("" without one)."""
-    request = json.dumps(
-        {"path": model.path, "sampler_options": model.sampler_options, "device": device, "work": asdict(work)}
-    )
+    request = {"path": model.path, "sampler_options": model.sampler_options, "device": device, "work": asdict(work)}
     child = subprocess.run(
         [sys.executable, "-m", "pairuni.train.measure"],
-        input=request,
+        input=json.dumps(request),
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ | _ENVIRONMENT,
@@ -85,9 +83,8 @@ def _stages(path: str, sampler_options: dict[str, Any], device: str, work: Workl
     planner = load_planner(path, sampler_options)
     _warm_up()
     gauge = Gauge(torch.device(device))
-    policy = load_policy(
-        path, device=device, precision="bf16" if work.bf16 else "fp32", sampler_options=sampler_options
-    )
+    precision = "bf16" if work.bf16 else "fp32"
+    policy: Policy = load_policy(path, device=device, precision=precision, sampler_options=sampler_options)
     reference = policy.reference() if work.reference else None
     if work.checkpointing:
         policy.checkpoint_activations()
@@ -107,12 +104,20 @@ def _stages(path: str, sampler_options: dict[str, Any], device: str, work: Workl
     for side in sides:
         prompts = made_up(policy, side, work, planner.image_tokens)
         gauge.reset()
-        rollouts[side] = _rollouts(policy, prompts, work)
+        seeds_BR = np.arange(len(prompts) * work.rollouts, dtype=np.uint64).reshape(len(prompts), work.rollouts)
+        rollouts[side] = policy.sample(side, prompts, work.rollouts, work.spec, seeds_BR)
         yield ROLLOUT[side], gauge.peak()
     for side in sides:
         _no_gradients(optimizer)
         gauge.reset()
-        _update(policy, reference, _longest(rollouts[side], side, work), work)
+        # Forward and backward of the largest chunk, on top of gradients that are there.
+        longest = _longest(rollouts[side], side, work)
+        chunk = max(policy.chunks(longest, work.micro_batch, work.micro_tokens), key=lambda chunk: len(chunk.rows))
+        loss = policy.logprobs(longest, chunk).sum()
+        if reference is not None:
+            with torch.no_grad():
+                reference.logprobs(longest, chunk)
+        loss.backward()
         yield UPDATE[side], gauge.peak()
 
 
@@ -153,11 +158,6 @@ def _warm_up() -> None:
     Optimizer(parameters, OptimConfig()).update(1, 0.0)
 
 
-def _rollouts(policy: Policy, prompts: Sequence[Prompt], work: Workload) -> Rollouts:
-    seeds_BR = np.arange(len(prompts) * work.rollouts, dtype=np.uint64).reshape(len(prompts), work.rollouts)
-    return policy.sample(prompts[0].side, prompts, work.rollouts, work.spec, seeds_BR)
-
-
 def _longest(rollouts: Rollouts, side: Side, work: Workload) -> Rollouts:
     """The same rollouts with every answer at its longest."""
     more = work.spec.max_new_tokens - rollouts.actions_BRT.shape[-1] if side is Side.UNDERSTANDING else 0
@@ -174,16 +174,6 @@ def _longest(rollouts: Rollouts, side: Side, work: Workload) -> Rollouts:
         weight_BRT=None,
         counted_BR=None,
     )
-
-
-def _update(policy: Policy, reference: Policy | None, rollouts: Rollouts, work: Workload) -> None:
-    """Forward and backward of the largest chunk, on top of gradients that are there."""
-    chunk = max(policy.chunks(rollouts, work.micro_batch, work.micro_tokens), key=lambda chunk: len(chunk.rows))
-    loss = policy.logprobs(rollouts, chunk).sum()
-    if reference is not None:
-        with torch.no_grad():
-            reference.logprobs(rollouts, chunk)
-    loss.backward()
 
 
 def _main(request: dict[str, Any], say: Callable[[dict[str, Any]], None]) -> None:

@@ -42,7 +42,7 @@ class SideScores:
 
 
 @dataclass(frozen=True)
-class _Group:
+class _HalfRollouts:
     """One half's rollouts, as they travel between processes."""
 
     rewards_R: list[float]
@@ -76,12 +76,12 @@ def rollout_metrics(batch: Mapping[Side, SideBatch], credits: Mapping[Side, Tens
         actions = sum(group.actions for group in groups)
         seconds = max(all_gather(sampled.rollout_seconds))
         known = [r[np.isfinite(r)] for r in rewards_BR]
-        mean = _mean(np.concatenate([np.zeros(0), *known]))
+        mean, drawn = _mean(np.concatenate([np.zeros(0), *known])), side is Side.GENERATION
         row |= {
             f"reward_mean/{side}": mean,
             f"reward_std/{side}": _mean([_std(r) for r in known if len(r)]),
             **_named_means(groups, sampled, side),
-            **_mean_looks(groups, side),
+            **({f"image/{name}": _mean([group.looks[name] for group in groups]) for name in LOOKS} if drawn else {}),
             f"advantage_abs/{side}": _mean(np.abs([group.credit_R for group in groups])),
             f"zero_std_fraction/{side}": stats.zero_std / stats.groups if stats.groups else np.nan,
             f"missing/{side}": stats.missing,
@@ -114,7 +114,7 @@ def score_metrics(scores: Mapping[Side, SideScores]) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _GroupPart:
     """A process' part of a group's statistics: of all rollouts, or of some."""
 
     actions: int
@@ -123,9 +123,9 @@ class _Seen:
     """Of its images."""
 
 
-def _seen(sampled: SideBatch) -> list[_Seen]:
+def _seen(sampled: SideBatch) -> list[_GroupPart]:
     """Statistics per half. A group that spans processes is summed on the process that has its first rollout."""
-    seen: list[_Seen] = []
+    seen: list[_GroupPart] = []
     for call in sampled.calls:
         gap_BRT = (call.sampled_logp_BRT - call.cond_logp_BRT).abs().where(call.mask_BRT, 0.0)
         gap_BRT = gap_BRT if call.weight_BRT is None else gap_BRT * call.weight_BRT
@@ -133,50 +133,39 @@ def _seen(sampled: SideBatch) -> list[_Seen]:
         counts = call.length_BR.sum(dim=1).tolist()
         images = call.images_BRHWC
         shown = [None] * len(gaps) if images is None else [looks(images_RHWC) for images_RHWC in images]
-        seen += [_Seen(*values) for values in zip(counts, gaps, shown, strict=True)]
+        seen += [_GroupPart(*values) for values in zip(counts, gaps, shown, strict=True)]
     if sampled.columns is None:
         return seen
     own = [(half.pair_id, half.repeat) for half in sampled.halves]
     there = [each for of_one in all_gather(list(zip(own, seen, strict=True))) for each in of_one]
     if sampled.columns.start > 0:
         return []
-    return [_together([part for group, part in there if group == key]) for key in own]
+    whole = []
+    for key in own:
+        parts = [part for group, part in there if group == key]
+        shown = [part.looks_RK for part in parts if part.looks_RK is not None]
+        actions, gap = sum(part.actions for part in parts), sum(part.behaviour_gap for part in parts)
+        whole.append(_GroupPart(actions, gap, np.concatenate(shown) if shown else None))
+    return whole
 
 
-def _together(parts: list[_Seen]) -> _Seen:
-    shown = [part.looks_RK for part in parts if part.looks_RK is not None]
-    actions, gap = sum(part.actions for part in parts), sum(part.behaviour_gap for part in parts)
-    return _Seen(actions, gap, np.concatenate(shown) if shown else None)
+def _groups(sampled: SideBatch, credit_BR: Tensor) -> list[_HalfRollouts]:
+    return [
+        _HalfRollouts(
+            rewards_R=sampled.rewards_BR[b].tolist(),
+            credit_R=credit_BR[b].tolist(),
+            weight=float(sampled.weights_B[b]),
+            actions=each.actions,
+            behaviour_gap=each.behaviour_gap,
+            raw={name: scores_BR[b].tolist() for name, scores_BR in sampled.raw_BR.items()},
+            normalised={name: scores_BR[b].tolist() for name, scores_BR in sampled.normalised_BR.items()},
+            looks={} if each.looks_RK is None else group_statistics(each.looks_RK),
+        )
+        for b, each in enumerate(_seen(sampled))
+    ]
 
 
-def _groups(sampled: SideBatch, credit_BR: Tensor) -> list[_Group]:
-    seen = _seen(sampled)
-    if not seen:
-        return []
-    raw, normalised = (
-        [{name: scores_BR[b].tolist() for name, scores_BR in table.items()} for b in range(len(sampled.halves))]
-        for table in (sampled.raw_BR, sampled.normalised_BR)
-    )
-    columns = (
-        sampled.rewards_BR.tolist(),
-        credit_BR.tolist(),
-        sampled.weights_B.tolist(),
-        [each.actions for each in seen],
-        [each.behaviour_gap for each in seen],
-        raw,
-        normalised,
-        [{} if each.looks_RK is None else group_statistics(each.looks_RK) for each in seen],
-    )
-    return [_Group(*values) for values in zip(*columns, strict=True)]
-
-
-def _mean_looks(groups: list[_Group], side: Side) -> dict[str, float]:
-    if side is Side.UNDERSTANDING:
-        return {}
-    return {f"image/{name}": _mean([group.looks[name] for group in groups]) for name in LOOKS}
-
-
-def _named_means(groups: list[_Group], sampled: SideBatch, side: Side) -> dict[str, float]:
+def _named_means(groups: list[_HalfRollouts], sampled: SideBatch, side: Side) -> dict[str, float]:
     """Means without missing values: reward/ for trained rewards, held_out/ for the others.
 
     normalised/ is the mean distance from 0, since the mean is 0: 0 where a reward tells no rollout of a group apart.

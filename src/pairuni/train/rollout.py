@@ -126,7 +126,12 @@ def collect(
             size = config.prompts_per_call or max(len(share.halves), 1)
             for start in range(0, len(share.halves), size):
                 halves = share.halves[start : start + size]
-                prompts = [_prompt(side, half, load_image) for half in halves]
+                prompts = [
+                    Prompt(side, half.quadruple.prompt)
+                    if side is Side.GENERATION
+                    else Prompt(side, half.quadruple.question, (load_image(half.quadruple.image_path),))
+                    for half in halves
+                ]
                 # A pair that occurs again in the same batch takes the next R counters: its group is a new one.
                 seeds_Br = [
                     [counter_seed(seed, step, half.pair_id, side, half.repeat * config.rollouts + r) for r in columns]
@@ -134,7 +139,17 @@ def collect(
                 ]
                 call = policy.sample(side, prompts, len(columns), sampling_spec(config), np.array(seeds_Br, np.uint64))
                 part.calls.append(call)
-                inputs = _reward_inputs(call, halves)
+                texts, images = call.texts, call.images_BRHWC
+                inputs = [
+                    RewardInput(
+                        side,
+                        half.quadruple,
+                        text=None if texts is None else texts[b][r],
+                        image=None if images is None else images[b, r],
+                    )
+                    for b, half in enumerate(halves)
+                    for r in range(len(columns))
+                ]
                 if reward.remote:
                     part.scores.append(pool.submit(raw_scores, reward, inputs).result)
                 part.inputs += inputs
@@ -188,23 +203,3 @@ def _whole_groups(halves: Sequence[Half], raw_Br: Mapping[str, np.ndarray], roll
     there = [part for parts_of_one in all_gather(parts) for part in parts_of_one]
     rows = {name: [[part[name] for group, part in there if group == own] for own in groups] for name in raw_Br}
     return {name: np.array([np.concatenate(row) for row in of]).reshape(-1, rollouts) for name, of in rows.items()}
-
-
-def _prompt(side: Side, half: Half, load_image: ImageLoader) -> Prompt:
-    if side is Side.GENERATION:
-        return Prompt(side, half.quadruple.prompt)
-    return Prompt(side, half.quadruple.question, (load_image(half.quadruple.image_path),))
-
-
-def _reward_inputs(rollouts: Rollouts, halves: Sequence[Half]) -> list[RewardInput]:
-    texts, images = rollouts.texts, rollouts.images_BRHWC
-    return [
-        RewardInput(
-            rollouts.side,
-            half.quadruple,
-            text=None if texts is None else texts[b][r],
-            image=None if images is None else images[b, r],
-        )
-        for b, half in enumerate(halves)
-        for r in range(rollouts.shape[1])
-    ]

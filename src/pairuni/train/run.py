@@ -1,5 +1,6 @@
 """The state of a training run; writes metrics, samples, evaluations and checkpoints after each step."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -10,14 +11,12 @@ from pairuni import dist
 from pairuni.config import EvalConfig, LogConfig, RolloutConfig
 from pairuni.data.dataset import PairSampler, Partners, co_batching
 from pairuni.errors import DivergedError
-from pairuni.files import locked, write_jsonl
+from pairuni.files import locked, read_jsonl, write_jsonl, write_text
 from pairuni.policies.base import Actor, Policy, Sampler, Scorer
 from pairuni.progress import say, track
 from pairuni.rewards.base import Reward
 from pairuni.runs import RunDir
-from pairuni.train import fitting
-from pairuni.train.best import add_scores, best_scored, name_best, warn_of_other_best
-from pairuni.train.checkpoint import Progress, save_checkpoint
+from pairuni.train.checkpoint import Progress, best_step, save_checkpoint
 from pairuni.train.hacking import gamed
 from pairuni.train.optim import Optimizer
 from pairuni.train.resume import ResumePoint, Settings, ready, run_outputs
@@ -28,6 +27,8 @@ from pairuni.train.trackers import Trackers
 from pairuni.train.wrap import gathered
 from pairuni.types import Half, Objective, Pair, Side
 
+TOO_LONG = "too_long.jsonl"
+"""Names the halves that do not fit the model, where there are any."""
 Evaluate = Callable[[Sampler, int], Mapping[str, float]]
 """From a model and the number of finished steps to {benchmark: score}, evaluated as `EvalConfig.at` says. Called
 on one process."""
@@ -79,28 +80,23 @@ class TrainingRun:
                 stack.enter_context(run_outputs(self.directory, point, settings["overwrite"]))
                 ready(self.directory, point)
                 if too_long:
-                    write_jsonl(self.directory.path / fitting.FILE, too_long)
+                    write_jsonl(self.directory.path / TOO_LONG, too_long)
                 ids = {} if point.progress is None else point.progress.trackers
                 self.trackers = Trackers(self.log, self.directory, settings, ids, self.step)
                 stack.callback(self.trackers.close)
-            self.bar = stack.enter_context(
-                track(
-                    desc="train",
-                    total=self.steps,
-                    each=True,
-                    initial=self.step,
-                    unit="step",
-                    disable=not dist.is_main(),
-                )
-            )
+            shown = {"desc": "train", "unit": "step", "each": True, "disable": not dist.is_main()}
+            self.bar = stack.enter_context(track(total=self.steps, initial=self.step, **shown))
             yield stack.enter_context(StopSignal())
 
     def begin(self, resumed: bool) -> None:
         """Observes the model before the first step of a new run; finishes what an earlier call left undone."""
-        if resumed:
-            warn_of_other_best(self.directory, self.eval.at(self.step, self.steps), self.log.best, self.step)
-        else:
+        named = best_step(self.directory)
+        if not resumed:
             self.observe()
+        elif self.log.best and dist.is_main() and named is not None and self._best_scored() is None:
+            what = f"no checkpoint has a score of {self.log.best} with these settings"
+            kept = self.directory.checkpoint(named).name
+            say(f"log.best: {what}; checkpoints/best stays {kept} until the next evaluation")
         self.keep_best()  # killed between a checkpoint and its becoming the best
 
     def remaining_steps(self, stop: StopSignal) -> Iterator[int]:
@@ -178,9 +174,13 @@ class TrainingRun:
                         if self.trackers is not None:
                             self.trackers.samples(folder, step)
                     if evaluate is not None:
-                        scores = add_scores(
-                            self.directory, self.eval.at(step, self.steps), step, evaluate(self.actor, step)
-                        )
+                        asked, history = self.eval.at(step, self.steps), self.directory.eval_history
+                        found = evaluate(self.actor, step)
+                        # A validation score has another key than a test score; `settings` says what it compares with.
+                        scores = {asked.key(name): float(score) for name, score in found.items()}
+                        settings = {asked.key(name): asked.settings_hash(name) for name in found}
+                        rows = [row for _, row in read_jsonl(history)] if history.is_file() else []
+                        write_jsonl(history, [*rows, {"step": step, **scores, "settings": settings}])
             dist.barrier()
         return {f"eval/{name}": score for name, score in scores.items()}
 
@@ -192,21 +192,35 @@ class TrainingRun:
         ids = {} if self.trackers is None else self.trackers.ids
         progress = Progress(self.step, self.sampler.state(self.step), self.config_hash, self.optimizer.skipped, ids)
         sharded = self.actor is not self.policy
-        save_checkpoint(
-            self.directory, self.policy, self.optimizer, progress, self.log.keep_checkpoints, sharded, self.base
-        )
+        keep = self.log.keep_checkpoints
+        save_checkpoint(self.directory, self.policy, self.optimizer, progress, keep, sharded, self.base)
 
     def keep_best(self) -> None:
         """Points `best` at the step that scores highest, and saves this one where it does."""
         if not self.log.best:
             return
-        asked = self.eval.at(self.step, self.steps)
-        found = best_scored(self.directory, asked, self.log.best, self.step) if dist.is_main() else None
-        best = dist.broadcast(found)
+        best = dist.broadcast(self._best_scored() if dist.is_main() else None)
         if best == self.step:
             self.save()
-        if best is not None and dist.is_main():
-            name_best(self.directory, best)
+        if best is not None and dist.is_main() and best_step(self.directory) != best:
+            write_text(self.directory.best, self.directory.checkpoint(best).name + "\n")
+
+    def _best_scored(self) -> int | None:
+        """The finished step that scores highest on log.best, the first of equals; None without a score.
+
+        Only scores of that benchmark that were taken with the settings of now count, and only of steps whose checkpoint
+        is there, or can still be saved: so a run that goes on by another benchmark takes what its history has for that
+        one.
+        """
+        known: dict[int, float] = {}
+        run, asked = self.directory, self.eval.at(self.step, self.steps)
+        key, settings = asked.key(self.log.best), asked.settings_hash(self.log.best)
+        for _, row in read_jsonl(run.eval_history) if run.eval_history.is_file() else ():
+            there = row["step"] == self.step or run.checkpoint(row["step"]).is_dir()
+            comparable = isinstance(row.get(key), int | float) and row.get("settings", {}).get(key) == settings
+            if 0 < row["step"] <= self.step and there and comparable and not math.isnan(row[key]):
+                known[row["step"]] = row[key]
+        return max(known, key=lambda at: (known[at], -at), default=None)
 
 
 @contextmanager

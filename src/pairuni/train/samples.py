@@ -84,18 +84,13 @@ def _rows(sampled: SideBatch, step: int, std_eps: float, folder: Path) -> list[d
                 Image.fromarray(images[n]).save(folder / name)
                 output = {"prompt": half.quadruple.prompt, "image": name}
             scores = {
-                name: {each: _finite(scores_BR[b, r]) for each, scores_BR in table.items()}
+                name: {
+                    each: float(scores_BR[b, r]) if np.isfinite(scores_BR[b, r]) else None
+                    for each, scores_BR in table.items()
+                }
                 for name, table in (("rewards", sampled.raw_BR), ("normalised", sampled.normalised_BR))
                 if table
             }
-            rows.append(
-                {"step": step, "pair_id": half.pair_id, "side": str(sampled.side), "rollout": r}
-                | output
-                | scores
-                | {"advantage": float(credit_BR[b, r])}
-            )
+            about = {"step": step, "pair_id": half.pair_id, "side": str(sampled.side), "rollout": r}
+            rows.append(about | output | scores | {"advantage": float(credit_BR[b, r])})
     return rows
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

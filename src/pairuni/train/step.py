@@ -171,11 +171,9 @@ def split(
             if keep:
                 micro_batches.append(whole.narrow(keep) if len(keep) < len(rows) else whole)
     micro_batches = micro_batches or probe
-    return _padded(micro_batches) if isinstance(policy, ShardedPolicy) else micro_batches
-
-
-def _padded(micro_batches: list[MicroBatch]) -> list[MicroBatch]:
-    """Pads to the largest per-rank count, because FSDP needs equal numbers of collectives."""
+    if not isinstance(policy, ShardedPolicy):
+        return micro_batches
+    # Pads to the largest per-rank count, because FSDP needs equal numbers of collectives.
     there = all_gather((len(micro_batches), any(micro.trained for micro in micro_batches)))
     number, trained = max(count for count, _ in there), any(each for _, each in there)
     first = micro_batches[0].narrow([0])

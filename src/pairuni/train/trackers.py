@@ -58,10 +58,8 @@ class Trackers:
     @property
     def ids(self) -> dict[str, str]:
         """Run ids that a checkpoint keeps, so that a continued run goes on in the same tracker run."""
-        attributes = {"wandb": "id", "trackio": "name"}  # what each finds a run by
-        return {
-            name: getattr(self._named[name].tracker, key) for name, key in attributes.items() if name in self._named
-        }
+        keys = {"wandb": "id", "trackio": "name"}  # what each finds a run by
+        return {name: getattr(own.tracker, keys[name]) for name, own in self._named.items() if name in keys}
 
     def metrics(self, row: Mapping[str, float | None], step: int) -> None:
         """Logs a row of metrics.jsonl. Leaves out values that are not finite."""
@@ -77,7 +75,32 @@ class Trackers:
         drawn = [row for row in rows if row["side"] == Side.GENERATION]
         images = [np.asarray(Image.open(folder / row["image"]).convert("RGB")) for row in drawn]
         captions = [f"{row['prompt']} {json.dumps(row['rewards'])}" for row in drawn]
-        self._each(lambda name, tracker: _samples(name, tracker, (answers, images, captions), step))
+        columns, captioned = list(_ANSWERS), list(zip(images, captions, strict=True))
+
+        def send(name: str, tracker: Any) -> None:
+            if name == "tensorboard":
+                if images:
+                    tracker.log_images({"samples/images": np.stack(images)}, step=step, dataformats="NHWC")
+                    tracker.log({"samples/captions": _table([[c] for c in captions], ["image"])}, step=step)
+                if answers:
+                    tracker.log({"samples/answers": _table(answers, columns)}, step=step)
+            elif name == "wandb":
+                import wandb  # pyright: ignore[reportMissingImports]
+
+                if images:
+                    shown = [wandb.Image(image, caption=caption) for image, caption in captioned]
+                    tracker.log({"samples/images": shown}, step=step)
+                if answers:
+                    tracker.log_table("samples/answers", columns, answers, step=step)
+            else:
+                import trackio  # pyright: ignore[reportMissingImports]
+
+                shown = [trackio.Image(image, caption=caption) for image, caption in captioned]
+                tracker.log({f"samples/image_{n:02d}": image for n, image in enumerate(shown)}, step=step)
+                if answers:
+                    tracker.log({"samples/answers": trackio.Table(columns=columns, data=answers)}, step=step)
+
+        self._each(send)
 
     def close(self) -> None:
         self._each(lambda name, tracker: tracker.finish())
@@ -111,44 +134,11 @@ def _start(name: str, project: str, path: Path, run: str | None, step: int) -> A
 
 
 def _settings(name: str, tracker: Any, settings: Mapping[str, Any]) -> None:
-    plain = {
-        key: value if isinstance(value, str | int | float) else json.dumps(value) for key, value in settings.items()
-    }
+    plain = {key: v if isinstance(v, str | int | float) else json.dumps(v) for key, v in settings.items()}
     if name == "tensorboard":  # its own way makes a second run of it
         tracker.log({"config": "\n".join(f"    {key}: {value}" for key, value in plain.items())}, step=0)
     else:
         tracker.store_init_configuration(plain)
-
-
-def _samples(
-    name: str,
-    tracker: Any,
-    samples: tuple[Sequence[Sequence[str]], Sequence[np.ndarray], Sequence[str]],
-    step: int,
-) -> None:
-    answers, images, captions = samples
-    if name == "tensorboard":
-        if images:
-            tracker.log_images({"samples/images": np.stack(images)}, step=step, dataformats="NHWC")
-            tracker.log({"samples/captions": _table([[c] for c in captions], ["image"])}, step=step)
-        if answers:
-            tracker.log({"samples/answers": _table(answers, _ANSWERS)}, step=step)
-    elif name == "wandb":
-        import wandb  # pyright: ignore[reportMissingImports]
-
-        if images:
-            shown = [wandb.Image(image, caption=caption) for image, caption in zip(images, captions, strict=True)]
-            tracker.log({"samples/images": shown}, step=step)
-        if answers:
-            tracker.log_table("samples/answers", list(_ANSWERS), [list(row) for row in answers], step=step)
-    else:
-        import trackio  # pyright: ignore[reportMissingImports]
-
-        shown = [trackio.Image(image, caption=caption) for image, caption in zip(images, captions, strict=True)]
-        tracker.log({f"samples/image_{n:02d}": image for n, image in enumerate(shown)}, step=step)
-        if answers:
-            table = trackio.Table(columns=list(_ANSWERS), data=[list(row) for row in answers])
-            tracker.log({"samples/answers": table}, step=step)
 
 
 def _table(rows: Sequence[Sequence[str]], columns: Sequence[str]) -> str:

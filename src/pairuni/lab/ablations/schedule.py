@@ -22,8 +22,7 @@ from pairuni.errors import InputError
 from pairuni.files import file_hash, read_json, read_text
 from pairuni.lab.ablations.suites import SUITES, Arm, folder_of
 from pairuni.runs import RunDir
-from pairuni.shapes.recipe import recipe
-from pairuni.shapes.world import SOURCES
+from pairuni.shapes.world import SOURCES, recipe
 from pairuni.streams import VERSION
 from pairuni.train.inputs import model_record
 from pairuni.train.resume import FREE, flat

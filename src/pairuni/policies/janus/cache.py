@@ -35,7 +35,7 @@ class Prefix:
 
 
 @dataclass(frozen=True)
-class _Group:
+class _PrefixSpan:
     """Neighbouring prefixes with about as many rows each: one product for all of them."""
 
     prefixes: slice
@@ -115,14 +115,14 @@ class SharedCache:
             return
         slots, device = self._slots_n.tolist(), self._slots_n.device
         members = [[row for row, own in enumerate(slots) if own == slot] for slot in range(len(self._prefix_keys[0]))]
-        self._groups: list[_Group] = []
+        self._groups: list[_PrefixSpan] = []
         places, start = {}, 0
         for span in _spans([len(rows) for rows in members]):
             if not members[span.start]:
                 continue  # prompts whose rows have all ended
             most = max(len(rows) for rows in members[span])
             filled = [rows + rows[:1] * (most - len(rows)) for rows in members[span]]
-            self._groups.append(_Group(span, torch.tensor(filled, device=device)))
+            self._groups.append(_PrefixSpan(span, torch.tensor(filled, device=device)))
             for rows in members[span]:
                 places |= {row: start + r for r, row in enumerate(rows)}
                 start += most
