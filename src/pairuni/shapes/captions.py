@@ -179,7 +179,23 @@ def random_task(
 ) -> tuple[str, Requirement]:
     """A (text, requirement) of a generation task in `split`: held-out texts and kinds never occur in training."""
     while True:
-        requirement = _draw(task, rng)
+        shapes = [str(s) for s in rng.choice(SHAPES, size=2, replace=False)]
+        colours = [str(c) for c in rng.choice(list(COLOURS), size=2, replace=False)]
+        plain, coloured = ([Group(1, *said) for said in zip(shapes, c, strict=True)] for c in ((None, None), colours))
+        groups = {
+            "single": plain[:1],
+            "two": plain,
+            "colours": coloured[:1],
+            "attribution": coloured,
+            "position": plain,
+        }
+        if task == "counting":
+            colour = colours[0] if rng.random() < 0.5 else None
+            groups["counting"] = [Group(int(rng.integers(2, MOST + 1)), shapes[0], colour)]
+        if task not in groups:
+            raise ValueError(f"unknown task {task!r}")
+        relation = str(rng.choice(list(RELATIONS))) if task == "position" else None
+        requirement = Requirement(tuple(groups[task]), relation)
         text = write(requirement, rng, openings)
         if prompt_split(text, requirement) == split:
             return text, requirement
@@ -212,21 +228,6 @@ def relation_held_out(requirement: Requirement) -> bool:
         first, second = second, first
     across = RELATIONS[requirement.relation][0] == 0
     return is_held_out("relation", first, "left of" if across else "above", second)
-
-
-def _draw(task: str, rng: np.random.Generator) -> Requirement:
-    shapes = [str(s) for s in rng.choice(SHAPES, size=2, replace=False)]
-    colours = [str(c) for c in rng.choice(list(COLOURS), size=2, replace=False)]
-    plain, coloured = ([Group(1, *said) for said in zip(shapes, c, strict=True)] for c in ((None, None), colours))
-    if task == "counting":
-        colour = colours[0] if rng.random() < 0.5 else None
-        return Requirement((Group(int(rng.integers(2, MOST + 1)), shapes[0], colour),))
-    if task == "position":
-        return Requirement(tuple(plain), str(rng.choice(list(RELATIONS))))
-    groups = {"single": plain[:1], "two": plain, "colours": coloured[:1], "attribution": coloured}
-    if task not in groups:
-        raise ValueError(f"unknown task {task!r}")
-    return Requirement(tuple(groups[task]))
 
 
 def example(requirement: Requirement, rng: np.random.Generator, split: Split) -> Scene:

@@ -62,7 +62,17 @@ class HeldOutPrompt:
 
 def held_out_questions(number: int, split: EvalSplit = "test") -> list[HeldOutQuestion]:
     """The first `number` held-out questions of `split`: types in turn, item i the same for every number."""
-    return [_question(i, split) for i in range(number)]
+    items = []
+    for i in range(number):
+        rng, again = generator(_SEED, _QUESTIONS[split], i), ""
+        while True:
+            scene, question = random_question(TYPES[i % len(TYPES)], rng, "held_out")
+            if (split == "test" and i < FIXED_QUESTIONS) or split_of_scene(scene) == split:
+                break
+            # Drawn again, it is another item than the one that had this number once.
+            again = "b" if split == "test" else ""
+        items.append(HeldOutQuestion(_id("q", i, split) + again, render(scene, rng), scene, question))
+    return items
 
 
 def held_out_prompts(number: int, split: EvalSplit = "test") -> list[HeldOutPrompt]:
@@ -80,17 +90,6 @@ def split_of_scene(scene: Scene) -> Literal["train", "test", "validation"]:
     if scene_split(scene) == "train":
         return "train"
     return "validation" if drawn_for_validation(scene) and scene not in _fixed_scenes() else "test"
-
-
-def _question(i: int, split: EvalSplit) -> HeldOutQuestion:
-    rng, tries = generator(_SEED, _QUESTIONS[split], i), 0
-    while True:
-        scene, question = random_question(TYPES[i % len(TYPES)], rng, "held_out")
-        if (split == "test" and i < FIXED_QUESTIONS) or split_of_scene(scene) == split:
-            # Drawn again, it is another item than the one that had this number once.
-            again = "b" if tries and split == "test" else ""
-            return HeldOutQuestion(_id("q", i, split) + again, render(scene, rng), scene, question)
-        tries += 1
 
 
 @cache

@@ -51,36 +51,32 @@ def write_world(config: ShapesConfig) -> None:
             raise InputError(f"{unknown[0]!r} is not one of {', '.join(known)}", field=field)
     folder = Path(config.output)
     check_folder(folder / "images")
-    with writing(folder, "shapes", SOURCES, config.overwrite, many=("images/*.png",)):
-        _write(config, folder)
-
-
-def _write(config: ShapesConfig, folder: Path) -> None:
     questions, prompts = [], []
-    for i in range(config.understanding):
-        scene, question, rng = _asked(i, config)
-        row = {"id": f"u{i:05d}", "image_path": f"images/u{i:05d}.png"}
-        _save(folder / row["image_path"], render(scene, rng, background=_background(1, i, config)))
-        questions.append(row | {"question": question.text, "answer": question.answer, "tag": question.type})
-    # Generation samples that show the scene of an understanding sample once more: each another while they last.
-    rng = generator(config.seed, Stream.WORLD_COMMON)
-    chosen = rng.permutation(config.generation)[: round(config.common * config.generation)]
-    scenes = np.resize(rng.permutation(config.understanding), len(chosen))
-    again = dict(zip(chosen.tolist(), scenes.tolist(), strict=True))
-    for i in range(config.generation):
-        rng = generator(config.seed, Stream.WORLD_CAPTION, i)
-        if i in again:
-            scene, tag = _asked(again[i], config)[0], SCENE
-            text = caption(scene, rng)
-            while not _is_train(text):
+    with writing(folder, "shapes", SOURCES, config.overwrite, many=("images/*.png",)):
+        for i in range(config.understanding):
+            scene, question, rng = _asked(i, config)
+            row = {"id": f"u{i:05d}", "image_path": f"images/u{i:05d}.png"}
+            _save(folder / row["image_path"], render(scene, rng, background=_background(1, i, config)))
+            questions.append(row | {"question": question.text, "answer": question.answer, "tag": question.type})
+        # Generation samples that show the scene of an understanding sample once more: each another while they last.
+        rng = generator(config.seed, Stream.WORLD_COMMON)
+        chosen = rng.permutation(config.generation)[: round(config.common * config.generation)]
+        scenes = np.resize(rng.permutation(config.understanding), len(chosen))
+        again = dict(zip(chosen.tolist(), scenes.tolist(), strict=True))
+        for i in range(config.generation):
+            rng = generator(config.seed, Stream.WORLD_CAPTION, i)
+            if i in again:
+                scene, tag = _asked(again[i], config)[0], SCENE
                 text = caption(scene, rng)
-        else:
-            text, scene, tag = _captioned(i, rng, config.tasks)
-        row = {"id": f"g{i:05d}", "image_path": f"images/g{i:05d}.png"}
-        _save(folder / row["image_path"], render(scene, rng, background=_background(2, i, config)))
-        prompts.append(row | {"prompt": text, "tag": tag})
-    for name, rows in zip(SOURCES, (questions, prompts), strict=True):
-        write_jsonl(folder / name, rows)
+                while not _is_train(text):
+                    text = caption(scene, rng)
+            else:
+                text, scene, tag = _captioned(i, rng, config.tasks)
+            row = {"id": f"g{i:05d}", "image_path": f"images/g{i:05d}.png"}
+            _save(folder / row["image_path"], render(scene, rng, background=_background(2, i, config)))
+            prompts.append(row | {"prompt": text, "tag": tag})
+        for name, rows in zip(SOURCES, (questions, prompts), strict=True):
+            write_jsonl(folder / name, rows)
 
 
 def _asked(i: int, config: ShapesConfig) -> tuple[Scene, Question, np.random.Generator]:

@@ -67,7 +67,7 @@ def crossed(values_SN: np.ndarray) -> Estimate:
     rest_SN = values_SN - mean - seeds_S[:, None] - items_N
     squares = N * (seeds_S**2).sum(), S * (items_N**2).sum(), (rest_SN**2).sum()
     if not any(squares):
-        return _exact(mean, seeds)
+        return _student(mean, 0.0, 1, seeds)
     of_seeds_K, of_items_K, rest_K = (
         square / chi_K for square, chi_K in zip(squares, _chi_squares(S - 1, N - 1), strict=True)
     )
@@ -100,20 +100,13 @@ def _chi_squares(of_seeds: int, of_items: int) -> tuple[np.ndarray, np.ndarray, 
 
 def over_seeds(values_S: np.ndarray) -> Estimate:
     """The mean over seeds with Student's interval, for scores that are not means over items; unbounded for one seed."""
-    mean, S = float(values_S.mean()), len(values_S)
-    if S < 2:
-        return Estimate(mean, -math.inf, math.inf, 1.0, (mean,))
-    return _student(mean, float(values_S.var(ddof=1)) / S, S - 1, tuple(values_S.tolist()))
-
-
-def _exact(mean: float, seeds: tuple[float, ...]) -> Estimate:
-    return Estimate(mean, mean, mean, 1.0 if mean == 0 else 0.0, seeds)
+    return crossed(values_S[:, None])
 
 
 def _student(mean: float, variance: float, df: int, seeds: tuple[float, ...]) -> Estimate:
     error = math.sqrt(variance)
     if error == 0:
-        return _exact(mean, seeds)
+        return Estimate(mean, mean, mean, 1.0 if mean == 0 else 0.0, seeds)
     half = float(stats.t.ppf((1 + LEVEL) / 2, df)) * error
     return Estimate(mean, mean - half, mean + half, float(2 * stats.t.sf(abs(mean) / error, df)), seeds)
 
