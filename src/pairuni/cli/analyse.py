@@ -5,8 +5,7 @@ from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
-from pairuni.cli.options import parse_config, with_first
-from pairuni.cli.parts import run_part
+from pairuni.cli.options import parse_config, run_part, with_first
 from pairuni.cli.shipped import config_file
 from pairuni.config import AblationsConfig, GalleryConfig, GradientsConfig, PairConfig, TrainConfig
 from pairuni.errors import InputError

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from pairuni.cli.options import parse_config, with_first
-from pairuni.cli.parts import run_part
+from pairuni.cli.options import parse_config, run_part, with_first
 from pairuni.config import HfDatasetConfig, UnirlConfig, VerlOmniConfig
 
 PARTS = {

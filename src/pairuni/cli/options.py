@@ -6,8 +6,9 @@ Files and `--group.field value` become one dictionary, later ones over earlier o
 
 import re
 from argparse import ArgumentError, ArgumentParser, Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin
 
@@ -159,6 +160,25 @@ def parse_arguments(parser: ArgumentParser, arguments: list[str]) -> Namespace:
 def with_first(arguments: list[str], first: str) -> list[str]:
     """Options from a command line that may begin with a bare word, the value of `first`."""
     return [f"--{first}", *arguments] if arguments and not arguments[0].startswith("-") else arguments
+
+
+def run_part(command: str, parts: Mapping[str, tuple[str, str]], arguments: list[str]) -> int:
+    """Runs the subcommand that the first argument names; `parts` is a table like main.COMMANDS.
+
+    Raises:
+        InputError: the first argument is missing or unknown.
+    """
+    usage = f"usage: pairuni {command} {'|'.join(parts)} ..."
+    if arguments and arguments[0] in ("-h", "--help", "help"):
+        print("\n".join([usage, "", *(f"  {name:<12} {text}" for name, (_, text) in parts.items())]))
+        return 0
+    if not arguments or arguments[0] not in parts:
+        first = arguments[0] if arguments else None
+        wrong = f"unknown subcommand {first!r}{nearest(first, list(parts))}" if first else "a subcommand is missing"
+        raise InputError(f"{wrong}; {usage}")
+    module, function = parts[arguments[0]][0].split(":")
+    part: Callable[[list[str]], int] = vars(import_module(module))[function]
+    return part(arguments[1:])
 
 
 def _options(arguments: list[str], given: _Values) -> Iterator[tuple[str, list[str]]]:

@@ -48,11 +48,7 @@ def read_scene(image: np.ndarray) -> Scene | None:
 
 
 def detect(image: np.ndarray) -> Detection:
-    """Reads every region of a uint8 image [H, W, 3].
-
-    Raises:
-        ValueError: the array is not such an image.
-    """
+    """Reads every region of a uint8 image [H, W, 3]. Raises ValueError: the array is not such an image."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"expected a uint8 image [H, W, 3], got {image.dtype} {image.shape}")
     pixels = image.astype(np.float64)

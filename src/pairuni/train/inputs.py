@@ -23,10 +23,7 @@ _NAMED = ("weights", "tokenizer", "colours")
 def input_record(pairs: str, model: str, rewards: RewardConfig) -> dict[str, Any]:
     """SHA-256 of pairs.jsonl, of each weight file, and of the files of rewards where there are any.
 
-    Of a model on the Hub the revision, None where it is not known.
-
-    Raises:
-        InputError: there is no model of that name.
+    Of a model on the Hub the revision, None where it is not known. Raises InputError: there is no model of that name.
     """
     record = {"pairs": {"path": pairs, "sha256": file_hash(pairs)}, "model": model_record(model)}
     found = reward_record(rewards)

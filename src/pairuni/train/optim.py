@@ -24,11 +24,7 @@ class Optimizer:
     """AdamW over named parameters, with clipping by the global norm."""
 
     def __init__(self, named: Iterable[tuple[str, nn.Parameter]], config: OptimConfig) -> None:
-        """Takes the trainable parameters of a policy.
-
-        Raises:
-            ValueError: there are none, or one is not fp32.
-        """
+        """Takes the trainable parameters of a policy. Raises ValueError: there are none, or one is not fp32."""
         self.named = dict(named)
         self.config = config
         self.skipped = 0

@@ -36,15 +36,12 @@ class Trackers:
     """The trackers of one run, named by `log.trackers`."""
 
     def __init__(self, log: LogConfig, run: RunDir, settings: Mapping[str, Any], ids: Mapping[str, str], step: int):
-        """Starts or continues their runs.
+        """Starts or continues their runs. Raises InputError: one is not installed, or cannot be started.
 
         Args:
             settings: the resolved config, flat.
             ids: of runs to continue, from `ids`.
             step: finished steps.
-
-        Raises:
-            InputError: one is not installed, or cannot be started.
         """
         self._named: dict[str, Any] = {}
         check_trackers(log)

@@ -14,6 +14,7 @@ import pairuni
 from pairuni.config import PretrainConfig
 from pairuni.lab.pretrain import fit as stages_module
 from pairuni.lab.pretrain import make_janus
+from pairuni.lab.pretrain.make_dimoo import DimooRows
 from pairuni.lab.pretrain.rows import IGNORE, KINDS, RowWriter, Sight, answer_loss, image_loss, make_pool
 from pairuni.lab.pretrain.script import run_pretrain
 from pairuni.lab.pretrain.vq import JanusTokenizer
@@ -147,29 +148,38 @@ def test_training_scenes_only() -> None:
 
 
 @pytest.mark.slow
-def test_a_stopped_script_ends_like_one_that_was_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("family", "draws"), [("janus", make_janus), ("dimoo", DimooRows)])
+def test_a_stopped_script_ends_like_one_that_was_not(
+    family: str, draws: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stages = ("auto", "vq", "decoder", "sight", "answer", "refine", "careless")
-    small: dict[str, Any] = {f"{stage}_steps": 2 for stage in stages} | {"language_steps": 4}
-    small |= {"vq_batch": 2, "answer_rows": 2, "image_rows": 2, "pool": 20, "questions": 12, "prompts": 12}
-    small |= {"bf16": False}
+    small: dict[str, Any] = {f"{stage}_steps": 2 for stage in stages} | {"language_steps": 4, "family": family}
+    small |= {"vq_batch": 2, "sight_batch": 2, "answer_rows": 2, "image_rows": 2, "turns": 2, "pool": 20}
+    small |= {"questions": 12, "prompts": 12, "bf16": False} | ({"auto_steps": 0} if family == "dimoo" else {})
     monkeypatch.setattr(stages_module, "SAVE_EVERY", 2)
-    run_pretrain(PretrainConfig(output=str(tmp_path / "whole"), **small))
-    stopped, images, calls = PretrainConfig(output=str(tmp_path / "stopped"), **small), make_janus.image_loss, []
+    summary = run_pretrain(PretrainConfig(output=str(tmp_path / "whole"), **small))
+    assert summary["seconds"] > 0 and (tmp_path / "whole" / "README.md").is_file()
+    stopped, image_loss, calls = PretrainConfig(output=str(tmp_path / "stopped"), **small), draws.image_loss, []
 
     def stop_in_the_fourth(*arguments: Any) -> torch.Tensor:
         calls.append(arguments)
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return images(*arguments)
+        return image_loss(*arguments)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(make_janus, "image_loss", stop_in_the_fourth)
+        patch.setattr(draws, "image_loss", stop_in_the_fourth)
         run_pretrain(stopped)
     state = torch.load(tmp_path / "stopped" / ".state" / "language.pt", weights_only=True)
     assert state["step"] == 2 and not (tmp_path / "stopped" / "model.safetensors").exists()
     run_pretrain(stopped)
-    same = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "stopped")]
-    assert same[0] == same[1]
+    files = sorted(file.relative_to(tmp_path / "whole") for file in (tmp_path / "whole").rglob("*.safetensors"))
+    files = [file for file in files if file.parts[0] != ".state"]
+    assert len(files) == (1 if family == "janus" else 2)
+    for file in files:
+        assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "stopped" / file).read_bytes()
+    policy = load_policy(str(tmp_path / "whole"))
+    assert policy.image_size == 48
 
 
 @pytest.mark.slow

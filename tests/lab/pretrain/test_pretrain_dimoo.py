@@ -140,32 +140,3 @@ def test_steps_of_both_sides_may_ask_about_fewer_images(shared: int, monkeypatch
     last = stages.train_language(nn.Linear(1, 1), answers, lambda rng: torch.zeros(()), config, Path())
     assert asked == {"answers": [5]} | {name: [shared or 5] for name in ("language", "refine", "careless")}
     assert last == pytest.approx(0.3)
-
-
-@pytest.mark.slow
-def test_a_stopped_script_ends_like_one_that_was_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ("vq", "decoder", "sight", "answer", "refine", "careless")
-    small: dict[str, Any] = {f"{stage}_steps": 2 for stage in names} | {"language_steps": 4}
-    small |= {"vq_batch": 2, "sight_batch": 2, "answer_rows": 2, "image_rows": 2, "turns": 2, "pool": 20}
-    small |= {"questions": 12, "prompts": 12, "bf16": False, "family": "dimoo", "auto_steps": 0}
-    monkeypatch.setattr(stages, "SAVE_EVERY", 2)
-    summary = run_pretrain(PretrainConfig(output=str(tmp_path / "whole"), **small))
-    assert summary["seconds"] > 0 and (tmp_path / "whole" / "README.md").is_file()
-    stopped, drawn, calls = PretrainConfig(output=str(tmp_path / "stopped"), **small), DimooRows.image_loss, []
-
-    def stop_in_the_fourth(*arguments: Any) -> torch.Tensor:
-        calls.append(arguments)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return drawn(*arguments)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(DimooRows, "image_loss", stop_in_the_fourth)
-        run_pretrain(stopped)
-    state = torch.load(tmp_path / "stopped" / ".state" / "language.pt", weights_only=True)
-    assert state["step"] == 2 and not (tmp_path / "stopped" / "model.safetensors").exists()
-    run_pretrain(stopped)
-    for name in ("model.safetensors", "vqvae/diffusion_pytorch_model.safetensors"):
-        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "stopped" / name).read_bytes()
-    policy = load_policy(str(tmp_path / "whole"))
-    assert policy.image_size == 48

@@ -69,7 +69,10 @@ def write_suite(suite: Suite, results: Mapping[int, Results], output: Path) -> s
         if panels:
             scatter(panels, label, "pairs above random pairs", output / f"{suite}_curve{tail}.svg")
             more["curve"] = {name: [asdict(point) for point in points] for name, points in panels.items()}
-            text += curve_table(panels, label)
+            lines = [_line(["", *panels]), _line(["---"] * (len(panels) + 1))]
+            for points in zip(*panels.values(), strict=True):  # a row per world
+                lines.append(_line([points[0].label, *(f"{point.x:.2f}" for point in points)]))
+            text += "\n".join(["", f"Worlds by {label}:", "", *lines, ""])
         texts.append(text)
         streams[str(version)] = more
         forest(own, output / f"{suite}{tail}.svg")
@@ -134,15 +137,6 @@ def said(estimate: Estimate, sign: bool = False, digits: int = 1) -> str:
     if not math.isfinite(estimate.low):
         return f"{estimate.mean:{form}}"
     return f"{estimate.mean:{form}} ({estimate.low:{form}} to {estimate.high:{form}})"
-
-
-def curve_table(panels: Mapping[str, Sequence[Point]], x_label: str) -> str:
-    """Markdown: where the worlds of a curve stand on its horizontal axis, a row per world."""
-    names = list(panels)
-    lines = [_line(["", *names]), _line(["---"] * (len(names) + 1))]
-    for n, point in enumerate(panels[names[0]]):
-        lines.append(_line([point.label, *(f"{panels[name][n].x:.2f}" for name in names)]))
-    return "\n".join(["", f"Worlds by {x_label}:", "", *lines, ""])
 
 
 def _plain(value: Any) -> Any:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import JanusForConditionalGeneration, JanusProcessor
 
 from pairuni.shapes.captions import TASKS, caption, example, random_task
@@ -91,7 +92,9 @@ class RowWriter:
                 ids += asked_ids + answer_ids
                 labels += [IGNORE] * len(asked_ids) + answer_ids
             rows.append((ids, labels))
-        return self._pad(rows)
+        ids, labels = ([torch.tensor(part) for part in parts] for parts in zip(*rows, strict=True))
+        pad = int(self.tokenizer.pad_token_id)
+        return TextRows(pad_sequence(ids, True, pad), pad_sequence(labels, True, IGNORE))
 
     def generation(self, scenes: Sequence[Scene], drop: float, rng: np.random.Generator) -> list[list[int]]:
         """Prompt ids ending in the begin-of-image token; a share `drop` is unconditional (text replaced by padding)."""
@@ -102,15 +105,6 @@ class RowWriter:
                 body = [self.tokenizer.pad_token_id] * len(body)
             rows.append([self.tokenizer.bos_token_id, *body, self.boi])
         return rows
-
-    def _pad(self, rows: list[tuple[list[int], list[int]]]) -> TextRows:
-        longest = max(len(ids) for ids, _ in rows)
-        ids = torch.full((len(rows), longest), self.tokenizer.pad_token_id)
-        labels = torch.full((len(rows), longest), IGNORE)
-        for n, (row_ids, row_labels) in enumerate(rows):
-            ids[n, : len(row_ids)] = torch.tensor(row_ids)
-            labels[n, : len(row_labels)] = torch.tensor(row_labels)
-        return TextRows(ids, labels)
 
 
 def cell_labels(scene: Scene, side: int) -> Tensor:
@@ -161,9 +155,7 @@ def image_loss(model: JanusForConditionalGeneration, prompts: list[list[int]], c
     inner, pad = model.model, model.model.language_model.config.pad_token_id
     lengths = torch.tensor([len(p) for p in prompts])
     tokens = codes_BT.shape[1]
-    ids = torch.full((len(prompts), int(lengths.max())), pad)
-    for n, prompt in enumerate(prompts):
-        ids[n, : len(prompt)] = torch.tensor(prompt)
+    ids = pad_sequence([torch.tensor(prompt) for prompt in prompts], True, pad)
     text = inner.language_model.embed_tokens(ids)
     codes = model.prepare_embeddings_for_image_generation(codes_BT[:, :-1])
     # Codes follow each prompt's own end: a row is [prompt | codes | padding].
