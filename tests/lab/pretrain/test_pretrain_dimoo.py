@@ -14,7 +14,6 @@ from pairuni.lab.pretrain import fit as stages
 from pairuni.lab.pretrain import make_dimoo as dimoo
 from pairuni.lab.pretrain.make_dimoo import DimooRows
 from pairuni.lab.pretrain.rows import KINDS, make_pool
-from pairuni.lab.pretrain.script import run_pretrain
 from pairuni.lab.pretrain.vq import DimooTokenizer
 from pairuni.policies import load_policy
 from pairuni.policies.dimoo.policy import DimooPolicy
