@@ -54,7 +54,8 @@ def write_suite(suite: Suite, results: Mapping[int, Results], output: Path) -> s
         trained = [row for row in own if row.name != BEFORE]
         runs = [found[row.name, seed] for row in trained for seed in seeds_of(row.name, found)]
         seconds += [run.seconds.get("training", 0.0) for run in runs]
-        text, more = table(suite, own, version), {"arms": [_plain(asdict(row)) for row in own]}
+        text = table(suite, own, version)
+        more: dict[str, Any] = {"arms": [_plain(asdict(row)) for row in own]}
         if suite == "pairing":
             name, cosines = "gradient_cosine", {}
             for row in trained:  # arms that measured the cosine of the two sides' gradients in training
