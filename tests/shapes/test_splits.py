@@ -31,13 +31,6 @@ from pairuni.shapes.scenes import Scene
 from pairuni.tiny.corpus import corpus, training_caption
 
 
-def split_of_prompt(text: str, requirement: Requirement) -> str:
-    """The one split that may have the text as a prompt."""
-    if prompt_split(text, requirement) == "train":
-        return "train"
-    return "validation" if is_validation_prompt(text) else "test"
-
-
 @dataclass
 class Drawn:
     """What a split shows: prompts, scenes, and questions about scenes."""
