@@ -276,7 +276,7 @@ def test_one_evaluation_shows_its_scores(tmp_path: Path) -> None:
         ("config.yaml", "data: {pairs: 3}", None, "data.pairs: must be a path"),
         ("environment.json", "{", 1, "not valid JSON"),
         ("../data/pairing.json", '{"counts": [1]}', None, "counts: must be a mapping"),
-        ("../data/pairs.jsonl", '{"similarity": 2}', 1, "generate_ann"),
+        ("../data/pairs.jsonl", '{"similarity": 2}', 1, "similarity: must be in"),
     ],
 )
 def test_broken_files_name_file_and_line(

@@ -34,7 +34,8 @@ FILES = (
     "environment.json",
     "inputs.json",
     "too_long.jsonl",
-    *(f"{folder}eval{end}.json" for folder in ("", "eval_before/", "eval_after/") for end in ("", "_state")),
+    "eval.json",
+    *(f"eval_{when}/eval{end}.json" for when in ("before", "after") for end in ("", "_state")),
 )
 _GROW = ("eval_before/answers_*.jsonl", "eval_after/answers_*.jsonl")
 FREE = (
