@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -234,6 +235,14 @@ def test_why_there_is_no_interval_is_said(tmp_path: Path) -> None:
     old, new = {f"a/{n}": 0.0 for n in range(9)}, {f"a/{n}": float(n > 0) for n in range(9)}
     paths = [write_evaluation(tmp_path / name, {"b": scores}) for name, scores in (("x", old), ("y", new))]
     assert "+88.9 too few items" in render(*paths, out=tmp_path / "report.html").text
+
+
+def test_runs_of_one_name_are_told_apart(run_dir: Path, tmp_path: Path) -> None:
+    other = tmp_path / "elsewhere" / run_dir.name
+    shutil.copytree(run_dir, other)
+    page = write_report([run_dir, other], tmp_path / "two.html").read_text()
+    for name in (f"{run_dir.parent.name}/{run_dir.name}", f"elsewhere/{run_dir.name}"):
+        assert f">{name}<" in page
 
 
 def test_facts_and_counts_are_words_and_numbers(run_dir: Path, tmp_path: Path) -> None:

@@ -117,6 +117,18 @@ def test_train_leaves_them_out(
     assert all(row["field"] == fields[row["line"]] and row["tokens"] > 256 for row in rows)
 
 
+def test_analyse_gradients_leaves_them_out(
+    short_janus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = {"model": {"path": str(short_janus), "device": "cpu"}, "rollout": {"max_new_tokens": 4}, "output": "out"}
+    config |= {"data": {"pairs": str(pairs_with_a_long_one(tmp_path)), "batch": 2}, "steps": 1}
+    (tmp_path / "train.yaml").write_text(json.dumps(config))
+    options = ["--mixes", "pairs", "--pairs", "5", "--rollouts", "2", "--output", str(tmp_path / "found")]
+    assert main(["analyse", "gradients", str(tmp_path / "train.yaml"), *options]) == 0
+    assert "2 of 5 pairs are left out" in " ".join("".join(capsys.readouterr()).split())
+    assert len([*read_jsonl(tmp_path / "found" / "gradients.jsonl")]) == 3
+
+
 def test_train_without_a_pair_left_is_an_error(short_janus: Path, tmp_path: Path) -> None:
     pairs = pairs_with_a_long_one(tmp_path)
     rows = [row for _, row in read_jsonl(pairs)]

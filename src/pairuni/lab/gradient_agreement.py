@@ -38,7 +38,7 @@ from pairuni.rewards import side_reward
 from pairuni.rewards.combined import total
 from pairuni.streams import VERSION, Stream, generator, other_streams, seed_all
 from pairuni.train.inputs import input_record
-from pairuni.train.loop import mixed_pairs
+from pairuni.train.loop import mixed_pairs, without_long
 from pairuni.train.resume import FREE, flat
 from pairuni.train.rollout import SideBatch, collect
 from pairuni.train.samples import fixed_shares
@@ -104,6 +104,8 @@ def measure_gradients(config: GradientsConfig, train: TrainConfig, output: Path)
         kept = _continued(output / "settings.json", path, settings)
         seed_all(config.seed, Stream.GRADIENT_ADAPTERS)  # new adapters have random weights
         policy = load_trainable(train.model, train.model.path, train.model.device)
+        length, file = train.rollout.max_new_tokens, train.data.pairs
+        drawn = {mode: without_long(pairs, policy, list(Side), length, file)[0] for mode, pairs in drawn.items()}
         measured = PairGradients(policy, train, config.sketch)
         if not kept:
             write_json(output / "settings.json", settings)

@@ -57,21 +57,22 @@ def write_report(inputs: Sequence[Path], out: Path, *, title: str | None = None,
         raise InputError("is a folder; name the page's file", file=out)
     replaced = Outputs(out.parent, "report", [escape(out.name)], overwrite)
     found = [read_input(path) for path in inputs]
+    places = [item.directory if isinstance(item, RunFiles) else item.path for item in found]
+    names = _names(places)
     evaluated: list[tuple[str, Evaluation]] = []
     notes, missing = [], []
-    for item in found:
-        place = item.directory if isinstance(item, RunFiles) else item.path
+    for item, place in zip(found, places, strict=True):
         final = item.after or item.before if isinstance(item, RunFiles) else item
         if final is None:
             missing.append(f"Not in the comparison, because it has no eval.json: {place}.")
         else:
-            evaluated.append((_name(place), final))
+            evaluated.append((names[place], final))
             notes += [f"{name} in {final.path}: skipped, {reason}." for name, reason in final.skipped.items()]
     others = evaluated[1:] if len(found) > 1 else []
     single = next((item for item in found if isinstance(item, Evaluation)), None)
     values: dict[str, Any] = {
-        "title": title or "pairuni: " + ", ".join(_name(path) for path in inputs),
-        "runs": [_run_view(item) for item in found if isinstance(item, RunFiles)],
+        "title": title or "pairuni: " + ", ".join(names[place] for place in places),
+        "runs": [_run_view(item, names[item.directory]) for item in found if isinstance(item, RunFiles)],
         "single": single and not others and _single(single),
         "comparisons": [_compared(compare(evaluated[0][1], new, (evaluated[0][0], name))) for name, new in others],
         "notes": notes + (missing if len(found) > 1 else []),
@@ -81,9 +82,16 @@ def write_report(inputs: Sequence[Path], out: Path, *, title: str | None = None,
     return out
 
 
-def _name(path: Path) -> str:
-    path = path.resolve()
-    return f"{path.parent.name}/{path.name}" if path.is_file() else path.name
+def _names(places: Sequence[Path]) -> dict[Path, str]:
+    """The name of each place, with as many folders above it as tell it from the others; a file has one at least."""
+    parts = {place: place.resolve().parts for place in places}
+    names = {}
+    for place, own in parts.items():
+        length = 2 if place.is_file() else 1
+        while any(other != own and other[-length:] == own[-length:] for other in parts.values()):
+            length += 1
+        names[place] = "/".join(own[-length:])
+    return names
 
 
 # ---- scores ---------------------------------------------------------------------------------------------------------
@@ -167,7 +175,7 @@ def _difference(value: Difference | None, before: float | None, after: float | N
 # ---- a run ----------------------------------------------------------------------------------------------------------
 
 
-def _run_view(run: RunFiles) -> dict[str, Any]:
+def _run_view(run: RunFiles, name: str) -> dict[str, Any]:
     scores, evaluation = None, run.after or run.before
     if run.before is not None and run.after is not None:
         scores = _compared(compare(run.before, run.after))
@@ -181,7 +189,7 @@ def _run_view(run: RunFiles) -> dict[str, Any]:
         caption = "Means over the first and the last tenth of the steps"
         ends = Table(rows, ("Metric", "First tenth", "Last tenth"), caption) if rows else None
     return {
-        "name": _name(run.directory),
+        "name": name,
         "facts": _facts(run),
         "notes": run.notes,
         "compared": run.before is not None and run.after is not None,

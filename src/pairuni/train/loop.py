@@ -34,7 +34,7 @@ from pairuni.train.inputs import OpenedImages, check_inputs, input_record
 from pairuni.train.optim import Optimizer
 from pairuni.train.resume import ResumePoint, config_hash, find_start, flat
 from pairuni.train.rollout import ImageLoader
-from pairuni.train.run import TOO_LONG, Evaluate, TrainingRun, located
+from pairuni.train.run import Evaluate, TrainingRun, located
 from pairuni.train.step import update
 from pairuni.train.trackers import check_trackers
 from pairuni.train.trainable import load_trainable, share_frozen_modules, trained_summary
@@ -199,7 +199,7 @@ def without_long(
             rows.append({"line": line, "field": field, "tokens": tokens})
     rows.sort(key=lambda row: (row["line"], row["field"]))
     shown = [f"line {row['line']}, {row['field']}: {row['tokens']} tokens" for row in rows[:3]]
-    shown += [f"and {len(rows) - 3} more ({TOO_LONG})"] if len(rows) > 3 else []
+    shown += [f"and {len(rows) - 3} more"] if len(rows) > 3 else []
     what = f"beyond the model's {policy.positions} positions with an answer: {'; '.join(shown)}"
     if len(left_out) == len(pairs):
         raise InputError(f"none of the {len(pairs)} pairs can be trained on: {what}", file=file)

@@ -81,6 +81,7 @@ class TrainingRun:
                 ready(self.directory, point)
                 if too_long:
                     write_jsonl(self.directory.path / TOO_LONG, too_long)
+                    say(f"prompts that are too long: {self.directory.path / TOO_LONG}")
                 ids = {} if point.progress is None else point.progress.trackers
                 self.trackers = Trackers(self.log, self.directory, settings, ids, self.step)
                 stack.callback(self.trackers.close)
