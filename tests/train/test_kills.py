@@ -7,64 +7,62 @@ counts what it is paid for), pair, train with one process and with two, and eval
 import json
 import os
 import random
-import subprocess
-import sys
+import socket
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 from test_loop import fingerprint
 
 from data_files import write_image, write_lines
+from forks import Command
 from llm_server import Endpoint
 from pairuni.runs import RunDir
 from train_world import write_pairs
 
 SEED = int(os.environ.get("PAIRUNI_KILL_SEED", "0"))
 KILLS = 4
-STEPS, FURTHER = 60, 6
-"""Steps of a training run, and the most that a killed one is let ahead of its start: 4 x 6 is far below 60."""
-Process = subprocess.Popen[bytes]
+STEPS, FURTHER = 40, 4
+"""Steps of a training run, and the most that a killed one is let ahead of its start: 4 x 4 is far below 40."""
+Processes = list[Command]
 
 
-def start(*arguments: object, processes: int = 1) -> Process:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command = [sys.executable, *(launcher if processes > 1 else []), "-m", "pairuni", *map(str, arguments)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1" if processes > 1 else "2"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def start(*arguments: object, processes: int = 1) -> Processes:
+    """`pairuni`; several processes find each other as those of torchrun do."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        world = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    ranks: list[dict[str, str]] = [world | {"RANK": str(n)} for n in range(processes)] if processes > 1 else [{}]
+    return [Command(*arguments, environment=rank) for rank in ranks]
 
 
-def kill(process: Process, rng: random.Random) -> None:
-    """The whole command; where it has several processes sometimes one of them first, and the others a little later."""
-    workers = psutil.Process(process.pid).children()
-    if workers and rng.random() < 0.5:
-        rng.choice(workers).kill()
+def finish(processes: Processes) -> None:
+    assert [process.wait() for process in processes] == [0] * len(processes)
+
+
+def kill(processes: Processes, rng: random.Random) -> None:
+    """All processes; where there are several, sometimes one of them first, and the others a little later."""
+    if len(processes) > 1 and rng.random() < 0.5:
+        rng.choice(processes).kill()
         time.sleep(rng.uniform(0, 2))
-    for each in workers:  # each in a session of its own
-        with suppress(psutil.NoSuchProcess):
-            each.kill()
-    process.kill()
-    process.wait()
-    psutil.wait_procs(workers)
+    for process in processes:
+        process.kill()
+        process.wait()
 
 
-def kill_when(process: Process, reached: Callable[[], bool], rng: random.Random) -> None:
-    while process.poll() is None and not reached():
+def kill_when(processes: Processes, reached: Callable[[], bool], rng: random.Random) -> None:
+    while all(process.poll() is None for process in processes) and not reached():
         time.sleep(0.01)
     time.sleep(rng.uniform(0, 0.2))
-    assert process.poll() is None, "the command ended before it could be killed"
-    kill(process, rng)
+    assert all(process.poll() is None for process in processes), "the command ended before it could be killed"
+    kill(processes, rng)
 
 
-def kill_after(process: Process, seconds: float, rng: random.Random) -> None:
-    try:
-        process.wait(rng.uniform(0, seconds))
-    except subprocess.TimeoutExpired:
-        kill(process, rng)
+def kill_after(processes: Processes, seconds: float, rng: random.Random) -> None:
+    time.sleep(rng.uniform(0, seconds))
+    kill(processes, rng)
 
 
 def count(path: Path) -> int:
@@ -88,20 +86,20 @@ def test_complete(tmp_path: Path) -> None:
     write_lines(tmp_path / "generation.jsonl", told)
     servers = {name: Endpoint(fail=0.2, time_out=0.3) for name in ("straight", "killed")}
 
-    def complete(name: str) -> Process:
+    def complete(name: str) -> Processes:
         llm = {"base_url": servers[name].url, "model": "m", "timeout": 0.2, "retries": 12, "concurrency": workers}
         options = {side: str(tmp_path / f"{side}.jsonl") for side in ("understanding", "generation")}
         options |= {"output": str(tmp_path / name), "completer": "llm", "llm": llm, "image_root": str(tmp_path)}  # pyright: ignore
         (tmp_path / f"{name}.yaml").write_text(json.dumps(options))  # JSON is YAML
         return start("complete", "--config", tmp_path / f"{name}.yaml")
 
-    assert complete("straight").wait() == 0
+    finish(complete("straight"))
     server = servers["killed"]
     for _ in range(KILLS):
         target = len(server.paid) + rng.randint(20, 250)
         kill_when(complete("killed"), lambda: len(server.paid) >= target, rng)  # noqa: B023
         assert not (tmp_path / "killed" / "quadruples.jsonl").exists()
-    assert complete("killed").wait() == 0
+    finish(complete("killed"))
     same_files(tmp_path / "straight", tmp_path / "killed", "quadruples.jsonl", "rejected.jsonl")
     texts = [path.read_text() for path in (tmp_path / "killed" / "ledger").glob("*.jsonl")]
     keys = [json.loads(line)["key"] for text in texts for line in text.splitlines()]
@@ -116,20 +114,20 @@ def test_complete(tmp_path: Path) -> None:
 def test_pair(tmp_path: Path) -> None:
     rng = random.Random(f"{SEED} pair")
     world = tmp_path / "world"
-    assert start("shapes", "--output", world, "--understanding", 800, "--generation", 800).wait() == 0
+    finish(start("shapes", "--output", world, "--understanding", 800, "--generation", 800))
     sources = ["--understanding", world / "understanding.jsonl", "--generation", world / "generation.jsonl"]
-    assert start("complete", *sources, "--output", world).wait() == 0
+    finish(start("complete", *sources, "--output", world))
 
-    def pair(name: str) -> Process:
+    def pair(name: str) -> Processes:
         options = ["--extractor", "colour_hog", "--clusters", 300, "--image_root", world]
         return start("pair", "--quadruples", world / "quadruples.jsonl", "--output", tmp_path / name, *options)
 
     began = time.monotonic()
-    assert pair("straight").wait() == 0
+    finish(pair("straight"))
     seconds = time.monotonic() - began
     for _ in range(KILLS):
         kill_after(pair("killed"), seconds, rng)
-    assert pair("killed").wait() == 0
+    finish(pair("killed"))
     same_files(tmp_path / "straight", tmp_path / "killed", "pairs.jsonl", "removed.jsonl", "unmatched.jsonl")
     assert [path.name for path in (tmp_path / "killed").glob(".*")] == [".pairuni.json"]
 
@@ -151,10 +149,10 @@ def test_train(processes: int, tmp_path: Path, tiny_janus_folder: Path) -> None:
     (tmp_path / "train.yaml").write_text(json.dumps(options))
     straight, killed = (RunDir(tmp_path / name) for name in ("straight", "killed"))
 
-    def train(run: RunDir) -> Process:
+    def train(run: RunDir) -> Processes:
         return start("train", "--config", tmp_path / "train.yaml", "--output", run.path, processes=processes)
 
-    assert train(straight).wait() == 0
+    finish(train(straight))
     for _ in range(KILLS):
         latest = killed.latest_checkpoint()
         target = (0 if latest is None else int(latest.name.removeprefix("step_"))) + rng.randint(1, FURTHER)
@@ -162,7 +160,7 @@ def test_train(processes: int, tmp_path: Path, tiny_janus_folder: Path) -> None:
         # A resumed process first cuts the metrics back to its checkpoint, so the wait is for a line of its own.
         kill_when(train(killed), lambda: changed(killed.metrics) != before and count(killed.metrics) >= target, rng)  # noqa: B023
     assert count(killed.metrics) < STEPS
-    assert train(killed).wait() == 0
+    finish(train(killed))
     assert fingerprint(killed) == fingerprint(straight)
     assert not list((killed.path / "checkpoints").glob(".*"))
 
@@ -173,18 +171,18 @@ def test_eval(tmp_path: Path, tiny_janus_folder: Path) -> None:
     questions, prompts = 600, 200
     kept = [f"answers_shapes_{side}.jsonl" for side in ("understanding", "generation")]
 
-    def evaluate(name: str) -> Process:
+    def evaluate(name: str) -> Processes:
         options = ["--questions", questions, "--prompts", prompts, "--batch", 4, "--device", "cpu"]
         return start("eval", "--model", tiny_janus_folder, "--output", tmp_path / name, *options)
 
     def answered() -> int:
         return sum(count(tmp_path / "killed" / name) for name in kept)
 
-    assert evaluate("straight").wait() == 0
+    finish(evaluate("straight"))
     for n in range(KILLS):
         target = (questions + prompts) * (n + rng.random()) / (KILLS + 1)
         kill_when(evaluate("killed"), lambda: answered() >= target, rng)  # noqa: B023
-    assert evaluate("killed").wait() == 0
+    finish(evaluate("killed"))
     same_files(tmp_path / "straight", tmp_path / "killed", "eval.json", *kept)
     assert answered() == questions + prompts
 
