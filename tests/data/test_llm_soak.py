@@ -2,8 +2,6 @@
 
 import json
 import random
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -11,6 +9,7 @@ from pathlib import Path
 import pytest
 from test_llm_complete import make_sources, rejections
 
+from forks import Command
 from llm_server import FAILURES, Endpoint
 from pairuni.files import read_json
 
@@ -36,9 +35,8 @@ def test_every_sample_ends_and_no_call_is_paid_twice(tmp_path: Path) -> None:
     }
     (tmp_path / "complete.yaml").write_text(json.dumps(options))  # JSON is YAML
 
-    def start() -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "pairuni", "complete", "--config", str(tmp_path / "complete.yaml")]
-        return subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    def start() -> Command:
+        return Command("complete", "--config", tmp_path / "complete.yaml")
 
     rng, reached = random.Random(0), [0]
     for _ in range(KILLS):
