@@ -53,22 +53,11 @@ def test_matchings_beside_each_other(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_speed_runs_all_cases_and_writes_its_files(tmp_path: Path) -> None:
-    small = [
-        "--size",
-        "shapes",
-        "--pairs",
-        "2",
-        "--rollouts",
-        "2",
-        "--tokens",
-        "4",
-        "--repeats",
-        "1",
-        "--device",
-        "cpu",
-    ]
-    run("speed.py", tmp_path, *small)
+def test_the_gpu_script_runs_all_cases_of_speed_on_a_cpu(tmp_path: Path) -> None:
+    small = ["--pairs", "2", "--rollouts", "2", "--tokens", "4"]
+    environment = os.environ | THREADS | {"SIZES": "shapes", "DEVICE": "cpu", "PYTHON": sys.executable}
+    command = ["bash", str(FOLDER / "gpu.sh"), str(tmp_path), *small]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
     report = json.loads((tmp_path / "speed_shapes_cpu.json").read_text(encoding="utf-8"))
     assert set(report["cases"]) == {"image", "text", "update", "step"}
     assert report["cases"]["image"]["ratio"].keys() == {"generate", "trainers"}
@@ -90,13 +79,6 @@ def test_scaling_gives_an_exponent_per_sweep(tmp_path: Path) -> None:
         slope = np.log(high["seconds"] / low["seconds"]) / np.log(high["value"] / low["value"])
         assert abs(sweep["exponents"]["seconds"] - slope) < 0.01 and f"{name}^" in printed
     assert (tmp_path / "scaling.png").stat().st_size > 5000
-
-
-@pytest.mark.slow
-def test_the_gpu_script_runs_on_a_cpu_at_a_small_size(tmp_path: Path) -> None:
-    environment = os.environ | THREADS | {"SIZES": "shapes", "DEVICE": "cpu", "PYTHON": sys.executable}
-    subprocess.run(["bash", str(FOLDER / "gpu.sh"), str(tmp_path)], env=environment, check=True, capture_output=True)
-    assert (tmp_path / "speed_shapes_cpu.json").is_file()
 
 
 def test_the_peers_score_what_the_policy_scores(tiny_janus: JanusPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
