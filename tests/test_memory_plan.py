@@ -3,35 +3,27 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from dimoo_world import sharp_dimoo
+from memory_world import DIMOO_WORK, WORK
 from pairuni import memory_plan as planning
 from pairuni.cli.main import main
 from pairuni.cli.options import parse_config
 from pairuni.config import ModelConfig, PlanConfig
-from pairuni.memory_plan import device_memory, largest, make_plan, workload
+from pairuni.memory_plan import device_memory, largest, make_plan, needed, workload
 from pairuni.policies import load_planner
 from pairuni.policies.janus.policy import JanusPolicy
-from pairuni.policies.memory import OPTIMISER, RESIDENT, ROLLOUT, UPDATE, Workload, needed, peak
+from pairuni.policies.memory import OPTIMISER, RESIDENT, ROLLOUT, UPDATE, peak
+from pairuni.tiny.build_dimoo import DimooSize
 from pairuni.tiny.build_janus import JanusSize, build_janus
 from pairuni.train.measure import measure
-from pairuni.types import SamplingSpec, Side
+from pairuni.types import Side, Workload
 
 MIB = 1 << 20
-MEDIUM = JanusSize(
-    image=128,
-    patch=8,
-    codebook=1024,
-    hidden=384,
-    layers=6,
-    heads=6,
-    intermediate=1024,
-    vision_layers=2,
-    vq_channels=64,
-    vq_multipliers=(1, 1, 1, 2),
-)
 
 
 def arguments(model: Path | str, *more: str) -> list[str]:
@@ -103,6 +95,10 @@ def test_numbers_come_from_the_config(tiny_janus_folder: Path) -> None:
     assert not {"text update", "text rollout"} & alone.stages.keys()
 
 
+def test_allowances_are_on_top() -> None:
+    assert needed(0) == 1 << 30 and needed(100 << 30) == 106 << 30
+
+
 def test_the_memory_of_this_machine() -> None:
     free = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal"))
     assert 100 * MIB < device_memory("cpu") <= 1024 * int(free.split()[1])
@@ -110,45 +106,50 @@ def test_the_memory_of_this_machine() -> None:
 
 # ---- estimates against measurements -----------------------------------------------------------------------------
 
-WORK = Workload(
-    sides=tuple(Side),
-    prompts=3,
-    rollouts=4,
-    spec=SamplingSpec(guidance=5.0, max_new_tokens=48),
-    text_tokens=32,
-    micro_batch=8,
-    micro_tokens=0,
-    bf16=False,
-    cuda=False,
-    checkpointing=False,
-    reference=False,
-)
-CASES = {
-    "plain": WORK,
-    "many answers": replace(WORK, sides=(Side.UNDERSTANDING,), prompts=8, micro_batch=20),
-    "checkpointing, reference": replace(WORK, checkpointing=True, reference=True, micro_batch=12),
-    "cfg score, micro_tokens": replace(WORK, spec=replace(WORK.spec, logprob_mode="cfg"), micro_tokens=2400, prompts=2),
-    "bf16": replace(WORK, bf16=True, prompts=1, rollouts=6),
-}
+
+def cases(work: Workload, prompts: int, micro_batch: int, micro_tokens: int) -> dict[str, Workload]:
+    guided, more = replace(work.spec, logprob_mode="cfg"), 3 * work.micro_batch // 2
+    return {
+        "plain": work,
+        "many answers": replace(work, sides=(Side.UNDERSTANDING,), prompts=prompts, micro_batch=micro_batch),
+        "checkpointing, reference": replace(work, checkpointing=True, reference=True, micro_batch=more),
+        "cfg score, micro_tokens": replace(work, spec=guided, micro_tokens=micro_tokens, prompts=2),
+        "bf16": replace(work, bf16=True, prompts=1, rollouts=6),
+    }
+
+
+CASES = {"janus": cases(WORK, 8, 20, 2400), "dimoo": cases(DIMOO_WORK, 6, 12, 3000)}
 
 
 @pytest.fixture(scope="module")
-def medium_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """15.7 million parameters, of which the language model has 10.6; 256 tokens an image."""
-    folder = tmp_path_factory.mktemp("models") / "medium"
-    JanusPolicy(*build_janus(MEDIUM, ["a red circle", "two blue squares"], seed=0)).save(folder)
-    return folder
+def medium_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Janus: 15.7 million parameters, of which the language model has 10.6. DiMOO: 11.6. Images have 256 codes."""
+    folders = {family: tmp_path_factory.mktemp("models") / f"medium-{family}" for family in CASES}
+    shape: dict[str, Any] = {
+        "image": 128,
+        "codebook": 1024,
+        "hidden": 384,
+        "layers": 6,
+        "heads": 6,
+        "intermediate": 1024,
+    }
+    janus = JanusSize(**shape, patch=8, vision_layers=2, vq_channels=64, vq_multipliers=(1, 1, 1, 2))
+    dimoo = DimooSize(**shape, vq_channels=(32, 32, 32, 64), vocabulary=2048, image_steps=8)
+    corpus = ["a red circle", "two blue squares"]
+    JanusPolicy(*build_janus(janus, corpus, seed=0)).save(folders["janus"])
+    sharp_dimoo(dimoo, corpus, 1.0, 0).save(folders["dimoo"])
+    return folders
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CASES)
-def test_estimates_are_near_what_is_measured(name: str, medium_folder: Path) -> None:
+@pytest.mark.parametrize(("family", "name"), [(family, name) for family, named in CASES.items() for name in named])
+def test_estimates_are_near_what_is_measured(family: str, name: str, medium_folders: dict[str, Path]) -> None:
     """All of a stage within 0.8 to 1.25 times; what it adds to what is resident within 0.7 to 1.4 times and 40 MiB,
     since a process grows by some 30 MiB of its own as libraries come in.
     """
-    work = CASES[name]
-    stages = load_planner(str(medium_folder)).estimate(work)
-    measured, reason = measure(ModelConfig(str(medium_folder)), "cpu", work)
+    work, folder = CASES[family][name], str(medium_folders[family])
+    stages = load_planner(folder).estimate(work)
+    measured, reason = measure(ModelConfig(folder), "cpu", work)
     assert not reason and measured.keys() == stages.keys()
     told = {stage: (peak(parts) / MIB, measured[stage] / MIB) for stage, parts in stages.items()}
     for stage, (estimated, real) in told.items():

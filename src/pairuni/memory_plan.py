@@ -5,7 +5,8 @@ the device are here and the estimate fits (measure.py). Nothing is trained and n
 """
 
 import os
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,13 +16,18 @@ from huggingface_hub import try_to_load_from_cache
 from pairuni.config import PlanConfig
 from pairuni.errors import InputError
 from pairuni.policies import load_planner
-from pairuni.policies.memory import OPTIMISER, RESIDENT, ROLLOUT, UPDATE, Planner, Stages, Workload, most, needed, peak
+from pairuni.policies.memory import OPTIMISER, RESIDENT, ROLLOUT, UPDATE, Planner, Stages, peak
 from pairuni.policies.source import pick_device, resolve_model
 from pairuni.train.measure import measure
 from pairuni.train.rollout import sampling_spec
 from pairuni.train.trainable import count_trained
+from pairuni.types import Workload
 
 GIB = 1 << 30
+OVERHEAD = 1 << 30
+"""Allowance for what is no tensor: the CUDA context and its libraries' workspaces, or Python and its libraries."""
+FRAGMENTATION = 0.05
+"""Allowance for what the allocator cannot use, and for small tensors, as a share of the estimate."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +130,7 @@ def largest(planner: Planner, work: Workload, share: int, memory: int) -> Larges
 
     always = [RESIDENT, OPTIMISER]
     sampled, updated = ([*always, *(names[side] for side in work.sides)] for names in (ROLLOUT, UPDATE))
-    prompts = most(lambda n: fits(replace(work, prompts=n), sampled), share)
+    prompts = _most(lambda n: fits(replace(work, prompts=n), sampled), share)
     work = replace(work, prompts=max(1, prompts))
     rows = work.prompts * work.rollouts
     # Not by halving: a chunk that begins within a prompt's answers can take more than a larger one that does not.
@@ -136,8 +142,18 @@ def largest(planner: Planner, work: Workload, share: int, memory: int) -> Larges
     limit = 1
     while limit < 1 << 30 and fits(replace(all_rows, micro_tokens=limit), updated):
         limit *= 2
-    tokens = most(lambda n: fits(replace(all_rows, micro_tokens=n), updated), limit)
+    tokens = _most(lambda n: fits(replace(all_rows, micro_tokens=n), updated), limit)
     return Largest(prompts, micro_batch, tokens)
+
+
+def _most(fits: Callable[[int], bool], limit: int) -> int:
+    """The largest n in 1..limit that fits, 0 where 1 does not; what fits at n must fit below it."""
+    return bisect_left(range(1, limit + 1), True, key=lambda n: not fits(n))
+
+
+def needed(peak_bytes: int) -> int:
+    """The memory that a device must have for a peak, allowances included."""
+    return int(peak_bytes * (1 + FRAGMENTATION)) + OVERHEAD
 
 
 def device_memory(device: str) -> int:

@@ -87,7 +87,7 @@ class Stream(StrEnum):
     GALLERY = "pairs of a gallery"  # which pairs of a stretch are shown
     SMOKE_MODEL = "model of the smoke test"  # Torch's generator in `pairuni smoke`
     SMOKE_DRAWING = "drawing of the smoke test"  # index: the drawing
-    MEMORY_NOISE = "noise images"  # of the measured prompts in `policies/memory.py`
+    MEMORY_NOISE = "noise images"  # of the measured prompts in `train/measure.py`
 
     # Pre-training of the shipped checkpoints: frozen, since the checkpoints were made so
     PRETRAIN_WEIGHTS = "weights of pre-training"

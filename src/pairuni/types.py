@@ -142,6 +142,14 @@ class SamplingSpec:
         """True where the recorded log-probs are those of the whole distribution (no truncation, not greedy)."""
         return self.top_k == 0 and self.top_p == 1.0 and self.temperature > 0
 
+    def guides(self, side: Side) -> bool:
+        """Whether sampling needs the unconditional logits too."""
+        return side is Side.GENERATION and self.guidance > 1
+
+    def scores_guided(self, side: Side) -> bool:
+        """Whether scoring needs them too."""
+        return self.guides(side) and self.logprob_mode == "cfg"
+
 
 @dataclass(frozen=True)
 class Rollouts:
@@ -180,7 +188,7 @@ class Rollouts:
     @property
     def scored_guided(self) -> bool:
         """Whether scoring needs the unconditional logits too."""
-        return self.side is Side.GENERATION and self.spec.logprob_mode == "cfg" and self.spec.guidance > 1
+        return self.spec.scores_guided(self.side)
 
     @property
     def length_BR(self) -> Tensor:
@@ -258,3 +266,39 @@ class Objective:
     updates_per_rollout: int
     micro_batch: int
     micro_tokens: int
+
+
+@dataclass(frozen=True)
+class Workload:
+    """The sizes of one process' step: what its memory depends on beside the model."""
+
+    sides: tuple[Side, ...]
+    prompts: int
+    """Prompts that are sampled together."""
+    rollouts: int
+    spec: SamplingSpec
+    text_tokens: int
+    """Tokens of a prompt with its template, without those of an image."""
+    micro_batch: int
+    micro_tokens: int
+    bf16: bool
+    cuda: bool
+    checkpointing: bool
+    reference: bool
+    gradients: int = 1
+    """Copies of the gradients that are alive during the updates; 3 where those of the sides are compared."""
+    trained: int = 0
+    """Trained parameters, adapters included; 0: all but the frozen modules."""
+    adapters: int = 0
+    """Parameters of LoRA adapters; with any, and bf16, frozen linear weights are kept in bf16."""
+    shards: int = 1
+    """Processes that weights, gradients and moments are spread over."""
+
+    @property
+    def rows(self) -> int:
+        return self.prompts * self.rollouts
+
+    @property
+    def width(self) -> int:
+        """Bytes of a number that a forward makes."""
+        return 2 if self.bf16 else 4

@@ -1,6 +1,7 @@
 """The estimate of a step's memory against real modules, real caches and what autograd really keeps."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,33 +9,26 @@ import pytest
 import torch
 from transformers import JanusConfig, JanusForConditionalGeneration
 
+import memory_world
+from memory_world import allocated, row_peak
 from pairuni.errors import InputError
 from pairuni.policies import load_planner
+from pairuni.policies.activations import Activations, Pass
 from pairuni.policies.janus import cache as cache_module
 from pairuni.policies.janus import model
+from pairuni.policies.janus import planner as planner_module
 from pairuni.policies.janus.cache import SharedCache
-from pairuni.policies.janus.packing import pack, pack_shape
-from pairuni.policies.janus.planner import JanusPlanner, answer_chunks
+from pairuni.policies.janus.packing import answer_chunks, pack, pack_shape
+from pairuni.policies.janus.planner import JanusPlanner
 from pairuni.policies.janus.policy import JanusPolicy
-from pairuni.policies.memory import OPTIMISER, RESIDENT, ROLLOUT, UPDATE, Workload, most, needed, peak
+from pairuni.policies.memory import OPTIMISER, RESIDENT, ROLLOUT, UPDATE, peak
+from pairuni.policies.requests import PIXEL_BATCH
 from pairuni.policies.scoring import LOGITS
 from pairuni.tiny.build_janus import JanusSize, build_janus
 from pairuni.train.measure import made_up
-from pairuni.types import SamplingSpec, Side
+from pairuni.types import SamplingSpec, Side, Workload
 
-WORK = Workload(
-    sides=tuple(Side),
-    prompts=3,
-    rollouts=4,
-    spec=SamplingSpec(guidance=5.0, max_new_tokens=16),
-    text_tokens=24,
-    micro_batch=4,
-    micro_tokens=0,
-    bf16=False,
-    cuda=False,
-    checkpointing=False,
-    reference=False,
-)
+WORK = replace(memory_world.WORK, spec=SamplingSpec(guidance=5.0, max_new_tokens=16), text_tokens=24, micro_batch=4)
 # hidden, intermediate, layers, heads; all parameters; keys and values of a token where both are bf16
 JANUS_PRO = {"1B": (2048, 5632, 24, 16, 2.077e9, 192), "7B": (4096, 11008, 30, 32, 7.408e9, 480)}
 
@@ -76,7 +70,9 @@ def test_janus_pro_from_its_config_alone(name: str, tmp_path: Path) -> None:
     planner = planner_of(janus_pro(name), tmp_path)
     hidden, _, layers, _, parameters, cached = JANUS_PRO[name]
     assert planner.parameters == pytest.approx(parameters, rel=0.001)
-    assert planner.kv_bytes(bf16=True) == cached * 1024
+    alone = SamplingSpec(guidance=1.0)
+    work = replace(WORK, prompts=1, rollouts=1, spec=alone, bf16=True, cuda=True)
+    assert cached_bytes(planner, work) == (WORK.text_tokens + 576 - 1) * cached * 1024
     assert (planner.hidden, planner.depth) == (hidden, layers)
     assert (planner.image_codes, planner.image_tokens, planner.pixels, planner.codes) == (576, 576, 384, 16384)
 
@@ -100,15 +96,26 @@ def test_what_is_resident(tiny: JanusPlanner) -> None:
     assert more - total(tiny, WORK, UPDATE[Side.UNDERSTANDING]) == 8 * trained
 
 
+def cached_bytes(planner: JanusPlanner, work: Workload) -> int:
+    """Keys and values of the image rollout when the last codes are drawn."""
+    (last,) = (phase for phase in planner.rollout(Side.GENERATION, work) if "logits" in phase)
+    return last["keys and values"]
+
+
+@pytest.mark.parametrize("copied", [False, True])
 @pytest.mark.parametrize("bf16", [False, True])
 def test_cache_is_that_of_the_model(
-    bf16: bool, tiny_janus: JanusPolicy, tiny: JanusPlanner, monkeypatch: pytest.MonkeyPatch
+    bf16: bool, copied: bool, tiny_janus: JanusPolicy, tiny: JanusPlanner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache_module, "SHORT", 0)
+    """Four prompts, the unconditional one included, and twelve rows with a twin each."""
+    for module in (cache_module, planner_module):
+        monkeypatch.setattr(module, "SHORT", WORK.text_tokens if copied else 0)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        prefix = model.prefill(tiny_janus.module, torch.randn(2, 10, tiny.hidden))
-        cache = SharedCache(prefix, torch.tensor([0, 1, 1]), 5)
-    assert sum(x.nbytes for x in cache.tensors()) == (2 * 10 + 3 * 5) * tiny.kv_bytes(bf16)
+        prefix = model.prefill(tiny_janus.module, torch.randn(4, WORK.text_tokens, tiny.hidden))
+        slots = torch.cat([torch.arange(3).repeat_interleave(4), torch.full((12,), 3)])
+        cache = SharedCache(prefix, slots, tiny_janus.image_codes - 1)
+    held = {x.untyped_storage().data_ptr(): x.nbytes for x in [*prefix.keys, *prefix.values, *cache.tensors()]}
+    assert sum(held.values()) == cached_bytes(tiny, replace(WORK, bf16=bf16))
 
 
 def kept(module: JanusForConditionalGeneration, shape: tuple[int, int], bf16: bool, masked: int) -> int:
@@ -142,20 +149,66 @@ def kept(module: JanusForConditionalGeneration, shape: tuple[int, int], bf16: bo
     return sum(found.values())
 
 
+SMALL = JanusSize(16, 4, 48, 32, 2, 2, 48, 32, 1, 2, vq_multipliers=(1, 1, 1), vocabulary=300)
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> JanusPlanner:
+    return planner_of(JanusPolicy(*build_janus(SMALL, ["a"], 0)).module.config, tmp_path)
+
+
 @pytest.mark.parametrize("masked", [0, 10, 27])
 @pytest.mark.parametrize("bf16", [False, True])
-def test_what_a_layer_keeps(bf16: bool, masked: int, tmp_path: Path) -> None:
-    """One layer more, in tokens whose number is that of no weight: the difference is one layer's, to the byte."""
-    size = JanusSize(16, 4, 48, 32, 2, 2, 48, 32, 1, 2, vq_multipliers=(1, 1, 1), vocabulary=300)
-    policies = [JanusPolicy(*build_janus(replace(size, layers=layers), ["a"], 0)) for layers in (2, 3)]
-    rows, length = 2, 27
+def test_what_a_layer_keeps(bf16: bool, masked: int, small: JanusPlanner) -> None:
+    """By hand, and as autograd has it of one layer more, in tokens whose number is that of no weight: to the byte.
+
+    By hand: the input and the result of two norms in fp32, and what linear layers read of them; queries, keys, values
+    and output of attention, three products and the activation of the MLP; the row sums of norms and attention; the mask
+    in the numbers' own width; both parts of an output that is joined from queries with and without a mask.
+    """
+    policies = [JanusPolicy(*build_janus(replace(SMALL, layers=layers), ["a"], 0)) for layers in (2, 3)]
+    rows, length, width = 2, 27, 2 if bf16 else 4
     few, many = (kept(policy.module.train(), (rows, length), bf16, masked) for policy in policies)
-    planner = planner_of(policies[0].module.config, tmp_path)
-    states = planner.states(Side.UNDERSTANDING)
-    found = planner.activations.row(states, planner.image_tokens, length, 4, masked, bf16)
-    assert found[:2] == planner.activations.measure(states, length, 4, masked, bf16)[:2]
+    read = 5 * 2 if bf16 else 2 * 4  # autocast copies what each of five linear layers reads
+    token = (4 * 4 + read) * SMALL.hidden + width * 4 * (SMALL.hidden + SMALL.intermediate) + 8 + 4 * SMALL.heads
+    joined = length * SMALL.hidden * width if 0 < masked < length else 0
+    found = small.activations.row(Side.UNDERSTANDING, Pass(rows, length, 4, 0, masked), bf16)
+    assert found.layer == length * token + masked * length * width + joined
     assert many - few == rows * found.layer
-    assert found.layer < found.kept < found.peak
+
+
+@pytest.mark.parametrize("masked", ["none", "part", "all"])
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("side", Side)
+def test_peaks_of_any_size_and_depth(side: Side, bf16: bool, masked: str, small: JanusPlanner) -> None:
+    """What four measurements of two layers say of other sizes and of five layers is what measurements of those say."""
+    frozen = "model.vision_model.", "model.vqmodel."
+    deep = Activations(partial(small.build, 5), "model.language_model.layers", frozen, small.states, small.image_tokens)
+    for length, read in ((27, 4), (60, 60), (3000, 7)):
+        one = Pass(1, length, read, 0, {"none": 0, "part": min(read, length - 1), "all": length}[masked])
+        found = small.activations.row(side, one, bf16)
+        assert found == small.activations.measure(side, one, bf16)
+        more = deep.measure(side, one, bf16)
+        assert more == (found.kept + 3 * found.layer, found.layer, found.peak + 3 * found.layer)
+
+
+@pytest.mark.parametrize("masked", [0, 10, 27])
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("side", Side)
+def test_peaks_are_those_of_the_allocator(side: Side, bf16: bool, masked: int, small: JanusPlanner) -> None:
+    module = JanusPolicy(*build_janus(SMALL, ["a"], 0)).module.train()
+    found = small.activations.row(side, Pass(1, 27, 4, 0, masked), bf16)
+    assert found.peak == row_peak(small, module, side, (27, 4, masked), bf16)
+
+
+@pytest.mark.parametrize("images", [3, 8])
+def test_peaks_of_images_are_those_of_the_allocator(images: int, small: JanusPlanner) -> None:
+    module = JanusPolicy(*build_janus(SMALL, ["a"], 0)).module
+    with torch.no_grad():
+        looked, drawn = (allocated(lambda run=run: run(module, images)) for run in (small._look, small._decode))
+    rollouts = {side: small.rollout(side, replace(WORK, prompts=images, rollouts=1)) for side in Side}
+    assert next(iter(rollouts[Side.UNDERSTANDING]))["vision encoder"] == looked
+    assert next(iter(rollouts[Side.GENERATION]))["pixels"] == drawn
 
 
 # ---- what the options do ----------------------------------------------------------------------------------------
@@ -228,30 +281,20 @@ def test_logits_of_an_update_are_those_of_a_slice(janus_1b: JanusPlanner) -> Non
     assert janus_1b.estimate(work)[UPDATE[Side.UNDERSTANDING]].get("logits", 0) <= 12 * LOGITS
 
 
-def test_pixels_are_decoded_in_batches(janus_1b: JanusPlanner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An image takes three of its largest feature maps, 128 channels of 384 pixels each, and its pixels."""
-    monkeypatch.setattr(janus_1b, "depth", 4)
-    monkeypatch.setattr(janus_1b, "linear", 0)
-    short = replace(WORK, spec=replace(WORK.spec, guidance=1.0), bf16=True, cuda=True)
+def test_pixels_are_decoded_in_batches(janus_1b: JanusPlanner) -> None:
+    """An image takes four of its largest feature maps, 128 channels of 384 pixels each, and its pixels.
+
+    The four: a block's input, its result so far, and what a convolution reads and writes.
+    """
     few, many = (
-        janus_1b.estimate(replace(short, prompts=n, rollouts=1))[ROLLOUT[Side.GENERATION]]
-        for n in (model.PIXEL_BATCH, model.PIXEL_BATCH + 10)
+        next(iter(janus_1b.rollout(Side.GENERATION, replace(WORK, prompts=n, rollouts=1, cuda=True))))
+        for n in (PIXEL_BATCH, PIXEL_BATCH + 10)
     )
-    assert few["pixels"] == pytest.approx(model.PIXEL_BATCH * (3 * 4 * 128 * 384**2 + 3 * 384**2), rel=0.01)
-    assert many["pixels"] - few["pixels"] == 10 * 3 * 384**2
+    assert few["pixels"] == many["pixels"] == pytest.approx(PIXEL_BATCH * 4 * 4 * 128 * 384**2, rel=0.005)
+    assert many["images"] - few["images"] == 10 * 3 * 384**2
 
 
-# ---- searching, and what is wrong with a config -----------------------------------------------------------------
-
-
-@pytest.mark.parametrize("limit", [1, 2, 7, 64])
-def test_the_most_that_fits(limit: int) -> None:
-    for bound in range(limit + 2):
-        assert most(lambda n, bound=bound: n <= bound, limit) == min(bound, limit)
-
-
-def test_allowances_are_on_top() -> None:
-    assert needed(0) == 1 << 30 and needed(100 << 30) == 106 << 30
+# ---- what is wrong with a config --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

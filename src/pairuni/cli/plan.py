@@ -2,8 +2,8 @@
 
 from pairuni.cli.options import parse_config
 from pairuni.config import PlanConfig
-from pairuni.memory_plan import GIB, make_plan
-from pairuni.policies.memory import FRAGMENTATION, OVERHEAD, RESIDENT, peak
+from pairuni.memory_plan import FRAGMENTATION, GIB, OVERHEAD, make_plan
+from pairuni.policies.memory import RESIDENT, peak
 from pairuni.trainer import check_names
 
 

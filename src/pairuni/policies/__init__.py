@@ -17,13 +17,6 @@ PLANNERS = {
     "llada": "pairuni.policies.dimoo.planner:DimooPlanner",
 }
 
-# Released checkpoints whose numbers are here (released.py) -> their model_type.
-RELEASED = {
-    "deepseek-community/Janus-Pro-1B": "janus",
-    "deepseek-community/Janus-Pro-7B": "janus",
-    "Alpha-VLLM/Lumina-DiMOO": "llada",
-}
-
 
 def load_policy(
     path_or_hub_id: str,
@@ -57,15 +50,15 @@ def load_planner(path_or_hub_id: str, sampler_options: Mapping[str, Any] = Mappi
     Raises:
         InputError: no such checkpoint, a family that is not supported, or a broken config.
     """
-    if path_or_hub_id in RELEASED:
-        return of_family(PLANNERS[RELEASED[path_or_hub_id]], path_or_hub_id)(path_or_hub_id, sampler_options)
     return _of_family(PLANNERS, path_or_hub_id)(path_or_hub_id, sampler_options)
 
 
 def _of_family(table: dict[str, str], path_or_hub_id: str) -> Any:
+    from pairuni.policies.released import CONFIGS
     from pairuni.policies.source import model_type
 
-    kind = model_type(path_or_hub_id)
+    offline = table is PLANNERS and path_or_hub_id in CONFIGS
+    kind = CONFIGS[path_or_hub_id][0] if offline else model_type(path_or_hub_id)
     if kind not in table:
         from pairuni.errors import InputError
 

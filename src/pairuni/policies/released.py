@@ -28,14 +28,16 @@ _LUMINA_VQ = {
     "mid_block_add_attention": False,
     "lookup_from_codebook": True,
 }
-CONFIGS: Mapping[str, Mapping[str, Any]] = {
-    "deepseek-community/Janus-Pro-1B": _janus_pro(2048, 5632, 24, 16),
-    "deepseek-community/Janus-Pro-7B": _janus_pro(4096, 11008, 30, 32),
-    "Alpha-VLLM/Lumina-DiMOO": {"vqvae": _LUMINA_VQ},  # the transformer's are DimooConfig's defaults
+CONFIGS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "deepseek-community/Janus-Pro-1B": ("janus", _janus_pro(2048, 5632, 24, 16)),
+    "deepseek-community/Janus-Pro-7B": ("janus", _janus_pro(4096, 11008, 30, 32)),
+    "Alpha-VLLM/Lumina-DiMOO": ("llada", {"vqvae": _LUMINA_VQ}),  # the transformer's are DimooConfig's defaults
 }
+"""Hub id -> model_type and config."""
 
 
 def released(hub_id: object) -> Mapping[str, Any] | None:
     """The config of a released checkpoint; None for another one, and for one whose own config.json is in the cache."""
-    cached = isinstance(hub_id, str) and isinstance(try_to_load_from_cache(hub_id, "config.json"), str)
-    return None if cached or not isinstance(hub_id, str) else CONFIGS.get(hub_id)
+    if hub_id not in CONFIGS or isinstance(try_to_load_from_cache(str(hub_id), "config.json"), str):
+        return None
+    return CONFIGS[str(hub_id)][1]

@@ -15,6 +15,8 @@ from pairuni.errors import InputError
 from pairuni.policies.base import Sampler
 from pairuni.types import Prompt, Side
 
+PIXEL_BATCH = 32
+"""Images that are seen, or made from codes, at a time: these models' activations dwarf a row of the language model."""
 _GROWTH = 12
 """A token has a byte at least, and normalisation makes at most 11 bytes of one (U+FDFA): a text of so many fewer bytes
 than there are positions need not be tokenised."""
@@ -41,6 +43,11 @@ def check_budgets(rows: int, tokens: int) -> None:
     """Raises ValueError: no rows, or negative tokens."""
     if rows < 1 or tokens < 0:
         raise ValueError(f"a chunk needs at least one row and no negative tokens, not {rows}, {tokens}")
+
+
+def rows_within(rows: int, tokens: int, cost: int) -> int:
+    """Rows of a chunk of at most `rows` rows and `tokens` tokens (0: any number), `cost` a row; at least one."""
+    return max(1, min(rows, tokens // cost)) if tokens else rows
 
 
 @contextmanager
@@ -98,5 +105,5 @@ def refuse_lengths(prompts: Sequence[int], answer: int, positions: int) -> None:
 
 
 def _refuse(tokens: int, positions: int, field: str | None) -> NoReturn:
-    what = f"a prompt takes {tokens:,} tokens with its images and its answer".replace(",", "")
+    what = f"a prompt takes {tokens} tokens with its images and its answer"
     raise InputError(f"{what}, more than the {positions} positions of the model (max_position_embeddings)", field=field)

@@ -26,8 +26,12 @@ _POINTERS = ("best", "latest")
 ORIGINAL = "multi_modality"
 """The model_type of Janus as DeepSeek published it."""
 SHIPPED = {name: f"checkpoints/{name}" for name in ("shapes-janus", "shapes-dimoo")}
-# What transformers, safetensors and tokenizers raise for files that are absent, cut off or of another model.
-BROKEN = (OSError, ValueError, KeyError, RuntimeError, AttributeError, SafetensorError, StrictDataclassError)
+# What transformers, safetensors and tokenizers raise for files that are absent, cut off or of another model, and for a
+# config.json whose numbers make no model.
+_BROKEN = (
+    OSError, ValueError, KeyError, RuntimeError, AttributeError, TypeError, ArithmeticError, SafetensorError,
+    StrictDataclassError,
+)  # fmt: skip
 
 
 def model_type(path_or_hub_id: str | Path) -> str:
@@ -192,7 +196,7 @@ def loading(source: str | Path, model: str) -> Iterator[None]:
         yield
     except InputError as err:
         raise InputError(err.message, file=err.file or source, line=err.line, field=err.field) from None
-    except BROKEN as err:
+    except _BROKEN as err:
         raise InputError(f"cannot be loaded as a {model} model: {brief(err)}", file=source) from err
 
 

@@ -11,9 +11,9 @@ import json
 import os
 import subprocess
 import sys
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,11 @@ import torch
 from pairuni.config import ModelConfig, OptimConfig
 from pairuni.policies import load_planner, load_policy
 from pairuni.policies.base import Policy
-from pairuni.policies.memory import OPTIMISER, RESIDENT, ROLLOUT, UPDATE, Workload, most
+from pairuni.policies.memory import OPTIMISER, RESIDENT, ROLLOUT, UPDATE
 from pairuni.progress import track
 from pairuni.streams import Stream, generator
 from pairuni.train.optim import Optimizer
-from pairuni.types import Prompt, Rollouts, SamplingSpec, Side
+from pairuni.types import Prompt, Rollouts, SamplingSpec, Side, Workload
 
 # glibc otherwise keeps freed tensors of up to 32 MB for later, and resident memory says little.
 _ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
@@ -131,10 +131,11 @@ def made_up(policy: Any, side: Side, work: Workload, image_tokens: int) -> list[
     def prompt(n: int, words: int) -> Prompt:
         return Prompt(side, " ".join([str(n), *["a"] * words]), images[n])
 
-    def fits(n: int, words: int) -> bool:
-        return policy.prompts.length(prompt(n, words)) <= limit
+    def longest(n: int) -> Prompt:
+        words = range(1, work.text_tokens + 1)
+        return prompt(n, bisect_left(words, True, key=lambda w: policy.prompts.length(prompt(n, w)) > limit))
 
-    return [prompt(n, most(partial(fits, n), work.text_tokens)) for n in range(work.prompts)]
+    return [longest(n) for n in range(work.prompts)]
 
 
 def _no_gradients(optimizer: Optimizer) -> None:

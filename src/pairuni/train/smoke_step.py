@@ -16,7 +16,7 @@ from pairuni.config import DataConfig, SmokeConfig, TrainConfig
 from pairuni.data.images import load_image
 from pairuni.policies import load_planner
 from pairuni.policies.base import Policy
-from pairuni.policies.memory import Workload, peak
+from pairuni.policies.memory import peak
 from pairuni.policies.source import pick_device
 from pairuni.records import pairs_root, read_pairs, resolve_image
 from pairuni.rewards.base import FunctionReward, Reward, RewardInput
@@ -31,7 +31,7 @@ from pairuni.train.rollout import ImageLoader, Share, SideBatch, collect, sampli
 from pairuni.train.samples import fixed_shares
 from pairuni.train.step import update
 from pairuni.train.trainable import count_trained, load_trainable, trained_summary
-from pairuni.types import Half, Quadruple, Side
+from pairuni.types import Half, Quadruple, Side, Workload
 
 MOST_GAP = {"fp32": 1e-3, "bf16": 0.1}
 """Mean |scored - recorded| log-prob that is rounding, by the precision of the forward passes."""

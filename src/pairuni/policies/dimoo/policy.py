@@ -23,7 +23,7 @@ from pairuni.policies.dimoo.estimators import masked_prompt, scoring, seen
 from pairuni.policies.dimoo.model import Dimoo, states_at
 from pairuni.policies.dimoo.prompts import DimooPrompts, Encoded
 from pairuni.policies.linear import linear_layers
-from pairuni.policies.requests import check_budgets, check_request, evaluating, refuse_lengths
+from pairuni.policies.requests import check_budgets, check_request, evaluating, refuse_lengths, rows_within
 from pairuni.policies.scoring import action_logp, autocast
 from pairuni.types import Chunk, Prompt, Rollouts, SamplingSpec, Side
 
@@ -88,7 +88,7 @@ class DimooPolicy:
                 answer = len(self._task(side, spec).layout.ids_A)
                 refuse_lengths([len(ids) for ids in encoded.ids], answer, self.positions)
             owners = [b for b in range(len(prompts)) for _ in range(rollouts)]
-            guided = side is Side.GENERATION and spec.guidance > 1
+            guided = spec.guides(side)
             contexts = [encoded.ids, encoded.unconditional] if guided else [encoded.ids]
             rows = [[ids[b] for b in owners] for ids in contexts]
             task, seeds_n = self._task(side, spec), seeds_BR.reshape(-1)
@@ -132,8 +132,7 @@ class DimooPolicy:
         cost = max(len(row) for row in trace.encoded.ids) + answer
         cost *= 2 if rollouts.scored_guided else 1
         groups = [int(g) for g in trace.groups_nN[mask].unique()]
-        whole = not tokens or cost * len(groups) <= tokens
-        size = min(budget, max(1, tokens // (cost * (len(groups) if whole else 1)))) if tokens else budget
+        whole, size = chunk_size(budget, tokens, cost, len(groups))
         chunks = []
         for start in range(0, len(mask), size):
             rows = list(range(start, min(len(mask), start + size)))
@@ -163,12 +162,15 @@ class DimooPolicy:
         answers_MA[:, task.layout.slots_N] = known
         owners = [rows[i] for i, _ in pairs]
         which, slots = scored_MN.nonzero().T
+        places_MN = task.layout.slots_N.to(self.device).expand(len(pairs), -1)
+        language, here = self.module.language, (which.to(self.device), slots.to(self.device))
         contexts = [trace.encoded.ids] + ([trace.encoded.unconditional] if rollouts.scored_guided else [])
         with autocast(self.device.type, self.precision == "bf16"):
             read = [self._read(ids, owners, rollouts) for ids in contexts]
-            states = [self._states(prompts, answers_MA, task, which, slots) for prompts in read]
+            # Each state stands behind its own forward's prompt, at its slot.
+            states = [states_at(language, prompts, answers_MA.to(self.device), places_MN)[here] for prompts in read]
             logp = action_logp(
-                self.module.language.head.weight[task.ids],
+                language.head.weight[task.ids],
                 None,
                 states[0],
                 states[1] if len(states) > 1 else None,
@@ -177,7 +179,7 @@ class DimooPolicy:
                 None if task.banned is None else task.banned.to(self.device),
             )
         out = torch.zeros(mask_kN.shape, device=self.device)
-        return out.index_put((i_M[which].to(self.device), slots.to(self.device)), logp)
+        return out.index_put((i_M[which].to(self.device), here[1]), logp)
 
     def checkpoint_activations(self) -> None:
         """See `base.Policy`."""
@@ -254,13 +256,11 @@ class DimooPolicy:
         rows = zip(prompts, seeds, strict=True)
         return [masked_prompt(row, c.masked_prompt, c.mask_token_id, seed) for row, seed in rows]
 
-    def _states(
-        self, prompts: Sequence[Tensor], answers_MA: Tensor, task: decode.Task, which: Tensor, slots: Tensor
-    ) -> Tensor:
-        """[actions, H]: each read behind its own forward's prompt, at its slot."""
-        places_MN = task.layout.slots_N.to(self.device).expand(len(prompts), -1)
-        states_MNH = states_at(self.module.language, prompts, answers_MA.to(self.device), places_MN)
-        return states_MNH[which.to(self.device), slots.to(self.device)]
+
+def chunk_size(budget: int, tokens: int, cost: int, groups: int) -> tuple[bool, int]:
+    """Whether a chunk has all groups of its rows, of `cost` tokens each, or one of them; and its rows."""
+    whole = not tokens or cost * groups <= tokens
+    return whole, rows_within(budget, tokens, cost * (groups if whole else 1))
 
 
 def _trace(rollouts: Rollouts) -> _Trace:

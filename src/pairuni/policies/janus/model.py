@@ -22,13 +22,12 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from pairuni.policies.janus.cache import Prefix, SharedCache
+from pairuni.policies.requests import PIXEL_BATCH
 from pairuni.policies.scoring import action_logp, compute_dtype
 from pairuni.types import SamplingSpec
 
 # The argument is `past_key_values` in transformers 5.17; 5.24 has renamed it and warns at the old name until 5.40.
 _CACHE = "cache" if "cache" in inspect.signature(LlamaModel.forward).parameters else "past_key_values"
-# Images seen, or decoded to pixels, at a time: the activations of these models dwarf a row of the language model.
-PIXEL_BATCH = 32
 
 
 @torch.no_grad()
@@ -156,13 +155,16 @@ def head_logp(
     banned: Tensor | None,
 ) -> Tensor:
     """[N] fp32 log-probs of actions from the states that predict them; guided iff unconditional states are given."""
-    last, first = (head, nn.Identity()) if isinstance(head, nn.Linear) else (head.vision_head, before_last(head))
+    last, first = head_parts(head)
     uncond_NF = None if uncond_NH is None else first(uncond_NH)
     return action_logp(last.weight, last.bias, first(cond_NH), uncond_NF, actions_N, spec, banned)
 
 
-def before_last(image_head: Any) -> nn.Module:
-    return nn.Sequential(image_head.proj_out, image_head.activation_fn)
+def head_parts(head: Any) -> tuple[nn.Linear, nn.Module]:
+    """The linear layer that makes logits, and what comes before it: nothing for text, two modules for image codes."""
+    if isinstance(head, nn.Linear):
+        return head, nn.Identity()
+    return head.vision_head, nn.Sequential(head.proj_out, head.activation_fn)
 
 
 def decode_pixels(model: JanusForConditionalGeneration, codes_nT: Tensor) -> Tensor:

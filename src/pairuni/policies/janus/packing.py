@@ -5,12 +5,15 @@ their own answer, at the positions that they have alone, so their states are tho
 Shapes: k rows (answers), N scored actions, Q packs, L tokens of the longest pack, P tokens of a prompt.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import groupby
 
 import torch
 from torch import Tensor
+
+from pairuni.types import Workload
 
 _PROMPT, _PADDING = 0, -1  # segments; answers count from 1
 
@@ -82,6 +85,7 @@ def pack(
     return Packed(tuple(owner for owner, _ in rows), ids_QL, positions_QL, segments_QL, places_N)
 
 
+@cache
 def pack_shape(prompt: int, answer: int, number: int, width: int) -> tuple[int, int]:
     """Packs, and tokens of the longest, that `pack` makes of `number` answers of equal length behind one prompt."""
     size = _size(prompt, answer, number, width)
@@ -96,3 +100,35 @@ def _size(prompt: int, answer: int, number: int, width: int) -> int:
         return -(-number // size) * length * (6 * width + length)
 
     return min(range(1, number + 1), key=lambda size: (work(size), size))
+
+
+def split_rows(costs: Sequence[tuple[int, int, int]], budget: int, tokens: int) -> Iterator[list[int]]:
+    """Consecutive rows within both budgets."""
+    part: list[int] = []
+    used = 0
+    for row, (owner, shared, own) in enumerate(costs):
+        more = own + (0 if part and costs[part[-1]][0] == owner else shared)
+        if part and (len(part) == budget or (tokens and used + more > tokens)):
+            yield part
+            part, used, more = [], 0, shared + own
+        part.append(row)
+        used += more
+    yield part
+
+
+def answer_chunks(work: Workload, prompt: int) -> set[tuple[int, ...]]:
+    """Answers of each prompt in the chunks that a call is split into.
+
+    Under micro_tokens a chunk may begin anywhere, since real answers differ in length, and be a little smaller:
+    packing saves most for some numbers of answers, so that fewer can take more.
+    """
+    per, found = work.rollouts, set[tuple[int, ...]]()
+    costs = [(row // per, prompt, work.spec.max_new_tokens) for row in range(work.rows)]
+    for start in range(per) if work.micro_tokens else range(0, work.rows, work.micro_batch):
+        rows = costs[start : start + work.micro_batch]
+        most = len(next(split_rows(rows, work.micro_batch, work.micro_tokens)))
+        for size in range(max(1, most - per), most + 1) if work.micro_tokens else [most]:
+            first = min(size, per - start % per)
+            whole, rest = divmod(size - first, per)
+            found.add((first, *[per] * whole, *[rest] * (rest > 0)))
+    return found

@@ -20,7 +20,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from pairuni.files import atomic_path
 from pairuni.policies.janus import decode, model
-from pairuni.policies.janus.packing import pack
+from pairuni.policies.janus.packing import pack, split_rows
 from pairuni.policies.janus.prompts import Encoded, JanusPrompts, Seen
 from pairuni.policies.linear import blocked_linears, linear_layers
 from pairuni.policies.requests import check_budgets, check_request, evaluating, refuse_lengths
@@ -127,7 +127,7 @@ class JanusPolicy:
         """
         check_budgets(budget, tokens)
         mask, recorded = rollouts.mask_BRT.flatten(0, 1), rollouts.logp_BRT.flatten(0, 1)
-        parts = list(_parts(self._costs(rollouts), budget, tokens))
+        parts = list(split_rows(self._costs(rollouts), budget, tokens))
         return [Chunk(tuple(rows), mask[rows].to(self.device), recorded[rows].to(self.device)) for rows in parts]
 
     def _costs(self, rollouts: Rollouts) -> list[tuple[int, int, int]]:
@@ -221,7 +221,7 @@ class JanusPolicy:
         rollouts = seeds_BR.shape[1]
         length = self._answer_length(side, spec.max_new_tokens)
         uniforms_nT = row_uniforms(seeds_BR.reshape(-1), length)
-        guided = side is Side.GENERATION and spec.guidance > 1
+        guided = spec.guides(side)
         if side is Side.UNDERSTANDING:
             kind = decode.text(self.module, self._banned(), self.prompts.eos, self.prompts.pad)
         else:
@@ -289,20 +289,6 @@ class JanusPolicy:
 
     def _banned(self) -> Tensor:
         return torch.tensor(self.prompts.banned, device=self.device)
-
-
-def _parts(costs: Sequence[tuple[int, int, int]], budget: int, tokens: int) -> Iterator[list[int]]:
-    """Consecutive rows within both budgets."""
-    part: list[int] = []
-    used = 0
-    for row, (owner, shared, own) in enumerate(costs):
-        more = own + (0 if part and costs[part[-1]][0] == owner else shared)
-        if part and (len(part) == budget or (tokens and used + more > tokens)):
-            yield part
-            part, used, more = [], 0, shared + own
-        part.append(row)
-        used += more
-    yield part
 
 
 def _current(device: torch.device) -> AbstractContextManager[object]:
