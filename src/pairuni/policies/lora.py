@@ -79,7 +79,9 @@ def merged(module: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor
         value = value.float()
         if rest == "weight":
             first, second = (weights[f"{layer}.lora_{side}.{_ADAPTER}.weight"].float() for side in "AB")
-            scaling: float = _layer(module, layer).scaling[_ADAPTER]
+            adapted = module.get_submodule(layer)
+            assert isinstance(adapted, LoraLayer), f"{layer} has no adapter"
+            scaling: float = adapted.scaling[_ADAPTER]
             value = value + scaling * (second @ first)
         plain[f"{layer}.{rest}"] = value
     return plain
@@ -99,12 +101,6 @@ def save_adapters(module: nn.Module, weights: Mapping[str, Tensor], base: str, f
     names = {name: f"base_model.model.{name.replace(f'.{_ADAPTER}.', '.')}" for name in weights if ".lora_" in name}
     tensors = {to: weights[name].contiguous() for name, to in names.items()}
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-
-
-def _layer(module: nn.Module, name: str) -> LoraLayer:
-    layer = module.get_submodule(name)
-    assert isinstance(layer, LoraLayer), f"{name} has no adapter"
-    return layer
 
 
 class WithoutLora:

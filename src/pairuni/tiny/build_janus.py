@@ -12,7 +12,6 @@ from tokenizers import Tokenizer, decoders, models, processors, trainers
 from tokenizers.pre_tokenizers import ByteLevel
 from torch import nn
 from transformers import (
-    GenerationConfig,
     JanusConfig,
     JanusForConditionalGeneration,
     JanusProcessor,
@@ -23,6 +22,7 @@ from transformers import (
 )
 from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
 
+from pairuni.policies.janus.load import generation_config
 from pairuni.streams import Stream, number, seed_torch
 
 BOS, EOS, PAD = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜▁pad▁｜>"
@@ -191,11 +191,5 @@ def build_janus(
         model = JanusForConditionalGeneration(build_config(size, tokenizer))
         inner = model.model
         widen(inner.language_model, inner.aligner, inner.generation_embeddings, inner.generation_aligner)
-    model.generation_config = GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        guidance_scale=5.0,
-        generation_kwargs={"boi_token_id": _token_id(tokenizer, BOI)},
-    )
+    model.generation_config = generation_config(*(_token_id(tokenizer, token) for token in (BOS, EOS, PAD, BOI)))
     return model.eval(), build_processor(size, tokenizer)

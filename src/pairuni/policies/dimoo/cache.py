@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pairuni.policies.dimoo.model import DimooModel, Kept, at, laid_out
 
@@ -75,4 +75,4 @@ class CachedLogits:
         return torch.cat([filled_nF, open_nS.gather(1, least)], 1)
 
     def _logits(self, context: CachedStates, open_nS: Tensor) -> Tensor:
-        return nn.functional.linear(at(context.states_nNH, open_nS), context.language.head.weight[self.ids])
+        return context.language.logits(at(context.states_nNH, open_nS), self.ids)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pairuni.policies.dimoo.cache import CachedLogits, CachedStates
 from pairuni.policies.dimoo.model import DimooModel, states_at
@@ -152,7 +152,9 @@ def _fill(
         else:
             open_nS, numbers = order_nN[:, done : done + step.count], uniforms
         if cached is None:
-            logits = _logits(language, contexts, answers_nA, places_N[open_nS], task.ids)
+            states = [states_at(language, rows, answers_nA, places_N[open_nS]) for rows in contexts]
+            both = [language.logits(states_nSH, task.ids).flatten(0, 1) for states_nSH in states]
+            logits = both[0], both[1] if len(both) > 1 else None
         else:
             logits = cached(s, answers_nA, open_nS, filled)
         drawn = draw(*logits, numbers.gather(1, open_nS).flatten(), spec, banned)
@@ -176,12 +178,3 @@ def _likeliest(logp_nS: Tensor, uniforms_nS: Tensor, temperature: float, count: 
     """[n, count]: those whose log-prob with Gumbel noise times the temperature is largest, as MaskGIT chooses."""
     noise = -torch.log(-torch.log(uniforms_nS.clamp(min=1e-300)))
     return (logp_nS + temperature * noise).topk(count, dim=1).indices
-
-
-def _logits(
-    language: DimooModel, contexts: Sequence[Sequence[Tensor]], answers_nA: Tensor, places_nS: Tensor, ids: slice
-) -> tuple[Tensor, Tensor | None]:
-    """[n * S, V] of the prompts, and of the unconditional ones."""
-    states = [states_at(language, rows, answers_nA, places_nS).flatten(0, 1) for rows in contexts]
-    logits = [nn.functional.linear(states_NH, language.head.weight[ids]) for states_NH in states]
-    return logits[0], logits[1] if len(logits) > 1 else None

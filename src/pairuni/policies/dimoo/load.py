@@ -57,11 +57,9 @@ def load_dimoo(
     cuda_graphs: bool = True,
     sampler_options: Mapping[str, Any] = MappingProxyType({}),
 ) -> DimooPolicy:
-    """Loads a Lumina-DiMOO checkpoint.
+    """Loads a Lumina-DiMOO checkpoint, as `load_policy` says.
 
     Args:
-        device: "auto" (CUDA where there is one), "cpu", "cuda", ...
-        precision: "auto" (bf16 on CUDA, fp32 elsewhere), "fp32" or "bf16".
         cuda_graphs: of no use here: a step is one large forward.
         sampler_options: other values for those of the config's fields that SAMPLER_OPTIONS names.
 

@@ -18,11 +18,10 @@ from torch.nn import functional
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from pairuni.policies.requests import PIXEL_BATCH
+
 Order = Literal["random", "confidence"]
 Estimator = Literal["trace", "mean_field", "random_mask", "coupled"]
-
-# Images decoded to pixels at a time: the activations of the tokenizer dwarf a row of the language model.
-PIXEL_BATCH = 32
 
 
 class DimooConfig(PreTrainedConfig):
@@ -208,6 +207,10 @@ class DimooModel(PreTrainedModel):
     @property
     def _transformer(self) -> Any:
         return self.model.transformer
+
+    def logits(self, states: Tensor, ids: slice) -> Tensor:
+        """[..., V] of the ids of a slice, from states [..., H]."""
+        return functional.linear(states, self.head.weight[ids])
 
     def get_input_embeddings(self) -> nn.Module:
         return self._transformer.wte

@@ -71,7 +71,8 @@ class DimooPrompts:
             ValueError: an understanding prompt without an image, or an image that is not uint8 [height, width, 3].
         """
         check_images(side, prompts)
-        rows = [[self.image_ids(self._codes(image)) for image in prompt.images] for prompt in prompts]
+        size, step, encode = self.module.image_size, self.module.step, self.module.encode_pixels
+        rows = [[self.image_ids(encode(fit(image, size, step))) for image in prompt.images] for prompt in prompts]
         if side is Side.UNDERSTANDING:
             ids = (self.chat(UNDERSTAND, p.text, images) for p, images in zip(prompts, rows, strict=True))
             return Encoded(tuple(ids), ())
@@ -133,9 +134,6 @@ class DimooPrompts:
         newline = torch.full((len(codes_hw), 1), c.newline_id)
         rows = torch.cat([codes_hw + c.image_offset, newline], 1).flatten()
         return torch.cat([torch.tensor([c.image_id]), rows, torch.tensor([c.image_end_id])])
-
-    def _codes(self, pixels_HWC: np.ndarray) -> Tensor:
-        return self.module.encode_pixels(fit(pixels_HWC, self.module.image_size, self.module.step))
 
 
 def fit(pixels_HWC: np.ndarray, target: int, step: int) -> np.ndarray:

@@ -41,13 +41,7 @@ def load_janus(
     cuda_graphs: bool = True,
     sampler_options: Mapping[str, Any] = MappingProxyType({}),
 ) -> JanusPolicy:
-    """Loads a Janus checkpoint in transformers' form.
-
-    Args:
-        device: "auto" (CUDA where there is one), "cpu", "cuda", ...
-        precision: "auto" (bf16 on CUDA, fp32 elsewhere), "fp32" or "bf16".
-        cuda_graphs: whether sampling on CUDA replays recorded steps.
-        sampler_options: of other families; there are none here.
+    """Loads a Janus checkpoint in transformers' form, as `load_policy` says. Such a model has no sampler options.
 
     Raises:
         InputError: a file is missing, broken, incomplete or of another model; an unknown device or precision.
@@ -68,40 +62,27 @@ def load_janus(
         assert isinstance(loaded, tuple)
         module, info = loaded
         processor = JanusProcessor.from_pretrained(source)
-        _check_complete(module, processor, info, source)
+        refuse_broken(module.named_parameters(), info["missing_keys"], source)
+        vision = module.model.vision_model
+        counts = {
+            "num_image_tokens": processor.num_image_tokens,
+            "vision_config.num_image_tokens": vision.config.num_image_tokens,
+        }
+        for name, count in counts.items():
+            if count != (made := vision.embeddings.num_patches):
+                raise InputError(f"is {count}, but the vision encoder gives {made} tokens", file=source, field=name)
         policy = JanusPolicy(module, processor, found.precision, cuda_graphs)
-    _set_generation_config(policy)
+    given = {} if module.generation_config is None else module.generation_config.to_diff_dict()
+    if "boi_token_id" not in (given.get("generation_kwargs") or {}):
+        p = policy.prompts
+        module.generation_config = generation_config(p.bos, p.eos, p.pad, p.boi)
     nn.Module.to(module, found.device)
     return policy
 
 
-def _check_complete(
-    module: JanusForConditionalGeneration, processor: JanusProcessor, info: dict[str, Any], source: str | Path
-) -> None:
-    """transformers fills absent weights with random numbers and a warning; here that is an error."""
-    refuse_broken(module.named_parameters(), info["missing_keys"], source)
-    vision = module.model.vision_model
-    patches = vision.embeddings.num_patches
-    counts = {
-        "num_image_tokens": processor.num_image_tokens,
-        "vision_config.num_image_tokens": vision.config.num_image_tokens,
-    }
-    for name, count in counts.items():
-        if count != patches:
-            raise InputError(f"is {count}, but the vision encoder gives {patches} tokens", file=source, field=name)
-
-
-def _set_generation_config(policy: JanusPolicy) -> None:
-    """transformers' own image generation reads BOI and guidance from here, and saves only a config set explicitly."""
-    given = policy.module.generation_config
-    known = {} if given is None else given.to_diff_dict()
-    if "boi_token_id" in (known.get("generation_kwargs") or {}):
-        return
-    prompts = policy.prompts
-    policy.module.generation_config = GenerationConfig(
-        bos_token_id=prompts.bos,
-        eos_token_id=prompts.eos,
-        pad_token_id=prompts.pad,
-        guidance_scale=5.0,
-        generation_kwargs={"boi_token_id": prompts.boi},
+def generation_config(bos: int, eos: int, pad: int, boi: int) -> GenerationConfig:
+    """transformers' own image generation reads BOI and guidance from it, and saves only a config set explicitly."""
+    kwargs = {"boi_token_id": boi}
+    return GenerationConfig(
+        bos_token_id=bos, eos_token_id=eos, pad_token_id=pad, guidance_scale=5.0, generation_kwargs=kwargs
     )
