@@ -85,8 +85,7 @@ def decode(
     """
     rows = _Rows(model, kind, prefix, slots_n, uniforms_nT, spec)
     count, ends = uniforms_nT.shape[1], kind.eos is not None
-    # Tokens between looks at whether rows have ended: to ask a GPU is to wait for it.
-    every = count if not ends else 1 if slots_n.device.type == "cpu" else _LOOK
+    every = _every(slots_n.device) if ends else count
     run = _Repeated(rows, cuda_graphs)
     for start in range(1, count, every):
         left = int(rows.alive.sum()) if ends else len(slots_n)
@@ -178,3 +177,8 @@ class _Repeated:
                 # Eagerly: it also compiles kernels and fills autocast's cache of weights, which a graph must not do.
                 self._rows.step()
                 self._ran = True
+
+
+def _every(device: torch.device) -> int:
+    """Tokens between looks at whether rows have ended: to ask a GPU is to wait for it."""
+    return 1 if device.type == "cpu" else _LOOK
