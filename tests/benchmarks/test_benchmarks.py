@@ -35,7 +35,7 @@ def test_pairing_beside_its_reference(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_only_the_largest_size_has_a_reference(tmp_path: Path) -> None:
-    run("pairing.py", tmp_path, "--scale", "0.02", "--width", "128", "--passes", "1", "--sizes", "1", "0.5")
+    run("pairing.py", tmp_path, "--scale", "0.02", "--width", "128", "--passes", "4", "--sizes", "1", "0.5")
     small, large = json.loads((tmp_path / "pairing.json").read_text(encoding="utf-8"))["sizes"]
     assert (small["generation"], large["generation"]) == (600, 1200)
     assert not small["reference"] and "ratio" not in small and large["ratio"] > 0
