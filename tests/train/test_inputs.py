@@ -231,6 +231,16 @@ def test_files_that_training_did_not_write_are_left(tiny_config: TrainConfig, na
     assert file.read_text() == "mine" and not RunDir(Path(tiny_config.output)).config.exists()
 
 
+def test_a_run_of_an_earlier_version_goes_on_though_it_kept_no_record_of_its_evaluation(
+    tiny_config: TrainConfig,
+) -> None:
+    train(dataclasses.replace(tiny_config, steps=1))
+    file = Path(tiny_config.output) / "eval_before" / "eval.json"
+    file.parent.mkdir()
+    file.write_text("{}")
+    assert train(tiny_config)["steps"] == 2 and file.read_text() == "{}"
+
+
 def test_missing_benchmark_data_is_said_before_anything_is_written(tiny_config: TrainConfig) -> None:
     log = dataclasses.replace(tiny_config.log, eval_every=1)
     evaluation = dataclasses.replace(tiny_config.eval, benchmarks="mme", data={"mme": "missing_folder"})

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image
 
-from pairuni.config import EvalConfig, EvaluateConfig
+from pairuni.config import EvalConfig, EvaluateConfig, has_validation
 from pairuni.config.renamed import with_new_names
 from pairuni.data.images import StoredImage, load_image
 from pairuni.errors import InputError
@@ -96,9 +96,12 @@ def _readable(name: str, benchmark: Benchmark, sampler: Sampler) -> tuple[Sequen
 
 
 def check_items(config: EvalConfig) -> None:
-    """Raises InputError: a benchmark that will not be skipped is unknown, or its data is missing or broken."""
+    """Raises InputError: the data of a benchmark that will not be skipped is missing or broken.
+
+    Shapes items are drawn, which takes seconds, and cannot be missing.
+    """
     for name in config.names:
-        if name not in EDITING or config.edits:
+        if not has_validation(name) and (name not in EDITING or config.edits):
             load_benchmark(name, config).items()
 
 

@@ -162,11 +162,14 @@ def mixed_pairs(data: DataConfig, selection: PairSelectionConfig, seed: int, sid
         for pair in pairs:
             if not os.path.isfile(root / pair.understand.image_path):  # unlike Path.is_file, it takes any name
                 path = pair.understand.image_path
-                for n, row in read_jsonl(data.pairs):
-                    for key in ("understand_ann", "generate_ann"):
-                        if row[key]["image_path"] == path:
-                            message, field = f"no such image: {root / path}", f"{key}.image_path"
-                            raise InputError(message, file=data.pairs, line=n, field=field)
+                places = (
+                    (n, key)
+                    for n, row in read_jsonl(data.pairs)
+                    for key in ("understand_ann", "generate_ann")
+                    if row[key]["image_path"] == path
+                )
+                line, key = next(places, (None, "understand_ann"))
+                raise InputError(f"no such image: {root / path}", file=data.pairs, line=line, field=f"{key}.image_path")
     return pairs
 
 

@@ -29,14 +29,12 @@ from pairuni.train.checkpoint import (
     remove_leftovers,
 )
 
-FILES = (
-    "config.yaml",
-    "environment.json",
-    "inputs.json",
+FILES = ("config.yaml", "environment.json", "inputs.json", "eval.json")
+_FIRST = (
     "too_long.jsonl",
-    "eval.json",
     *(f"eval_{when}/eval{end}.json" for when in ("before", "after") for end in ("", "_state")),
 )
+"""Also looked at before a new run begins. Earlier versions kept no record of them, and their runs may be continued."""
 _GROW = ("eval_before/answers_*.jsonl", "eval_after/answers_*.jsonl")
 FREE = (
     "output",
@@ -128,7 +126,8 @@ def run_outputs(run: RunDir, start: ResumePoint, overwrite: bool) -> Outputs:
     known = (run.path / RECORD).is_file()
     # A run with a checkpoint is a run, though an earlier version kept no record of its files.
     ours = overwrite or (start.checkpoint is not None and not known)
-    return Outputs(run.path, "train", FILES, ours, _GROW)
+    new = start.checkpoint is None
+    return Outputs(run.path, "train", (*FILES, *(_FIRST if new else ())), ours, _GROW if new else ())
 
 
 def ready(run: RunDir, start: ResumePoint) -> None:

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -40,16 +39,16 @@ def finish(arguments: list[str]) -> str:
     return done.stdout
 
 
-def stopped(arguments: list[str], by: signal.Signals, until: Callable[[], bool]) -> int:
-    """Starts the command and stops it at an event: its whole group of processes, as Ctrl-C in a terminal does and a
-    machine that goes down, or with SIGTERM itself alone."""
+def stopped(arguments: list[str], until: Path, by: signal.Signals) -> int:
+    """Starts the command and stops it when a file has appeared: its whole group of processes, as Ctrl-C in a terminal
+    does and a machine that goes down, or with SIGTERM itself alone."""
     with subprocess.Popen(
         arguments, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as one:
         deadline = time.monotonic() + 600
-        while not until() and one.poll() is None and time.monotonic() < deadline:
+        while not until.exists() and one.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
-        assert until()
+        assert until.exists()
         os.kill(one.pid, by) if by is signal.SIGTERM else os.killpg(one.pid, by)
         return one.wait(timeout=600)
 
@@ -86,19 +85,14 @@ def test_it_runs(whole: Path) -> None:
     assert (whole / "selection.svg").stat().st_size > 2000
 
 
-def test_stopped_in_the_middle_it_ends_alike(whole: Path, tmp_path: Path) -> None:
-    """Killed in the first training, interrupted in the same one, terminated in the evaluation behind it."""
-    arguments, out = command(tmp_path, "--workers", "2", "--threads", "1"), tmp_path / "out"
-    metrics = out / "runs" / METHOD / "seed_0" / "metrics.jsonl"
-    assert stopped(arguments, signal.SIGKILL, metrics.exists) == -9
-    killed = metrics.stat().st_mtime_ns
-    assert stopped(arguments, signal.SIGINT, lambda: metrics.exists() and metrics.stat().st_mtime_ns > killed) == 130
-    evaluated = metrics.parent / "evaluated"
-    assert not evaluated.exists()
-    assert stopped(arguments, signal.SIGTERM, lambda: any(evaluated.glob("answers_*.jsonl"))) == 130
-    assert not (out / "selection.md").exists()
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_stopped_in_the_middle_it_ends_alike(whole: Path, tmp_path: Path, by: signal.Signals) -> None:
+    arguments = command(tmp_path, "--workers", "2", "--threads", "1")
+    code = stopped(arguments, tmp_path / "out" / "runs" / METHOD / "seed_0" / "metrics.jsonl", by)
+    assert code == (-9 if by is signal.SIGKILL else 130)
+    assert not (tmp_path / "out" / "selection.md").exists()
     assert "nothing is missing" in finish(arguments)
-    assert comparable(out / "results.jsonl") == comparable(whole / "results.jsonl")
+    assert comparable(tmp_path / "out" / "results.jsonl") == comparable(whole / "results.jsonl")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed (pairuni[cluster])")
